@@ -1,0 +1,45 @@
+"""One action for ever: the second floor. Holding a button earns hundreds of points in many games, so an agent must beat that too."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+
+from arcturus.api import Act, EnvSpec, Metrics, State, Step, TimeStep
+from arcturus.config import Bounds, Preset
+from arcturus.errors import ConfigError
+from arcturus.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config:
+    action: Annotated[int, Bounds(0)] = 0
+    """The action's number, from 0."""
+
+
+PRESETS = {"default": Preset("none needed")}
+
+
+class Agent:
+    stochastic, on_policy, network, objective = False, False, None, None
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        self.action = config.action
+        if self.action >= (n := spec.discrete_actions("constant")):
+            raise ConfigError(f"{spec.env_id} has actions 0 to {n - 1}, no {self.action}", where="--agent.action")
+
+    def initial_state(self, n: int) -> State:
+        return ()
+
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        return Act(torch.full_like(ts.age, self.action, dtype=torch.int64), (), {})
+
+    def observe(self, step: Step) -> None: ...
+    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,0 +1,232 @@
+"""DQN: deep Q-learning with experience replay (Mnih et al. 2013, arXiv:1312.5602; Mnih et al. 2015, Nature 518).
+
+    L(theta) = E_{(s, a, r, s') ~ U(D)} [ ( r + gamma max_a' Q(s', a'; theta-) - Q(s, a; theta) )^2 ]      (2015, equation 2)
+
+Algorithm 1 of 2013, its steps marked in the code:
+    (1) initialise the replay memory D                          (6) store the transition in D
+    (2) initialise Q with random weights                        (7) sample a random minibatch of transitions from D
+    (3) preprocess the sequence: phi(s)                         (8) y = r + gamma max_a' Q(s', a'), or r at a terminal s'
+    (4) with probability epsilon a random action, else argmax   (9) a gradient descent step on (y - Q(s, a))^2
+    (5) execute it in the emulator, observe reward and image   (10) every C steps theta- = theta (2015)
+(3) and (5) are the environments' (envs/) and the loop's (core/loop.py).
+
+Switches: double Q-learning (van Hasselt et al. 2016), n-step returns, Huber's loss (the clipped error of 2015), C = 0 for no
+target network (2013), the loss of a life as an end (2015).
+"""
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
+from arcturus.config import Bounds, Preset
+from arcturus.losses import linear_schedule, q_learning, td_loss
+from arcturus.networks import QNetwork
+from arcturus.optimizers import CentredRMSProp, load_optimizer_tensors, optimizer_tensors
+from arcturus.replay.records import Transition
+from arcturus.replay.ring import Ring
+from arcturus.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config:
+    """Numbers called steps are agent steps summed over environments (one decision is 4 emulator frames on Atari)."""
+
+    torso: str = "auto"
+    """Network: mnih2013, nature, impala, small, mlp, or auto by the observation."""
+    average_pool: bool = False
+    """Average-pool the IMPALA torso's last feature maps."""
+    gamma: Annotated[float, Bounds(0, 1)] = 0.99
+    """Discount per agent step."""
+    n_step: Annotated[int, Bounds(1, 100)] = 1
+    """Steps of reward before bootstrapping."""
+    double: bool = False
+    """Choose the bootstrap action with the online network."""
+    huber: bool = False
+    """Clip the TD error's gradient to [-1, 1]."""
+    target_period: Annotated[int, Bounds(0)] = 8_000
+    """C: steps between copies to the target network; 0: no target network."""
+    life_loss: bool = False
+    """Losing a life ends the return (the game goes on)."""
+    reward_clip: Annotated[float, Bounds(0)] = 1.0
+    """Learn from rewards clipped to [-x, x]; 0: raw."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Adam, or the centred RMSProp of 2015."""
+    learning_rate: Annotated[float, Bounds(0, 10)] = 6.25e-5
+    optimizer_eps: Annotated[float, Bounds(0, 1)] = 1.5e-4
+    """Adam: beside the root; RMSProp: inside it."""
+    max_grad_norm: Annotated[float, Bounds(0)] = 0.0
+    """Clip the gradient's norm; 0: don't."""
+    batch_size: Annotated[int, Bounds(1, 65_536)] = 32
+    """Transitions per update."""
+    replay_ratio: Annotated[float, Bounds(0, 64)] = 0.25
+    """Updates per agent step, whatever the number of environments."""
+    capacity: Annotated[int, Bounds(2)] = 1_000_000
+    """Steps the replay holds."""
+    replay_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where replay lives; auto: where the network does."""
+    learn_start: Annotated[int, Bounds(0)] = 20_000
+    """Steps before the first update, played at random."""
+    epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
+    epsilon_final: Annotated[float, Bounds(0, 1)] = 0.01
+    epsilon_steps: Annotated[int, Bounds(0)] = 250_000
+    """Steps over which epsilon falls from initial to final, counted from learn_start."""
+
+
+PRESETS = {
+    "mnih2013": Preset(
+        "Mnih et al. 2013, section 5: batch 32, epsilon 1 to 0.1 over 1M, 1M replay; RMSProp's numbers from Mnih et al. 2015",
+        agent={
+            "torso": "mnih2013", "target_period": 0, "optimizer": "rmsprop", "learning_rate": 2.5e-4, "optimizer_eps": 0.01,
+            "replay_ratio": 1.0, "learn_start": 50_000, "epsilon_final": 0.1, "epsilon_steps": 1_000_000,
+        },
+        env={"protocol": "nature"}, run={"steps": 10_000_000},
+    ),
+    "nature": Preset(
+        "Mnih et al. 2015, extended data table 1, in agent steps as the authors' code and DQN Zoo read it",
+        agent={
+            "torso": "nature", "huber": True, "target_period": 10_000, "life_loss": True, "optimizer": "rmsprop",
+            "learning_rate": 2.5e-4, "optimizer_eps": 0.01, "learn_start": 50_000, "epsilon_final": 0.1,
+            "epsilon_steps": 1_000_000,
+        },
+        env={"protocol": "nature"}, run={"steps": 50_000_000},
+    ),
+    "adam": Preset(
+        "Dopamine's DQN (Castro et al. 2018) with Adam of Hessel et al. 2018 and squared loss (Obando-Ceron & Castro 2021)",
+        agent={"torso": "nature"}, run={"steps": 10_000_000},
+    ),
+    "cpu-small": Preset(
+        "chosen here for two CPU cores: 42x42 frames and the small torso, double, 3-step; no paper's numbers",
+        agent={
+            "torso": "small", "n_step": 3, "double": True, "huber": True, "target_period": 2_000, "learning_rate": 5e-4,
+            "capacity": 200_000, "learn_start": 2_000, "epsilon_final": 0.02, "epsilon_steps": 40_000,
+        },
+        env={"frame_size": 42, "num_envs": 8}, run={"steps": 1_000_000},
+    ),
+    "classic": Preset(
+        "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
+        agent={
+            "torso": "auto", "double": True, "huber": True, "n_step": 3, "reward_clip": 0.0, "target_period": 500,
+            "learning_rate": 1e-3, "optimizer_eps": 1e-8, "max_grad_norm": 10.0, "batch_size": 64, "replay_ratio": 0.25,
+            "capacity": 20_000, "learn_start": 1_000, "epsilon_final": 0.04, "epsilon_steps": 10_000,
+        },
+        run={"steps": 50_000},
+    ),
+}
+DEFAULT_PRESETS = {("atari", "cuda"): "adam", ("atari", "cpu"): "cpu-small", ("classic", "cuda"): "classic", ("classic", "cpu"): "classic"}
+
+
+def loss(q: nn.Module, q_target: nn.Module, batch: Transition, c: Config) -> tuple[Tensor, Metrics]:
+    """The loss over a batch, a scalar; with what is worth watching."""
+    with torch.no_grad():
+        q_t = q_target(batch.s_t)
+        q_select_t = q(batch.s_t) if c.double else None
+    q_tm1 = q(batch.s_tm1)
+    td = q_learning(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, q_t, q_select_t)  # (8)
+    value = td_loss(td, batch.weight, huber=c.huber)
+    return value, {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
+
+
+class Agent:
+    stochastic, on_policy = False, False
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        self.config, self.spec, self.device = config, spec, torch.device(device)
+        self.num_actions = spec.discrete_actions("dqn")
+        where = self.device if config.replay_device == "auto" else torch.device(config.replay_device)
+        self.replay = Ring(config.capacity, spec, where)  # (1)
+        self.replay_rng = seeds.branch("replay").torch(where)
+        with seeds.branch("init").initialising():
+            network = QNetwork(spec, self.num_actions, config.torso, config.average_pool)  # (2)
+        self.network: nn.Module = network.to(self.device, memory_format=torch.channels_last)
+        self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
+        self.optimizer = self._make_optimizer()
+        self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
+        self.steps = self.updates = self.copies = 0
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        c, parameters = self.config, list(self.network.parameters())
+        if c.optimizer == "adam":
+            return torch.optim.Adam(parameters, c.learning_rate, eps=c.optimizer_eps, fused=True)
+        return CentredRMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
+
+    @property
+    def epsilon(self) -> float:
+        c = self.config
+        return linear_schedule(self.steps, c.epsilon_initial, c.epsilon_final, c.learn_start, c.epsilon_steps)
+
+    def initial_state(self, n: int) -> State:
+        return ()
+
+    @torch.no_grad()
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        """extras: q_values [N, A].  Each environment throws a coin of its own."""
+        q = self.network(ts.obs)
+        action = q.argmax(-1)
+        if explore:  # (4)
+            random = torch.randint(self.num_actions, action.shape, device=self.device, generator=generator)
+            coin = torch.rand(action.shape, device=self.device, generator=generator) < self.epsilon
+            action = torch.where(coin, random, action)
+        return Act(action, state, {"q_values": q})
+
+    def observe(self, step: Step) -> None:
+        self.replay.append(step)  # (6)
+        self.steps += self.spec.num_envs
+
+    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
+        c, metrics = self.config, {}
+        due = int((self.steps - c.learn_start) * c.replay_ratio)
+        if due <= self.updates or not self.replay.ready(c.n_step):
+            return {}
+        while self.updates < due:
+            batch = self.replay.sample(  # (7)
+                c.batch_size, self.replay_rng, n_step=c.n_step, gamma=c.gamma, reward_clip=c.reward_clip, life_loss=c.life_loss
+            )
+            if self.replay.device != self.device:
+                batch = Transition(*(x.to(self.device, non_blocking=True) for x in batch))
+            metrics = self._update(batch)
+            self.updates += 1
+        if c.target_period and self.steps // c.target_period > self.copies:  # (10)
+            self.target.load_state_dict(self.network.state_dict())
+            self.copies = self.steps // c.target_period
+        return metrics
+
+    def _update(self, batch: Transition) -> Metrics:
+        value, metrics = loss(self.network, self.target, batch, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm or float("inf"))
+        self.optimizer.step()  # (9)
+        return metrics | {"health/grad_norm": norm}
+
+    def scalars(self) -> dict[str, float]:
+        """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""
+        return {
+            "charts/epsilon": self.epsilon,
+            "charts/learning_rate": self.config.learning_rate,
+            "charts/updates": self.updates,
+            "health/replay_fill": self.replay.size / (self.replay.rows * self.spec.num_envs),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "replay_rng": self.replay_rng.get_state(),
+            "steps": self.steps,
+            "updates": self.updates,
+            "copies": self.copies,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.target.load_state_dict(state["target"])
+        if "optimizer" in state:  # a policy saved for playing only has none
+            load_optimizer_tensors(self.optimizer, state["optimizer"])
+            self.replay_rng.set_state(state["replay_rng"])
+        self.steps, self.updates, self.copies = state["steps"], state["updates"], state["copies"]

@@ -1,0 +1,159 @@
+"""The records that cross every boundary, and what the loop asks of an agent.
+
+Leading dimensions are law: [N] live environments, [T, N] rows, [B] sampled.  Everything lives on one device.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+State = Any  # what an agent remembers: a nest of (named) tuples of tensors [N, ...]; () if nothing
+Metrics = dict[str, Tensor]  # 0-dim tensors, left on the device
+
+
+class TimeStep(NamedTuple):
+    """What the environments say at time t.  Reward and flags belong to *arriving* at obs (Gymnasium's NEXT_STEP autoreset).
+
+    The terminal frame of an episode is a row of its own, and the action taken there is void: the next row opens an episode.
+    """
+
+    obs: Tensor  # [N, *obs_shape] uint8 or float32
+    reward: Tensor  # [N] float32, raw (never clipped); 0 where first
+    age: Tensor  # [N] uint8: min(steps since the episode's reset, 255); how many older frames a stack may reach back to
+    terminated: Tensor  # [N] bool: obs closes an episode and its value is 0
+    truncated: Tensor  # [N] bool: obs closes an episode and its value is bootstrapped
+    life_lost: Tensor  # [N] bool: a life was lost on the way here while the game goes on
+    decides: Tensor  # [N] bool: the action taken here counts (false on last rows and in a task's input phase)
+    cut: Tensor  # [N] bool: the episode is broken off here by a checkpoint's reset; bootstrapped, never counted as an episode
+    target: Tensor | None = None  # [N, ...] a task's answer; agents that learn by reward never look
+    mask: Tensor | None = None  # [N, ...] where the answer counts
+
+    @property
+    def first(self) -> Tensor:
+        """[N] bool: obs opens an episode."""
+        return self.age == 0
+
+    @property
+    def last(self) -> Tensor:
+        """[N] bool: obs closes an episode, so the action taken here is void."""
+        return self.terminated | self.truncated | self.cut
+
+    def as_cut(self) -> TimeStep:
+        """The same row as the last one before a reset that the environments didn't ask for.
+
+        Rows that close an episode anyway stay what they are.
+        """
+        ended = self.terminated | self.truncated
+        return self._replace(cut=~ended, decides=torch.zeros_like(self.decides))
+
+
+class Act(NamedTuple):
+    action: Tensor  # [N, *action_shape] int64
+    state: State  # for time t + 1
+    extras: dict[str, Tensor]  # [N, ...] float32: what learn() will want back (log_prob), or what a film shows (q_values)
+
+
+class Step(NamedTuple):
+    """One row of experience.  Where timestep.last, the action is void."""
+
+    timestep: TimeStep
+    state: State  # before acting
+    action: Tensor  # [N, *action_shape] int64
+    extras: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """All that an agent knows of its world."""
+
+    env_id: str
+    num_envs: int
+    obs_shape: tuple[int, ...]  # with frame stacking [K, H, W] (or [K, D]), oldest frame first
+    obs_dtype: torch.dtype  # uint8 (scaled by 1/255 in the torso) or float32
+    action_space: gym.Space
+    frame_stack: int = 1  # K > 1: only obs[:, -1] is new
+    has_lives: bool = False  # life_lost can be true
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """The shape of what is new in each observation, and of what replay stores."""
+        return self.obs_shape[1:] if self.frame_stack > 1 else self.obs_shape
+
+    def discrete_actions(self, agent: str) -> int:
+        """The number of actions of a Discrete space; a ConfigError in the agent's name for any other."""
+        if isinstance(self.action_space, gym.spaces.Discrete):
+            return int(self.action_space.n)
+        raise ConfigError(
+            f"{agent} plays one discrete action at a time; {self.env_id} has {self.action_space}",
+            where="--env",
+            fix="choose an environment with a Discrete action space, or an agent that plays this one (train-agent list agents)",
+        )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an agent's values are values of: evaluation computes the same quantity from raw rewards to set beside them."""
+
+    gamma: float
+    reward_clip: float = 0.0  # rewards are clipped to [-reward_clip, reward_clip]; 0: raw
+    life_loss: bool = False  # losing a life ends the return
+
+
+class Actor(Protocol):
+    """Enough to play: evaluation, films, floors."""
+
+    stochastic: bool  # explore=True draws from a policy of its own (and so may be scored by sampling)
+
+    def initial_state(self, n: int) -> State: ...
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act: ...
+
+
+class Agent(Actor, Protocol):
+    """Enough to train.
+
+    observe() stores and never computes gradients.  learn() returns {} when it is not due.  An on-policy agent is called
+    before it acts, with the row that bootstraps its rollout; a replay agent while the emulator's threads run.
+    """
+
+    on_policy: bool
+    network: torch.nn.Module | None  # what the instruments look into
+    objective: Objective | None
+
+    def observe(self, step: Step) -> None: ...
+    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Environments(Protocol):
+    """What the loop asks of the environments (envs/vector.py)."""
+
+    spec: EnvSpec
+
+    def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep: ...
+    def send(self, action: Tensor) -> None: ...
+    def recv(self) -> TimeStep: ...
+    def settle(self) -> None: ...
+
+
+def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
+    """fn over nests of tuples; NamedTuple types are kept."""
+    if isinstance(trees[0], tuple):
+        out = [tree_map(fn, *leaves) for leaves in zip(*trees, strict=True)]
+        return type(trees[0])(*out) if hasattr(trees[0], "_fields") else tuple(out)
+    return fn(*trees)
+
+
+def where_first(first: Tensor, fresh: State, state: State) -> State:
+    """fresh where an episode opens, state elsewhere: the only place where memory is wiped.  first: [N] bool."""
+    return tree_map(lambda a, b: torch.where(first.view(-1, *[1] * (b.dim() - 1)), a, b), fresh, state)

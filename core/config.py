@@ -1,0 +1,182 @@
+"""Configuration: frozen dataclasses, strictly read.  defaults < preset < file < flags.
+
+A field is `name: Annotated[type, Bounds(...)] = default` with a docstring under it.  Everything that comes from outside (YAML,
+keyword options) is decoded by the field's type; an unknown name, a wrong type or a number out of bounds is one ConfigError.
+Imports neither torch nor anything slow.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from .errors import ConfigError, nearest
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """low <= value <= high."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"at least {self.low:,g}"
+        return f"from {self.low:,g} to {self.high:,g}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A second, shorter flag for a nested field."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of changes to an agent's, its environments' and its run's defaults, with the source of its numbers."""
+
+    source: str
+    agent: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """Field name -> type, Annotated kept."""
+    known = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: known[f.name] for f in dataclasses.fields(cls)}
+
+
+def _split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    if typing.get_origin(hint) is typing.Annotated:
+        return typing.get_args(hint)[0], hint.__metadata__
+    return hint, ()
+
+
+def _decode(value: Any, hint: Any, where: str) -> Any:
+    """value as the hint's type.  YAML reads 1e-4 as a string and 1 as an int: both are floats where a float is wanted."""
+    hint, extra = _split(hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    wrong = ConfigError(f"{where} is {value!r}, not {_describe(hint)}", where=where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _decode(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{where} is {value!r}", where=where, fix=nearest(str(value), map(str, args), "choices"))
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, where)
+    if hint is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if hint is float and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except (TypeError, ValueError):
+            raise wrong from None
+    elif hint is int and isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            raise wrong from None
+    if hint in (int, float, bool, str) and type(value) is not hint:
+        raise wrong
+    _check_bounds(value, extra, where)
+    return value
+
+
+def _describe(hint: Any) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
+
+
+def _check_bounds(value: Any, extra: tuple[Any, ...], where: str) -> None:
+    for bound in extra:
+        if isinstance(bound, Bounds) and value is not None and not bound.low <= value <= bound.high:
+            raise ConfigError(f"{where} is {value}, but must be {bound}", where=where)
+
+
+def from_mapping(cls: type[C], values: Any, where: str, base: C | None = None) -> C:
+    """An instance of cls: `base` (or its defaults) with `values` on top, decoded and checked."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} holds {type(values).__name__}, not names and values", where=where)
+    types_ = hints(cls)
+    changes = {}
+    for key, value in values.items():
+        if key not in types_:
+            raise ConfigError(f"{where} has no setting {key!r}", where=where, fix=nearest(str(key), types_, "settings"))
+        changes[key] = _decode(value, types_[key], f"{where}.{key}")
+    return dataclasses.replace(base, **changes) if base is not None else cls(**changes)  # type: ignore[type-var]
+
+
+def from_options(cls: type[C], options: Mapping[str, Any], where: str) -> C:
+    return from_mapping(cls, options, where)
+
+
+def check(config: Any, where: str) -> None:
+    """Every field of a config that was put together without decoding (by flags) against its bounds."""
+    for name, hint in hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            check(value, f"{where}.{name}".strip("."))
+        else:
+            _check_bounds(value, _split(hint)[1], f"{where}.{name}".strip("."))
+            if isinstance(value, float) and math.isnan(value):
+                raise ConfigError(f"{where}.{name} is not a number", where=where)
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load that refuses a key written twice, and aliases (a small file could unfold to gigabytes)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.YAMLError(f"line {node.value[i][0].start_mark.line + 1}: {key!r} is written twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError for anything else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        loader = _Loader(text)
+        try:
+            values = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except OSError as e:
+        raise ConfigError(f"{path} can't be read: {e.strerror}", where=str(path)) from e
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as e:
+        lines = [line for line in str(e).splitlines() if line.strip()]
+        raise ConfigError(f"{path} is not readable YAML: {' '.join(lines[:3])[:300]}", where=str(path)) from e
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings", where=str(path), fix="write `name: value` lines")
+    return values
+
+
+def to_plain(config: Any) -> Any:
+    """Dataclasses as nested dicts of what YAML and JSON can hold."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return str(config) if isinstance(config, Path) else config
+
+
+def write_yaml(values: Any) -> str:
+    return yaml.safe_dump(to_plain(values), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,118 @@
+"""The run folder: config.yaml, run.json (status, versions, device, command), metrics.jsonl, TensorBoard events,
+checkpoints/, replay/ (their segments), evaluations/, videos/."""
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from arcturus.config import write_yaml
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.settings import RunConfig, from_run
+
+PACKAGES = ("arcturus", "torch", "numpy", "gymnasium", "ale-py", "tensorboard", "safetensors", "stable-baselines3", "av")
+
+
+def versions() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            out[name] = "missing"
+    return out
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The old content or the new, never half of one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+class Run:
+    """One run on disk.
+
+    status is running, finished, preempted (a signal; resume it) or failed.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        if not (self.path / "run.json").is_file():
+            raise ConfigError(f"{self.path} is no run folder: it has no run.json", where="RUN", fix="give the folder that train-agent named")
+
+    @classmethod
+    def create(cls, config: RunConfig, argv: list[str]) -> Run:
+        name = f"{config.env.id.replace('/', '-').replace(':', '-')}-{config.agent_name}-s{config.run.seed}"
+        path = Path(config.run.run_dir) if config.run.run_dir else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(
+                f"{path} exists already and is not empty", where="--run-dir",
+                fix=f"train-agent resume {path} goes on with it; or choose another folder",
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "config.yaml", write_yaml(config.to_mapping()))
+            about = {
+                "status": "running", "steps": 0, "command": argv, "versions": versions(), "device": config.run.device,
+                "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores", "started": time.time(),
+            }
+            write_atomically(path / "run.json", json.dumps(about, indent=2))
+        except OSError as e:
+            raise CheckpointError(f"{path} can't be written: {e.strerror}", where="--run-dir", fix="choose a folder you may write to") from e
+        return cls(path)
+
+    def config(self, trust: tuple[str, ...] = ()) -> RunConfig:
+        return from_run(self.path, trust)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return read_json(self.path / "run.json")
+
+    @property
+    def status(self) -> str:
+        return str(self.about.get("status"))
+
+    def update(self, **changes: Any) -> None:
+        write_atomically(self.path / "run.json", json.dumps(self.about | changes, indent=2))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.status})"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path} can't be read: {e}", where=str(path)) from e
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no object", where=str(path))
+    return value
+
+
+def read_metrics(run: Run | Path | str) -> list[dict[str, Any]]:
+    """Every line of metrics.jsonl: {"step": agent steps, "time": seconds since the epoch, tag: number, ...}.
+
+    A last line that a crash tore is left out.
+    """
+    path = (run.path if isinstance(run, Run) else Path(run)) / "metrics.jsonl"
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise ConfigError(f"{path} can't be read: {e.strerror}", where="RUN") from e
+    for i, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if i != len(lines) - 1:
+                print(f"warning: line {i + 1} of {path} is damaged and left out", file=sys.stderr)
+    return rows

@@ -1,0 +1,172 @@
+"""What a run is made from: agent, environments, options; put together in one order: defaults < preset < file < flags."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from arcturus import agents
+from arcturus.config import Bounds, check, from_mapping, read_yaml, to_plain
+from arcturus.envs import EnvConfig, family, is_atari
+from arcturus.errors import ConfigError, EnvironmentProblem, nearest
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything about a run that is neither its agent nor its environments.  Steps are agent steps over all environments."""
+
+    steps: Annotated[int, Bounds(1)] = 100_000
+    """Agent steps to train for, summed over environments."""
+    seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
+    """Root of every random stream of the run."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    run_dir: str = ""
+    """Folder of the run; empty: a new one under runs/."""
+    eval_every: Annotated[int, Bounds(-1)] = -1
+    """Steps between evaluations; -1: ten in a run, 0: none."""
+    eval_episodes: Annotated[int, Bounds(1)] = 10
+    """Episodes an evaluation during training plays."""
+    checkpoint_every: Annotated[int, Bounds(-1)] = -1
+    """Steps between checkpoints; -1: two full-length games of every environment (Atari) or 100,000, 0: only at the end."""
+    keep: Annotated[int, Bounds(1)] = 2
+    """Checkpoints kept, beside the best."""
+    log_every: Annotated[int, Bounds(-1)] = -1
+    """Steps between points in TensorBoard; -1: 200 in a run."""
+    heldout_states: Annotated[int, Bounds(0, 512)] = 512
+    """States held out to watch the action-values on; 0: none."""
+    torch_threads: Annotated[int, Bounds(1, 256)] = 1
+    """Threads of torch on the CPU; more than one fights with the emulator's."""
+    deterministic: bool = False
+    """Only deterministic kernels, TF32 off."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    agent_name: str
+    preset: str
+    agent: Any  # the agent's own Config
+    env: EnvConfig
+    run: RunOptions
+
+    @property
+    def device(self) -> str:
+        return self.run.device
+
+    @property
+    def eval_every(self) -> int:
+        return max(self.run.steps // 10, 1) if self.run.eval_every < 0 else self.run.eval_every
+
+    @property
+    def checkpoint_every(self) -> int:
+        if self.run.checkpoint_every >= 0:
+            return self.run.checkpoint_every
+        return 54_000 * self.env.num_envs if is_atari(self.env.id) else 100_000
+
+    @property
+    def log_every(self) -> int:
+        return max(self.run.steps // 200, self.env.num_envs) if self.run.log_every < 0 else max(self.run.log_every, 1)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What config.yaml holds, and from_run reads."""
+        return {
+            "agent": {"name": self.agent_name, **to_plain(self.agent)},
+            "preset": self.preset,
+            "env": to_plain(self.env),
+            "run": to_plain(self.run),
+        }
+
+
+def choose_device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}", where="--device", fix="auto, cpu, cuda or cuda:0") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentProblem(
+            "there is no CUDA device here, or this torch was built without CUDA", where="--device",
+            fix="use --device cpu, or install a CUDA build of torch",
+        )
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported", where="--device", fix="auto, cpu, cuda or cuda:0")
+    return name
+
+
+def resolve(
+    agent_name: str, *, preset: str | None = None, file: Path | None = None, agent: Mapping[str, Any] | None = None,
+    env: Mapping[str, Any] | None = None, run: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Defaults, the preset's changes, the file's, then the given ones."""
+    module = agents.load(agent_name)
+    values = read_yaml(file) if file else {}
+    parts: dict[str, dict[str, Any]] = {"agent": {}, "env": {}, "run": {}}
+    for key, value in values.items():
+        if key == "env" and isinstance(value, str):
+            value = {"id": value}
+        if key == "preset" and isinstance(value, str):
+            preset = preset or value
+        elif key == "agent" and value == agent_name:
+            continue
+        elif key in parts and isinstance(value, dict):
+            parts[key] = dict(value)
+        else:
+            raise ConfigError(
+                f"{file} has {key!r}: it is unknown, or holds no settings", where=str(file), fix=nearest(str(key), [*parts, "preset"])
+            )
+    named = parts["agent"].pop("name", agent_name)
+    if named != agent_name:
+        raise ConfigError(f"{file} is for agent {named}, not {agent_name}", where=str(file))
+    for key, given in (("agent", agent), ("env", env), ("run", run)):
+        parts[key] |= dict(given or {})
+    device = choose_device(str(parts["run"].get("device", "auto")))
+    env_id = str(parts["env"].get("id", ""))
+    if preset is None:
+        preset = getattr(module, "DEFAULT_PRESETS", {}).get((family(env_id), device.split(":")[0]), next(iter(module.PRESETS)))
+    if preset not in module.PRESETS:
+        raise ConfigError(f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, module.PRESETS, "presets"))
+    base = module.PRESETS[preset]
+    config = RunConfig(
+        agent_name,
+        preset,
+        from_mapping(module.Config, base.agent | parts["agent"], "agent"),
+        from_mapping(EnvConfig, base.env | parts["env"], "env"),
+        from_mapping(RunOptions, base.run | parts["run"], "run"),
+    )
+    return replace(config, run=replace(config.run, device=device))
+
+
+def validate(config: RunConfig) -> RunConfig:
+    """What flags put together, checked as a file would be."""
+    check(config.agent, "agent")
+    check(config.env, "env")
+    check(config.run, "run")
+    if config.run.steps < config.env.num_envs:
+        raise ConfigError(
+            f"{config.run.steps} steps are less than one for each of {config.env.num_envs} environments", where="--steps"
+        )
+    return replace(config, run=replace(config.run, device=choose_device(config.run.device)))
+
+
+def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
+    """The settings of a run folder.  Code named there by dotted path or module:Id is imported only if the user trusts it."""
+    values = read_yaml(path / "config.yaml")
+    agent = values.get("agent")
+    env = values.get("env")
+    if not isinstance(agent, dict) or not isinstance(env, dict) or not isinstance(agent.get("name"), str):
+        raise ConfigError(f"{path / 'config.yaml'} names no agent", where=str(path))
+    name, env_id = agent["name"], str(env.get("id", ""))
+    for kind, code in (("agent", name if "." in name else ""), ("environment", env_id if ":" in env_id else "")):
+        if code and code not in trust:
+            raise ConfigError(
+                f"this run's {kind} {code} is code outside arcturus, which opening the run would execute", where=str(path),
+                fix=f"if you know it, say so: --trust {code}",
+            )
+    run = dict(values.get("run") or {}, device="cpu")
+    config = resolve(name, preset=str(values.get("preset")), agent={k: v for k, v in agent.items() if k != "name"}, env=env, run=run)
+    device = str((values.get("run") or {}).get("device", "auto"))
+    return replace(config, run=replace(config.run, device=device))

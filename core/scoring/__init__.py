@@ -1,0 +1,1 @@
+"""Scores and what explains them: evaluation rollouts, statistics, films, and the instruments of the DQN papers."""

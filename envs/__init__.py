@@ -1,0 +1,80 @@
+"""Environments: one door, make(), to every Atari game that ale-py ships and to Gymnasium's registry."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from arcturus.config import Bounds, Flag
+from arcturus.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from arcturus.envs.vector import Backend, DeviceEnvs
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environments a run trains on."""
+
+    id: Annotated[str, Flag("--env")] = ""
+    """Environment: an ALE/*-v5 game, a Gymnasium id, or module:Id-v0 of your own."""
+    num_envs: Annotated[int, Flag("--num-envs"), Bounds(1, 4096)] = 8
+    """Environments stepped side by side."""
+    protocol: str = "v5"
+    """Atari: v5 (sticky actions) or nature (no-op starts, 5 minutes)."""
+    frame_stack: Annotated[int, Bounds(0, 256)] = 0
+    """Frames an observation holds; 0: 4 on Atari, 1 elsewhere."""
+    frame_size: Annotated[int, Bounds(12, 210)] = 84
+    """Atari: width and height in pixels that the screen is scaled to."""
+    full_action_space: bool = False
+    """Atari: all 18 actions instead of the game's own."""
+    threads: Annotated[int, Bounds(0, 256)] = 0
+    """Atari: emulator threads; 0: one a core."""
+
+    @property
+    def stack(self) -> int:
+        return self.frame_stack or (4 if is_atari(self.id) else 1)
+
+
+def is_atari(env_id: str) -> bool:
+    return env_id.startswith("ALE/")
+
+
+def family(env_id: str) -> str:
+    """Which presets fit: atari or classic."""
+    return "atari" if is_atari(env_id) else "classic"
+
+
+def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
+    """The numpy half of an environment, for those who need no tensors."""
+    if not config.id:
+        raise ConfigError("no environment given", where="--env", fix="for example --env ALE/Pong-v5 (train-agent list envs)")
+    if is_atari(config.id):
+        from arcturus.envs.atari import AtariBackend, protocol
+
+        return AtariBackend(
+            config.id, config.num_envs, protocol(config.protocol), frame_size=config.frame_size,
+            full_action_space=config.full_action_space, threads=config.threads, **kwargs,
+        )
+    from arcturus.envs.classic import ClassicBackend
+
+    return ClassicBackend(config.id, config.num_envs)
+
+
+def open_envs(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs:
+    from arcturus.envs.vector import DeviceEnvs
+
+    return DeviceEnvs(open_backend(config), device, frame_stack=config.stack, seed=seed)
+
+
+def make(env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | str = "cpu", **options: Any) -> DeviceEnvs:
+    """`num_envs` environments whose observations, rewards and flags are tensors on `device`.
+
+    options are EnvConfig's fields.  The result has Gymnasium's vector shape: spaces, reset(seed=) -> (obs, info),
+    step(action) -> (obs, reward, terminated, truncated, info), close(); a finished environment resets itself on its next
+    step (AutoresetMode.NEXT_STEP).  Rewards are always raw.  The first reset() without a seed uses `seed`.
+    """
+    from arcturus.config import from_options
+
+    return open_envs(from_options(EnvConfig, {"id": env_id, "num_envs": num_envs, **options}, "make()"), seed, device)

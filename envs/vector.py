@@ -1,0 +1,237 @@
+"""Many environments seen as one batch of TimeSteps on a device.
+
+A backend (atari.py, classic.py) speaks numpy; this file adds what all of them share: the age of every row, frame stacks on
+the device, the account of finished episodes, and the rule that environments are either idle or sent:
+
+    restart() / recv()  ->  idle  ->  send()  ->  sent  ->  recv()  ->  idle
+
+Resetting between send() and recv() would corrupt an emulator that is stepping in its threads, so it raises here.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from arcturus.api import EnvSpec, TimeStep
+from arcturus.envs.frames import OLDEST, FrameStack
+from arcturus.seeding import Seeds
+
+
+class HostRow(NamedTuple):
+    """What a backend says at time t, as numpy arrays [N, ...]; reward and flags belong to arriving at obs."""
+
+    obs: np.ndarray  # [N, *frame_shape]
+    reward: np.ndarray  # [N] raw
+    terminated: np.ndarray  # [N] bool
+    truncated: np.ndarray  # [N] bool
+    life_lost: np.ndarray  # [N] bool
+
+
+class Backend(Protocol):
+    """N environments with NEXT_STEP autoreset.  recv() after an episode's last row returns the next episode's first."""
+
+    num_envs: int
+    env_id: str
+    frame_shape: tuple[int, ...]
+    obs_dtype: torch.dtype
+    action_space: gym.Space
+    has_lives: bool
+
+    def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
+        """Seeds int64 [N].  With a mask, rows outside it must be returned as they stood (only obs of masked rows is read)."""
+        ...
+
+    def send(self, action: np.ndarray) -> None: ...
+    def recv(self) -> HostRow: ...
+    def close(self) -> None: ...
+
+
+class Episode(NamedTuple):
+    """A finished episode, from raw rewards."""
+
+    env: int
+    score: float  # undiscounted sum of raw rewards
+    length: int  # agent steps
+
+
+class DeviceEnvs:
+    """N environments as TimeSteps on a device.
+
+    Two faces over one state.  restart(), send(), recv() hand out whole TimeSteps and are what the loop uses.  reset() and
+    step() keep Gymnasium's vector shape (observation tensors instead of arrays), for agents that know only that.
+    """
+
+    def __init__(self, backend: Backend, device: torch.device | str, *, frame_stack: int = 1, seed: int = 0):
+        self.backend, self.device, n = backend, torch.device(device), backend.num_envs
+        self._seeds, self._resets = Seeds(seed).branch("env"), 0
+        self._stack = FrameStack(n, frame_stack, backend.frame_shape, backend.obs_dtype, device) if frame_stack > 1 else None
+        shape = (frame_stack, *backend.frame_shape) if frame_stack > 1 else backend.frame_shape
+        self.spec = EnvSpec(backend.env_id, n, shape, backend.obs_dtype, backend.action_space, frame_stack, backend.has_lives)
+        self.single_action_space, self.action_space = backend.action_space, gym.vector.utils.batch_space(backend.action_space, n)
+        byte = backend.obs_dtype == torch.uint8
+        self.single_observation_space = gym.spaces.Box(
+            0 if byte else -np.inf, 255 if byte else np.inf, shape, np.uint8 if byte else np.float32
+        )
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, n)
+        self.num_envs = n
+        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
+        self.finished: list[Episode] = []  # since the last take_finished()
+        self._age = np.zeros(n, np.int64)
+        self._ended = np.zeros(n, bool)
+        self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
+        self._state = "new"  # new, idle, sent, closed
+        self._pinned: dict[str, Tensor] = {}
+        self.host: HostRow  # the newest row as the backend gave it, for those who read on the host anyway
+
+    # -- the records' face -------------------------------------------------------------------------------------------
+
+    def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:
+        """Resets all environments (or those in mask [N] bool) with seeds int64 [N]; what they were doing is forgotten.
+
+        The others' rows come back as they stood, except that reward and flags are blank: they were seen already.
+        """
+        if self._state in ("sent", "closed") or (self._state == "new" and mask is not None):
+            raise RuntimeError(f"environments can't be reset while {self._state}: call recv() before reset, and reset whole first")
+        everyone = mask is None
+        mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
+        row = self.backend.reset(np.asarray(seeds, np.int64), None if everyone else mask)
+        self._state = "idle"
+        self._age[mask] = 0
+        self._ended[mask] = False
+        self._score[mask], self._length[mask] = 0.0, 0
+        if everyone:
+            return self._timestep(row)
+        self.host, before = row, self._timestep_now
+        obs, chosen = self._upload("obs", row.obs), torch.as_tensor(mask, device=self.device)
+        wide = chosen.view(-1, *[1] * (before.obs.dim() - 1))
+        if self._stack is None:
+            stacked = torch.where(wide, obs, before.obs)
+        else:
+            blank = torch.zeros_like(before.obs)
+            blank[:, -1] = obs
+            stacked = self._stack.frames = torch.where(wide, blank, before.obs)
+        off = torch.zeros_like(chosen)
+        self._timestep_now = before._replace(
+            obs=stacked,
+            reward=before.reward * ~chosen,
+            age=torch.where(chosen, torch.zeros_like(before.age), before.age),
+            terminated=before.terminated & ~chosen,
+            truncated=before.truncated & ~chosen,
+            life_lost=off,
+            decides=before.decides | chosen,
+        )
+        return self._timestep_now
+
+    def send(self, action: Tensor) -> None:
+        """Starts one step of every environment; action [N, *action_shape] int64 on any device."""
+        if self._state != "idle":
+            raise RuntimeError(f"environments can't be sent an action while {self._state}")
+        host = action.detach().cpu().numpy()
+        self._check(host)
+        self.backend.send(host)
+        self._state = "sent"
+
+    def recv(self) -> TimeStep:
+        """Waits for the step to end."""
+        if self._state != "sent":
+            raise RuntimeError(f"nothing to receive while {self._state}: send() first")
+        row = self.backend.recv()
+        self._state = "idle"
+        opens = self._ended
+        self._age = np.where(opens, 0, np.minimum(self._age + 1, OLDEST))
+        self._score = np.where(opens, 0.0, self._score + row.reward)
+        self._length = np.where(opens, 0, self._length + 1)
+        self._ended = row.terminated | row.truncated
+        for i in np.flatnonzero(self._ended):
+            self.finished.append(Episode(int(i), float(self._score[i]), int(self._length[i])))
+        return self._timestep(row)
+
+    def settle(self) -> None:
+        """Back to idle from wherever an exception left us: receives a step that is under way."""
+        if self._state == "sent":
+            self.backend.recv()
+            self._state = "idle"
+
+    def take_finished(self) -> list[Episode]:
+        """The episodes that ended since the last call.  Broken-off ones (restart) never appear."""
+        done, self.finished = self.finished, []
+        return done
+
+    def close(self) -> None:
+        """Waits for a step that is under way, then closes; twice does nothing."""
+        if self._state != "closed":
+            self.settle()
+            self._state = "closed"
+            self.backend.close()
+
+    def __enter__(self) -> DeviceEnvs:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- Gymnasium's face --------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict | None = None) -> tuple[Tensor, dict]:
+        """obs tensor [N, *obs_shape] and an empty info.  Without a seed, the next branch of the seed given to make()."""
+        if seed is None:
+            seeds = self._seeds.branch("reset", self._resets).environments(self.num_envs)
+            self._resets += 1
+        elif isinstance(seed, (int, np.integer)):
+            seeds = Seeds(int(seed)).branch("env").environments(self.num_envs)
+        else:
+            seeds = np.asarray(seed, np.int64)
+        return self.restart(seeds, (options or {}).get("reset_mask")).obs, {}
+
+    def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """obs, raw reward, terminated, truncated as tensors on the device; info holds age and life_lost."""
+        self.send(torch.as_tensor(action))
+        ts = self.recv()
+        return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "life_lost": ts.life_lost}
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _check(self, action: np.ndarray) -> None:
+        """An action outside its range hangs ale-py's emulator threads for ever, so it never gets there."""
+        space = self.single_action_space
+        if action.shape != (self.num_envs, *space.shape):
+            raise ValueError(f"actions must be [{self.num_envs}, *{space.shape}], not {action.shape}")
+        if isinstance(space, gym.spaces.Discrete):
+            high: Any = space.n
+        else:
+            high = space.nvec if isinstance(space, gym.spaces.MultiDiscrete) else 2
+        if (action < 0).any() or (action >= high).any():
+            raise ValueError(f"action {action.tolist()} is out of range for {space} (actions are counted from 0)")
+
+    def _timestep(self, row: HostRow) -> TimeStep:
+        self.host = row
+        age = self._upload("age", self._age.astype(np.uint8))
+        obs = self._upload("obs", row.obs)
+        flags = self._upload("flags", np.stack([row.terminated, row.truncated, row.life_lost]))
+        terminated, truncated, life_lost = flags.unbind()
+        self._timestep_now = TimeStep(
+            obs=obs if self._stack is None else self._stack.push(obs, age),
+            reward=self._upload("reward", row.reward.astype(np.float32)),
+            age=age,
+            terminated=terminated,
+            truncated=truncated,
+            life_lost=life_lost,
+            decides=~(terminated | truncated),
+            cut=torch.zeros_like(terminated),
+        )
+        return self._timestep_now
+
+    def _upload(self, name: str, array: np.ndarray) -> Tensor:
+        """To the device, once.  On CUDA through a pinned buffer that is kept: the copy has ended before the buffer is
+        written again, because the next action has come back from the device in between."""
+        host = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type != "cuda":
+            return host.to(self.device)
+        if name not in self._pinned:
+            self._pinned[name] = torch.empty_like(host, pin_memory=True)
+        return self._pinned[name].copy_(host).to(self.device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""Experience replay: what is stored (ring), how it is drawn (samplers), and the records that learning reads."""

@@ -1,0 +1,182 @@
+"""A ring of experience rows [T, N]: every frame is stored once, stacks are rebuilt when they are drawn.
+
+Rows are counted for ever (absolute row t lives in slot t mod T), so "is it overwritten?" is a comparison.  Beside its frame a
+row keeps 7 bytes: action (uint8, where it fits), reward (float32, raw), flags (uint8), age (uint8).  A stack's frames are
+found by the same rule (envs/frames.py) that built the stack the actor saw; frames that lie before an episode's beginning are
+read from one slot behind the ring that is always blank, so nothing is masked afterwards and nothing waits for the host.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from arcturus.api import EnvSpec, Step
+from arcturus.envs.frames import reach
+from arcturus.errors import ConfigError
+from arcturus.replay.records import Transition
+
+TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES = 1, 2, 4, 8, 16
+LAST = TERMINATED | TRUNCATED | CUT
+ROW_TENSORS = ("frame", "action", "reward", "flags", "age")
+
+Draw = Callable[[int, int, int, int, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def uniform(batch: int, low: int, high: int, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows t in [low, high) and environments n, each [B] int64, drawn on the generator's device with replacement."""
+    device = generator.device
+    t = torch.randint(low, high, (batch,), device=device, generator=generator)
+    n = torch.randint(num_envs, (batch,), device=device, generator=generator)
+    return t, n
+
+
+def row_bytes(spec: EnvSpec) -> int:
+    """Bytes of one stored agent step."""
+    frame = int(torch.tensor(spec.frame_shape).prod()) * torch.empty((), dtype=spec.obs_dtype).element_size()
+    return frame + torch.empty((), dtype=_action_dtype(spec)).element_size() + 4 + 1 + 1
+
+
+def _action_dtype(spec: EnvSpec) -> torch.dtype:
+    space = spec.action_space
+    return torch.uint8 if isinstance(space, gym.spaces.Discrete) and space.n <= 256 else torch.int64
+
+
+def check_memory(capacity: int, spec: EnvSpec, device: torch.device, available: int) -> None:
+    """One clear line before training starts, instead of a killed process hours later.  available: bytes."""
+    if capacity < 2 * spec.num_envs:
+        raise ConfigError(
+            f"a replay of {capacity:,} steps holds less than two rows of {spec.num_envs} environments", where="--agent.capacity",
+            fix=f"use at least {2 * spec.num_envs:,}",
+        )
+    need, each = row_bytes(spec) * capacity, row_bytes(spec)
+    if need > available:
+        raise ConfigError(
+            f"a replay of {capacity:,} steps needs {need / 1e9:.2f} GB on {device}, where {available / 1e9:.2f} GB are free",
+            where="--agent.capacity", fix=f"use at most {int(available * 0.9) // each:,} (or --agent.replay-device cpu)",
+        )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of a device, or of this machine; where the machine doesn't tell, so much that nothing is refused."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 1 << 62
+
+
+class Ring:
+    """`capacity` agent steps of all environments together, on `device`.
+
+    append() takes one row [N] a time; sample() draws n-step transitions.  Row t is the observation, the action taken there,
+    and the reward and flags that came *with* the observation.
+    """
+
+    def __init__(self, capacity: int, spec: EnvSpec, device: torch.device | str):
+        self.spec, self.rows, self.count = spec, capacity // spec.num_envs, 0
+        device = torch.device(device)
+        check_memory(capacity, spec, device, available_bytes(device))
+        T, N = self.rows, spec.num_envs
+        self.device = device
+        self.frame = torch.zeros((T * N + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank
+        self.action = torch.zeros((T, N, *(spec.action_space.shape or ())), dtype=_action_dtype(spec), device=device)
+        self.reward = torch.zeros((T, N), device=device)
+        self.flags = torch.zeros((T, N), dtype=torch.uint8, device=device)
+        self.age = torch.zeros((T, N), dtype=torch.uint8, device=device)
+        self._offsets = torch.arange(1 - spec.frame_stack, 1, device=device)
+        self._weights = torch.tensor([TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES], dtype=torch.uint8, device=device)
+
+    @property
+    def oldest(self) -> int:
+        """The oldest row whose whole stack is still stored."""
+        return 0 if self.count <= self.rows else self.count - self.rows + self.spec.frame_stack - 1
+
+    @property
+    def size(self) -> int:
+        """Agent steps stored."""
+        return min(self.count, self.rows) * self.spec.num_envs
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored agent step."""
+        return row_bytes(self.spec)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.frame, self.action, self.reward, self.flags, self.age))
+
+    def append(self, step: Step) -> None:
+        ts, N = step.timestep, self.spec.num_envs
+        slot = self.count % self.rows
+        self.frame[slot * N : (slot + 1) * N].copy_(ts.obs[:, -1] if self.spec.frame_stack > 1 else ts.obs)
+        self.action[slot].copy_(step.action)
+        self.reward[slot].copy_(ts.reward)
+        flags = torch.stack([ts.terminated, ts.truncated, ts.cut, ts.life_lost, ts.decides], -1).to(self.device)
+        self.flags[slot].copy_((flags * self._weights).sum(-1))
+        self.age[slot].copy_(ts.age)
+        self.count += 1
+
+    def obs(self, t: Tensor, n: Tensor) -> Tensor:
+        """Observations [B, *obs_shape] at absolute rows t [B] of environments n [B], as the actor saw them."""
+        slot = t % self.rows
+        if self.spec.frame_stack == 1:
+            return self.frame.index_select(0, slot * self.spec.num_envs + n)
+        rows = (t[:, None] + self._offsets) % self.rows * self.spec.num_envs + n[:, None]
+        rows = torch.where(reach(self.age[slot, n], self.spec.frame_stack), rows, len(self.frame) - 1)
+        return self.frame.index_select(0, rows.flatten()).view(len(t), *self.spec.obs_shape)
+
+    def ready(self, n_step: int) -> bool:
+        """Whether there is a transition to draw."""
+        return self.count - n_step > self.oldest
+
+    def sample(
+        self, batch: int, generator: torch.Generator, *, n_step: int = 1, gamma: float = 0.99, reward_clip: float = 0.0,
+        life_loss: bool = False, draw: Draw = uniform,
+    ) -> Transition:
+        """`batch` transitions over at most n_step steps.
+
+        The n-step window stops where its episode does: gamma^k of the k steps it really spans; 0 after a termination, or
+        after the loss of a life with `life_loss`.  Rewards are clipped one by one to [-reward_clip, reward_clip] (0: raw).
+        """
+        t, n = draw(batch, self.oldest, self.count - n_step, self.spec.num_envs, generator)
+        return self.transitions(t, n, n_step, gamma, reward_clip, life_loss)
+
+    def transitions(self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool) -> Transition:
+        """The transitions that begin at rows t of environments n, [B] each; t + n_step must be stored."""
+        slot = t % self.rows
+        weight = (self.flags[slot, n] & DECIDES).ne(0).float()
+        zero_discount = TERMINATED | LIFE_LOST if life_loss else TERMINATED
+        alive = torch.ones_like(weight)
+        r_t, discount_t, end = torch.zeros_like(weight), torch.ones_like(weight), t
+        for k in range(1, n_step + 1):
+            at = (t + k) % self.rows
+            flags, reward = self.flags[at, n], self.reward[at, n]
+            if reward_clip:
+                reward = reward.clamp(-reward_clip, reward_clip)
+            r_t = r_t + alive * discount_t * reward
+            end = torch.where(alive.bool(), t + k, end)
+            step = gamma * (flags & zero_discount).eq(0)
+            discount_t = torch.where(alive.bool(), discount_t * step, discount_t)
+            alive = alive * (flags & (LAST | zero_discount)).eq(0)
+        return Transition(self.obs(t, n), self.action[slot, n].long(), r_t, discount_t, self.obs(end, n), weight)
+
+    # -- for checkpoints: whole rows by their absolute numbers ---------------------------------------------------------
+
+    def read_rows(self, first: int, end: int) -> dict[str, Tensor]:
+        """Rows [first, end) as contiguous host tensors [rows, N, ...], detached from the ring."""
+        slots = torch.arange(first, end, device=self.device) % self.rows
+        frames = self.frame[:-1].view(self.rows, self.spec.num_envs, *self.spec.frame_shape)
+        out = {"frame": frames[slots]} | {k: getattr(self, k)[slots] for k in ROW_TENSORS[1:]}
+        return {k: v.cpu().contiguous() for k, v in out.items()}
+
+    def write_rows(self, first: int, rows: dict[str, Tensor]) -> None:
+        """Puts back what read_rows gave; the ring must have the same shape."""
+        slots = torch.arange(first, first + len(rows["age"]), device=self.device) % self.rows
+        self.frame[:-1].view(self.rows, self.spec.num_envs, *self.spec.frame_shape)[slots] = rows["frame"].to(self.device)
+        for k in ROW_TENSORS[1:]:
+            getattr(self, k)[slots] = rows[k].to(self.device)

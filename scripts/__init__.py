@@ -1,0 +1,1 @@
+"""Thin commands over arcturus: train-agent, evaluate-agent, benchmark, demo."""

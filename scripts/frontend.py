@@ -1,0 +1,42 @@
+"""What the commands share: the environment variables that must be set before torch is imported, and errors as exit codes."""
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+# Torch's OpenMP threads must sleep, not spin, beside the emulator's threads on the same cores; CUDA's deterministic
+# matrix products want their workspace named before CUDA starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+ERROR_LINES = 20
+
+
+def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
+    """main's exit code; an ArcturusError becomes its own code and a few lines, without a traceback unless --debug."""
+    from arcturus.errors import ArcturusError
+
+    args = [a for a in argv if a != "--debug"]
+    debug = len(args) != len(argv)
+    try:
+        return main(args)
+    except ArcturusError as e:
+        if debug:
+            traceback.print_exc()
+        print("\n".join(f"error: {e}".splitlines()[:ERROR_LINES]), file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as e:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {type(e).__name__}: {str(e)[:500]}\n  this is a fault of arcturus; run again with --debug for the traceback",
+              file=sys.stderr)
+        return 1

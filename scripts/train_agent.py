@@ -1,0 +1,170 @@
+"""train-agent: trains an agent on an environment, goes on with a run, lists what there is, looks at the machine.
+
+  train-agent AGENT --env ID [--preset NAME] [--config FILE] [--steps N] [--seed S] [--device auto] [--run-dir DIR] ...
+  train-agent AGENT --help                every setting of that agent, its environments and the run
+  train-agent resume RUN [--steps N]      goes on from the newest checkpoint
+  train-agent list agents|envs|presets
+  train-agent doctor                      versions, devices, games, encoder, speed
+
+Settings come from defaults < preset < --config FILE < flags, wherever on the line they stand.  Steps are agent steps
+summed over environments; one is 4 emulator frames on Atari.
+Exit codes: 0 done, 2 usage, 3 environment or device, 4 training failed, 5 disk or checkpoint, 130/143 stopped by a signal.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+
+# isort: split
+from arcturus import agents
+from arcturus.config import Flag, hints
+from arcturus.envs import EnvConfig
+from arcturus.errors import ConfigError, nearest
+from arcturus.runs.settings import RunConfig, RunOptions, resolve, validate
+
+
+def short_flags() -> dict[str, str]:
+    """--env for --env.id, and the like."""
+    return {
+        extra.name: f"--env.{name.replace('_', '-')}"
+        for name, hint in hints(EnvConfig).items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Flag)
+    }
+
+
+def spell_out(argv: list[str]) -> list[str]:
+    """Short flags as the long ones that tyro knows."""
+    known = short_flags()
+    out = []
+    for arg in argv:
+        name, equals, value = arg.partition("=")
+        out.append(known.get(name, name) + equals + value)
+    return out
+
+
+def parse(agent: str, argv: list[str]) -> RunConfig:
+    """Flags over file over preset over defaults; exits with 2 and a short message on anything unknown."""
+    import tyro
+
+    module = agents.load(agent)
+    argv = spell_out(argv)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset")
+    first.add_argument("--config", type=Path)
+    first.add_argument("--device")
+    first.add_argument("--env.id", dest="env")
+    try:
+        known, _ = first.parse_known_args(argv)
+    except argparse.ArgumentError as e:
+        raise ConfigError(str(e), where="the command line") from e
+    early: dict[str, dict[str, Any]] = {"run": {"device": known.device} if known.device else {}, "env": {"id": known.env} if known.env else {}}
+    base = resolve(agent, preset=known.preset, file=known.config, **early)
+
+    fields: list[Any] = [
+        ("env", EnvConfig, base.env),
+        ("agent", module.Config, base.agent),
+        ("run", Annotated[RunOptions, tyro.conf.arg(name="")], base.run),
+        ("preset", Annotated[str, tyro.conf.arg(help=f"one of {', '.join(module.PRESETS)}")], base.preset),
+        ("config", Annotated[Path | None, tyro.conf.arg(help="YAML file of settings")], known.config),
+    ]
+    flags = dataclasses.make_dataclass(
+        "Flags", [(n, t, dataclasses.field(default=d)) for n, t, d in fields], frozen=True
+    )
+    parsed: Any = tyro.cli(
+        flags, prog=f"train-agent {agent}", args=argv, description=(module.__doc__ or "").split("\n\n")[0],
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    return validate(RunConfig(agent, base.preset, parsed.agent, parsed.env, parsed.run))
+
+
+def train(agent: str, argv: list[str]) -> int:
+    if agent not in agents.names() and "." not in agent:
+        raise ConfigError(
+            f"unknown agent {agent!r}", where="train-agent AGENT", fix=nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents")
+        )
+    config = parse(agent, argv)
+    from arcturus.training import start_run
+
+    return finish(start_run(config, ["train-agent", agent, *argv], announce=lambda run: announce(config, run)))
+
+
+def announce(config: RunConfig, run: Any) -> None:
+    from arcturus.envs import is_atari
+
+    unit = f" ({4 * config.run.steps:,} frames)" if is_atari(config.env.id) else ""
+    print(
+        f"{config.agent_name} on {config.env.id}, preset {config.preset}, {config.run.steps:,} steps{unit}, "
+        f"{config.env.num_envs} environments, {config.run.device}, seed {config.run.seed}\n"
+        f"run folder {run.path}\nwatch it:  tensorboard --logdir {run.path}", flush=True,
+    )
+
+
+def finish(run: Any) -> int:
+    about = run.about
+    if about["status"] == "preempted":
+        print(f"stopped at step {about['steps']:,}; go on with:  train-agent resume {run.path}")
+        return 128 + {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM}.get(about.get("signal", ""), signal.SIGINT)
+    print(f"done: {about['steps']:,} steps\nscore it:  evaluate-agent {run.path} --video {run.path}/videos/film.mp4")
+    return 0
+
+
+def resume(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="train-agent resume", description="Goes on with a run from its newest checkpoint.")
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--steps", type=int, help="a new total of agent steps")
+    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    args = parser.parse_args(argv)
+    from arcturus.training import resume_run
+
+    return finish(resume_run(args.run, steps=args.steps, trust=tuple(args.trust)))
+
+
+def list_things(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="train-agent list")
+    parser.add_argument("what", choices=["agents", "envs", "presets"])
+    what = parser.parse_args(argv).what
+    if what == "envs":
+        from arcturus.envs.atari import games
+
+        print("\n".join(sorted(games())))
+        print("and every Gymnasium id with Box, Discrete, MultiDiscrete or MultiBinary observations, or module:Id-v0 of your own")
+        return 0
+    for name in agents.names():
+        card = agents.card(name)
+        print(f"{name:12s} {card.title}")
+        if what == "presets":
+            for preset, source in card.presets.items():
+                print(f"  {preset:12s} {source}")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        import arcturus
+
+        print(f"arcturus {arcturus.__version__}")
+        return 0
+    if argv[0] == "doctor":
+        from arcturus.scripts.doctor import doctor
+
+        return doctor(argv[1:])
+    command = {"resume": resume, "list": list_things}.get(argv[0])
+    return command(argv[1:]) if command else train(argv[0], argv[1:])
+
+
+def cli() -> None:
+    sys.exit(guarded(main, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    cli()
