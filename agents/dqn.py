@@ -110,9 +110,9 @@ PRESETS = {
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
         agent={
-            "torso": "auto", "double": True, "huber": True, "n_step": 3, "reward_clip": 0.0, "target_period": 500,
-            "learning_rate": 1e-3, "optimizer_eps": 1e-8, "max_grad_norm": 10.0, "batch_size": 64, "replay_ratio": 0.25,
-            "capacity": 20_000, "learn_start": 1_000, "epsilon_final": 0.04, "epsilon_steps": 10_000,
+            "double": True, "huber": True, "n_step": 3, "reward_clip": 0.0, "target_period": 250, "learning_rate": 1e-3,
+            "optimizer_eps": 1e-8, "max_grad_norm": 10.0, "batch_size": 128, "replay_ratio": 0.5, "capacity": 50_000,
+            "learn_start": 1_000, "epsilon_final": 0.04, "epsilon_steps": 10_000,
         },
         run={"steps": 50_000},
     ),

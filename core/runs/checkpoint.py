@@ -195,10 +195,10 @@ class Checkpoints:
             found = sorted(self.folder.glob("best-*")) or found
         elif which != "last":
             try:
-                found = [self.folder / f"step-{int(which):012d}"]
+                found = [p for kind in ("best", "step") if (p := self.folder / f"{kind}-{int(which):012d}").is_dir()]
             except ValueError:
                 raise CheckpointError(f"checkpoint {which!r}: say last, best, or a step's number", where="--checkpoint") from None
-        if not found or not found[-1].is_dir():
+        if not found:
             there = ", ".join(p.name for p in self.resumable()) or "none"
             raise CheckpointError(f"there is no checkpoint {which!r} in {self.folder}", where="--checkpoint", fix=f"there: {there}")
         return found[-1]

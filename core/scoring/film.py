@@ -1,0 +1,295 @@
+"""Films and figures of scored episodes.
+
+An episode is (seed, actions).  A film plays them again twice over, side by side: through the device stack that the agent
+saw, for its action-values; and in a twin in colour, for the picture.  Both must earn the rewards that were scored.
+"""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from arcturus.api import Actor
+from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs
+from arcturus.envs.classic import open_one
+from arcturus.errors import ConfigError, TrainingFailed
+from arcturus.scoring.evaluation import ScoredEpisode, start_values
+
+HEIGHT, PANEL, TRACE = 420, 240, 120  # pixels: the game's height, the panel's width, the value trace's height
+INK, DIM, GROUND, CHOSEN, BAR, LINE = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0"
+
+
+class Moment(NamedTuple):
+    """One step of an episode that is played again."""
+
+    picture: np.ndarray  # [H, W, 3] uint8, what stands on the screen before the action
+    action: int | list[int]
+    reward: float  # that this action earned
+    score: float  # before the action
+    q_values: np.ndarray | None  # [A]
+    value: float | None
+
+
+class ColourTwin:
+    """The same game in colour: one environment, same seed, same actions, same course."""
+
+    def __init__(self, config: EnvConfig):
+        self.atari: Any = None
+        if is_atari(config.id):
+            self.atari = open_backend(replace(config, num_envs=1, threads=1), colour=True)
+        else:
+            self.env = open_one(config.id, render_mode="rgb_array")
+            if "rgb_array" not in self.env.metadata.get("render_modes", []):
+                raise ConfigError(f"{config.id} can't draw itself (it has no rgb_array render mode)", where="--video")
+
+    def reset(self, seed: int) -> np.ndarray:
+        if self.atari:
+            return self.atari.reset(np.array([seed], np.int64), None).obs[0]
+        self.env.reset(seed=seed)
+        return self._render()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float]:
+        if self.atari:
+            self.atari.send(action[None])
+            row = self.atari.recv()
+            return row.obs[0], float(row.reward[0])
+        start = getattr(self.env.action_space, "start", 0)
+        _, reward, *_ = self.env.step(int(action) + int(start) if action.ndim == 0 else action + start)
+        return self._render(), float(reward)
+
+    def _render(self) -> np.ndarray:
+        picture = self.env.render()
+        if not isinstance(picture, np.ndarray):
+            raise ConfigError("this environment draws no picture", where="--video")
+        return picture
+
+    def close(self) -> None:
+        self.atari.close() if self.atari else self.env.close()
+
+
+@torch.no_grad()
+def replay(actor: Actor, config: EnvConfig, episode: ScoredEpisode, device: torch.device | str = "cpu") -> Iterator[Moment]:
+    """Plays a scored episode again; raises if it doesn't earn the same rewards step by step."""
+    twin = ColourTwin(config)
+    try:
+        with open_envs(replace(config, num_envs=1), 0, device) as envs:
+            ts, state = envs.restart(np.array([episode.seed])), actor.initial_state(1)
+            picture, score = twin.reset(episode.seed), 0.0
+            for action, scored in zip(episode.actions, episode.rewards, strict=True):
+                act = actor.act(ts, state, explore=False)
+                value, q = start_values(act), act.extras.get("q_values")
+                envs.send(torch.as_tensor(action)[None])
+                next_picture, reward = twin.step(action)
+                ts, state = envs.recv(), act.state
+                if reward != float(scored) or float(envs.host.reward[0]) != float(scored):
+                    raise TrainingFailed(
+                        f"the replay of {config.id} earned {reward:g} where {float(scored):g} was scored", where=f"seed {episode.seed}",
+                        fix="was it scored with another version of ale-py or of the environment?",
+                    )
+                yield Moment(
+                    picture, action.tolist(), reward, score, None if q is None else q[0].float().cpu().numpy(),
+                    None if value is None else float(value[0]),
+                )
+                picture, score = next_picture, score + reward
+            yield Moment(picture, 0, 0.0, score, None, None)
+    finally:
+        twin.close()
+
+
+def frames_per_second(config: EnvConfig) -> Fraction:
+    """Pictures a second at the game's real speed: 15 on Atari, where a step is 4 of 60 frames."""
+    if is_atari(config.id):
+        from arcturus.envs.atari import FRAME_SKIP, FRAMES_PER_SECOND
+
+        return Fraction(FRAMES_PER_SECOND, FRAME_SKIP)
+    import gymnasium as gym
+
+    spec = gym.spec(config.id)
+    entry = spec.entry_point
+    metadata = getattr(gym.envs.registration.load_env_creator(entry), "metadata", {}) if isinstance(entry, str) else {}
+    return Fraction(int(metadata.get("render_fps", 30)))
+
+
+def labels(config: EnvConfig, count: int) -> list[str]:
+    if is_atari(config.id):
+        from arcturus.envs.atari import action_names
+
+        return action_names(config.id, config.full_action_space)
+    return [str(i) for i in range(count)]
+
+
+class Canvas:
+    """Draws one moment: the game, the panel beside it, the value's trace below."""
+
+    def __init__(self, config: EnvConfig, title: str, step_seconds: float):
+        self.config, self.title, self.step_seconds = config, title, step_seconds
+        self.big, self.small = ImageFont.load_default(22), ImageFont.load_default(13)
+        self.trace: deque[float] = deque(maxlen=400)
+        self.low, self.high = np.inf, -np.inf
+        self.count = 0
+
+    def draw(self, moment: Moment) -> Image.Image:
+        h, w = moment.picture.shape[:2]
+        wide = min(round(w * HEIGHT / h), 640) // 2 * 2
+        image = Image.new("RGB", (wide + PANEL, HEIGHT + TRACE), GROUND)
+        image.paste(Image.fromarray(moment.picture).resize((wide, HEIGHT), Image.Resampling.NEAREST), (0, 0))
+        pen, x = ImageDraw.Draw(image), wide + 14
+        pen.text((x, 10), self.title, INK, self.small)
+        pen.text((x, 32), f"score {moment.score:g}", INK, self.big)
+        pen.text((x, 62), f"{self.count * self.step_seconds:.1f} s   step {self.count}", DIM, self.small)
+        if moment.q_values is not None:
+            self._bars(pen, moment, x)
+        elif moment.value is not None:
+            pen.text((x, 90), f"value {moment.value:.3f}", INK, self.small)
+        if moment.value is not None:
+            self.trace.append(moment.value)
+            self.low, self.high = min(self.low, moment.value), max(self.high, moment.value)
+        self._line(pen, wide + PANEL)
+        self.count += 1
+        return image
+
+    def _bars(self, pen: ImageDraw.ImageDraw, moment: Moment, x: int) -> None:
+        q = moment.q_values
+        assert q is not None
+        names = labels(self.config, len(q))
+        pitch = min(26, (HEIGHT - 112) // len(q))
+        pen.text((x, 86), f"action-values {q.min():.2f} to {q.max():.2f}", DIM, self.small)
+        font = ImageFont.load_default(min(13, max(9, pitch - 4)))
+        span = max(float(q.max() - q.min()), 1e-6)
+        for i, (name, value) in enumerate(zip(names, q, strict=True)):
+            y, colour = 108 + i * pitch, CHOSEN if i == moment.action else BAR
+            length = 4 + int((PANEL - 130) * (float(value) - float(q.min())) / span)
+            pen.text((x, y), name, CHOSEN if i == moment.action else INK, font)
+            pen.rectangle((x + 104, y + 2, x + 104 + length, y + pitch - 4), fill=colour)
+
+    def _line(self, pen: ImageDraw.ImageDraw, width: int) -> None:
+        top, bottom = HEIGHT + 22, HEIGHT + TRACE - 12
+        if not self.trace:
+            return
+        pen.text((10, HEIGHT + 4), f"value {self.trace[-1]:.2f}   (from {self.low:.2f} to {self.high:.2f} so far)", DIM, self.small)
+        span = max(self.high - self.low, 1e-6)
+        step = (width - 20) / (self.trace.maxlen or 1)
+        points = [(10 + i * step, bottom - (v - self.low) / span * (bottom - top)) for i, v in enumerate(self.trace)]
+        if len(points) > 1:
+            pen.line(points, fill=LINE, width=2)
+        x, y = points[-1]
+        pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=CHOSEN)
+
+
+def check_film_path(path: Path) -> None:
+    """Before an evaluation is played for a film that could not be written."""
+    if path.suffix not in (".mp4", ".gif"):
+        raise ConfigError(f"a film is .mp4 or .gif, not {path.name!r}", where="--video")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{path.parent} can't be made: {e.strerror}", where="--video") from e
+
+
+def write_film(
+    path: Path, actor: Actor, config: EnvConfig, episode: ScoredEpisode, *, title: str = "", device: str = "cpu",
+    first: int = 0, steps: int | None = None, scale: float = 1.0,
+) -> int:
+    """Films an episode (or `steps` of it from step `first`) as .mp4 (H.264) or .gif; returns the number of pictures."""
+    check_film_path(path)
+    rate = frames_per_second(config)
+    canvas = Canvas(config, title or config.id, float(1 / rate))
+    end = len(episode.actions) + 1 if steps is None else first + steps
+
+    def pictures() -> Iterator[Image.Image]:
+        for i, moment in enumerate(replay(actor, config, episode, device)):
+            if i >= end:
+                return
+            image = canvas.draw(moment)
+            if i >= first:
+                yield image if scale == 1.0 else image.resize((int(image.width * scale), int(image.height * scale)))
+
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        count = _write_gif(temporary, pictures(), rate) if path.suffix == ".gif" else _write_mp4(temporary, pictures(), rate)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> int:
+    import av
+
+    count = 0
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream: Any = None
+        for image in pictures:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+                stream.width, stream.height, stream.pix_fmt = image.width // 2 * 2, image.height // 2 * 2, "yuv420p"
+            frame = av.VideoFrame.from_image(image.crop((0, 0, stream.width, stream.height)))
+            for packet in stream.encode(frame):
+                container.mux(packet)
+            count += 1
+        for packet in stream.encode():
+            container.mux(packet)
+    return count
+
+
+def _write_gif(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> int:
+    count = 0
+
+    def counted() -> Iterator[Image.Image]:
+        nonlocal count
+        for image in pictures:
+            count += 1
+            yield image.quantize(128, dither=Image.Dither.NONE)
+
+    frames = counted()
+    first = next(frames)
+    first.save(path, format="GIF", save_all=True, append_images=frames, duration=round(1000 / rate), loop=0)
+    return count
+
+
+def turning_points(values: np.ndarray) -> tuple[int, int, int]:
+    """Steps of a value trace [T]: on the way up to its highest peak, at it, and when it has fallen (Mnih et al. 2013, figure 3)."""
+    peak = int(values.argmax())
+    before = values[max(0, peak - 60) : peak + 1]
+    low = max(0, peak - 60) + int(before.argmin())
+    half = (values[low] + values[peak]) / 2
+    rise = next((i for i in range(low, peak + 1) if values[i] >= half), peak)
+    after = values[peak : peak + 60]
+    return rise, peak, peak + int(after.argmin())
+
+
+def value_figure(path: Path, actor: Actor, config: EnvConfig, episode: ScoredEpisode, *, device: str = "cpu") -> tuple[int, int, int]:
+    """Draws the predicted value over an episode with the pictures at its rise, peak and fall; returns their steps."""
+    from matplotlib.figure import Figure
+
+    values = np.array([m.value for m in replay(actor, config, episode, device) if m.value is not None])
+    if not len(values):
+        raise ConfigError("this agent predicts no value", where="--value-figure")
+    points = turning_points(values)
+    pictures = {i: m.picture for i, m in enumerate(replay(actor, config, episode, device)) if i in points}
+    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    grid = figure.add_gridspec(2, 3, height_ratios=[1.2, 1.6])
+    axes = figure.add_subplot(grid[0, :])
+    first, end = max(0, points[0] - 120), min(len(values), points[2] + 120)
+    axes.plot(np.arange(first, end), values[first:end], color="#2f6f8f", linewidth=1.4)
+    axes.set_xlabel("agent steps")
+    axes.set_ylabel("predicted value")
+    axes.set_title(f"{config.id}: value predicted while playing (episode seed {episode.seed}, score {episode.score:g})")
+    for letter, i in zip("ABC", points, strict=True):
+        axes.plot([i], [values[i]], "o", color="#c2410c")
+        axes.annotate(letter, (i, values[i]), textcoords="offset points", xytext=(6, 4), weight="bold")
+    for column, (letter, i) in enumerate(zip("ABC", points, strict=True)):
+        below = figure.add_subplot(grid[1, column])
+        below.imshow(pictures[i])
+        below.set_title(f"{letter}: step {i}, value {values[i]:.2f}", fontsize=10)
+        below.axis("off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return points

@@ -1,0 +1,181 @@
+"""evaluate-agent: scores a trained agent on whole episodes with raw rewards, keeps every episode, films any of them."""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+
+# isort: split
+from arcturus.errors import ConfigError
+
+POLICIES = "greedy, sample, or epsilon=X (default: what the protocol says)"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="evaluate-agent", description=__doc__, allow_abbrev=False)
+    p.add_argument("run", type=Path, help="the run folder")
+    p.add_argument("--episodes", type=int, default=30, help="whole episodes to play (default 30)")
+    p.add_argument("--checkpoint", default="last", help="last, best (by evaluation during training), or a step (default last)")
+    p.add_argument("--protocol", help="Atari: v5 or nature (default: the run's)")
+    p.add_argument("--policy", help=POLICIES)
+    p.add_argument("--seed", type=int, default=0, help="which episodes (default 0)")
+    p.add_argument("--num-envs", type=int, default=8, help="environments played side by side; no effect on the scores")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--floors", action="store_true", help="also score random play and the best constant action")
+    p.add_argument("--video", type=Path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --replay's")
+    p.add_argument("--replay", type=int, metavar="N", help="no scoring: film episode N of the newest evaluation")
+    p.add_argument("--value-figure", type=Path, metavar="FILE", help="draw the value with the frames at its rise, peak and fall")
+    p.add_argument("--rollouts", type=Path, metavar="FILE.npz", help="write every episode with what the agent saw")
+    p.add_argument("--json", action="store_true", help="print evaluation.json and nothing else")
+    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    if args.episodes < 1 or args.num_envs < 1 or args.seed < 0:
+        raise ConfigError("--episodes and --num-envs must be at least 1, --seed at least 0", where="evaluate-agent")
+    import torch
+
+    from arcturus.envs.atari import protocol
+    from arcturus.runs.folder import Run
+    from arcturus.runs.library import load
+    from arcturus.runs.settings import choose_device
+    from arcturus.scoring.evaluation import evaluate
+    from arcturus.scoring.film import check_film_path
+
+    torch.set_num_threads(1)
+    run, device = Run(args.run), choose_device(args.device)
+    if args.protocol:
+        protocol(args.protocol)
+    if args.video:
+        check_film_path(args.video)
+    if args.replay is not None:
+        return film_saved(run, args, device)
+    actor = load(run, args.checkpoint, device, tuple(args.trust))
+    config = actor.config.env
+    config = replace(config, protocol=args.protocol or config.protocol)
+    result = evaluate(
+        actor, config, args.episodes, seed=args.seed, policy=args.policy, device=device, num_envs=args.num_envs,
+        keep_frames=args.rollouts is not None,
+    )
+    result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
+    found = floors_of(config, args, device) if args.floors else {}
+    result.about.update(found)
+    folder = run.path / "evaluations" / f"step-{actor.step:012d}-{config.protocol}-{result.policy.replace('=', '')}-seed{args.seed}"
+    result.save(folder)
+    report = result.to_json()
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        tell(report, folder)
+    if args.rollouts:
+        write_rollouts(args.rollouts, result)
+    order = sorted(result.episodes, key=lambda e: e.score)
+    draw(args, actor, config, order[len(order) // 2], device)
+    return 0
+
+
+def floors_of(config: Any, args: argparse.Namespace, device: str) -> dict[str, Any]:
+    from arcturus.envs import is_atari
+    from arcturus.scoring.floors import floors
+    from arcturus.scoring.statistics import summary
+
+    found = floors(config, args.episodes, args.seed, device)
+    out: dict[str, Any] = {"floors": {"random": summary(found.random.scores)}}
+    if found.constant:
+        name = str(found.action)
+        if is_atari(config.id):
+            from arcturus.envs.atari import action_names
+
+            name = action_names(config.id, config.full_action_space)[found.action]
+        out["floors"]["constant"] = summary(found.constant.scores) | {"action": name}
+    return out
+
+
+def line(name: str, s: dict[str, Any]) -> str:
+    return (
+        f"{name:22s} mean {s['mean']:.2f} [{s['ci95_low']:.2f}, {s['ci95_high']:.2f}]  median {s['median']:.1f}  std {s['std']:.2f}  "
+        f"min {s['min']:g}  max {s['max']:g}  {s['episodes']} episodes"
+    )
+
+
+def tell(report: dict[str, Any], folder: Path) -> None:
+    print(f"{report['env']}  {report['protocol_rules']}\npolicy {report['policy']}, checkpoint at step {report['checkpoint']:,}")
+    print(line(report["agent"], report["score"]))
+    for name, floor in report.get("floors", {}).items():
+        print(line("random play" if name == "random" else f"constant {floor['action']}", floor))
+    if report.get("human_normalised") is not None:
+        print(f"human-normalised {100 * report['human_normalised']:.1f}% (0 random, 100 human; Wang et al. 2016's table)")
+    if "start_value" in report:
+        v = report["start_value"]
+        print(f"value at the start: predicted {v['predicted']:.3f}, obtained {v['obtained']:.3f} (discounted, as the agent learns it)")
+    if report["stalled"]:
+        print(f"{report['stalled']} episodes went nowhere and were ended; their scores stand")
+    print(f"kept in {folder}  (--replay N --video FILE films episode N)")
+
+
+def write_rollouts(path: Path, result: Any) -> None:
+    """One array a field, episodes end to end; lengths says where they part.  frames has one more row than actions."""
+    import numpy as np
+
+    e = result.episodes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path, frames=np.concatenate([x.frames for x in e]), actions=np.concatenate([x.actions for x in e]),
+        rewards=np.concatenate([x.rewards for x in e]), lengths=np.array([x.length for x in e]),
+        seeds=np.array([x.seed for x in e]), stalled=np.array([x.stalled for x in e]),
+    )
+    print(f"rollouts in {path}", file=sys.stderr)
+
+
+def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
+    from safetensors.numpy import load_file
+
+    from arcturus.runs.folder import read_json
+    from arcturus.runs.library import load
+    from arcturus.scoring.evaluation import ScoredEpisode
+
+    saved = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
+    if not saved:
+        raise ConfigError(f"{run.path} has no evaluation to film from", where="--replay", fix=f"evaluate-agent {run.path} first")
+    if not args.video and not args.value_figure:
+        raise ConfigError("--replay films an episode: where to?", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png")
+    report = read_json(saved[-1])
+    episodes = report["per_episode"]
+    if not 0 <= args.replay < len(episodes):
+        raise ConfigError(f"there is no episode {args.replay}; there are 0 to {len(episodes) - 1}", where="--replay")
+    arrays, chosen = load_file(saved[-1].parent / "episodes.safetensors"), episodes[args.replay]
+    actor = load(run, str(report["checkpoint"]), device, tuple(args.trust))
+    episode = ScoredEpisode(
+        chosen["seed"], chosen["score"], chosen["length"], chosen["stalled"], arrays[f"{args.replay}/actions"],
+        arrays[f"{args.replay}/rewards"], None, None,
+    )
+    config = actor.config.env
+    draw(args, actor, replace(config, protocol=report["protocol"] if report["protocol"] != "-" else config.protocol), episode, device)
+    return 0
+
+
+def draw(args: argparse.Namespace, actor: Any, config: Any, episode: Any, device: str) -> None:
+    from arcturus.scoring.film import value_figure, write_film
+
+    if args.video:
+        title = f"{config.id}  {actor.config.agent_name}"
+        count = write_film(args.video, actor, config, episode, title=title, device=device)
+        print(f"film {args.video}: {count} pictures, seed {episode.seed}, score {episode.score:g}", file=sys.stderr)
+    if args.value_figure:
+        points = value_figure(args.value_figure, actor, config, episode, device=device)
+        print(f"value figure {args.value_figure}: steps {points}", file=sys.stderr)
+
+
+def cli() -> None:
+    sys.exit(guarded(main, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,116 @@
+"""What the tests share: a small pixel environment whose frames tell their own history, and tiny runs."""
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from arcturus.api import Act
+from arcturus.envs.vector import DeviceEnvs, HostRow
+
+torch.set_num_threads(1)
+
+
+class CounterBackend:
+    """N environments of 9x9 frames, each filled with a number that goes up with every step of its environment.
+
+    Episodes last 2 to 7 steps and end by termination (even environments) or truncation (odd ones); a life is lost at every
+    third step; the reward is the step's number in its episode, times the environment's number plus one.
+    """
+
+    frame_shape, obs_dtype, has_lives, env_id = (9, 9), torch.uint8, True, "test/Counter"
+
+    def __init__(self, num_envs: int = 3, actions: int = 3):
+        self.num_envs, self.action_space = num_envs, gym.spaces.Discrete(actions)
+        self.sent: np.ndarray | None = None
+        self.resets = 0
+
+    def _row(self, reward, terminated, truncated, life_lost):
+        obs = np.repeat(self.count.astype(np.uint8), 81).reshape(self.num_envs, 9, 9)
+        return HostRow(obs, reward.astype(np.float32), terminated, truncated, life_lost)
+
+    def reset(self, seeds, mask):
+        assert self.sent is None, "reset while sent"
+        self.resets += 1
+        no = np.zeros(self.num_envs, bool)
+        if mask is None:
+            mask = ~no
+            self.count, self.t = np.zeros(self.num_envs, np.int64), np.zeros(self.num_envs, np.int64)
+            self.length, self.done = np.zeros(self.num_envs, np.int64), no.copy()
+            self.rngs = [np.random.default_rng(int(s)) for s in seeds]
+        for i in np.flatnonzero(mask):
+            self.rngs[i] = np.random.default_rng(int(seeds[i]))
+            self._open(i)
+        return self._row(np.zeros(self.num_envs), no, no, no)
+
+    def _open(self, i):
+        self.t[i], self.length[i], self.done[i] = 0, self.rngs[i].integers(2, 8), False
+        self.count[i] = self.count[i] % 250 + 1
+
+    def send(self, action):
+        assert self.sent is None
+        self.sent = action
+
+    def recv(self):
+        assert self.sent is not None
+        self.sent = None
+        n = self.num_envs
+        reward, terminated, truncated, lost = np.zeros(n), np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
+        for i in range(n):
+            if self.done[i]:
+                self._open(i)
+                continue
+            self.t[i] += 1
+            self.count[i] = self.count[i] % 250 + 1
+            reward[i] = self.t[i] * (i + 1)
+            self.done[i] = self.t[i] >= self.length[i]
+            terminated[i], truncated[i] = self.done[i] and i % 2 == 0, self.done[i] and i % 2 == 1
+            lost[i] = self.t[i] % 3 == 0 and not self.done[i]
+        return self._row(reward, terminated, truncated, lost)
+
+    def close(self):
+        assert self.sent is None, "closed while sent"
+
+
+class RandomActor:
+    """Plays at random; learns nothing."""
+
+    stochastic, on_policy, network, objective = True, False, None, None
+
+    def __init__(self, actions: int = 3):
+        self.actions, self.rows = actions, []
+
+    def initial_state(self, n):
+        return ()
+
+    def act(self, ts, state, *, explore, generator=None):
+        return Act(torch.randint(self.actions, ts.reward.shape, generator=generator), (), {})
+
+    def observe(self, step):
+        self.rows.append(step)
+
+    def learn(self, ts=None, state=()):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state): ...
+
+
+@pytest.fixture
+def counter():
+    """counter(n, stack): DeviceEnvs over CounterBackend."""
+    return lambda n=3, stack=4, actions=3: DeviceEnvs(CounterBackend(n, actions), "cpu", frame_stack=stack)
+
+
+@pytest.fixture
+def random_actor():
+    return RandomActor
