@@ -3,6 +3,7 @@
 A module exports Config (a frozen dataclass), PRESETS (name -> Preset), DEFAULT_PRESETS ((family, device type) -> name) and
 Agent, called with (config, spec, device, seeds).  Listing them reads the files without importing them, hence without torch.
 """
+
 from __future__ import annotations
 
 import ast
@@ -46,7 +47,9 @@ def load(name: str) -> ModuleType:
     try:
         module = importlib.import_module(name if "." in name else f"{__name__}.{name}")
     except ModuleNotFoundError as e:
-        raise ConfigError(f"agent {name} can't be imported: {e}", where="train-agent AGENT", fix="is its package installed?") from e
+        raise ConfigError(
+            f"agent {name} can't be imported: {e}", where="train-agent AGENT", fix="is its package installed?"
+        ) from e
     missing = [x for x in ("Config", "PRESETS", "Agent") if not hasattr(module, x)]
     if missing:
         raise ConfigError(f"{name} is no agent: it has no {', '.join(missing)}", where="train-agent AGENT")

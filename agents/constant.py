@@ -1,11 +1,11 @@
 """One action for ever: the second floor. Holding a button earns hundreds of points in many games, so an agent must beat that too."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-
 from arcturus.api import Act, EnvSpec, Metrics, State, Step, TimeStep
 from arcturus.config import Bounds, Preset
 from arcturus.errors import ConfigError

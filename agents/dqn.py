@@ -13,6 +13,7 @@ Algorithm 1 of 2013, its steps marked in the code:
 Switches: double Q-learning (van Hasselt et al. 2016), n-step returns, Huber's loss (the clipped error of 2015), C = 0 for no
 target network (2013), the loss of a life as an end (2015).
 """
+
 from __future__ import annotations
 
 import copy
@@ -20,8 +21,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor, nn
-
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds, Preset
 from arcturus.losses import linear_schedule, q_learning, td_loss
@@ -30,6 +29,7 @@ from arcturus.optimizers import CentredRMSProp, load_optimizer_tensors, optimize
 from arcturus.replay.records import Transition
 from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -81,43 +81,85 @@ PRESETS = {
     "mnih2013": Preset(
         "Mnih et al. 2013, section 5: batch 32, epsilon 1 to 0.1 over 1M, 1M replay; RMSProp's numbers from Mnih et al. 2015",
         agent={
-            "torso": "mnih2013", "target_period": 0, "optimizer": "rmsprop", "learning_rate": 2.5e-4, "optimizer_eps": 0.01,
-            "replay_ratio": 1.0, "learn_start": 50_000, "epsilon_final": 0.1, "epsilon_steps": 1_000_000,
+            "torso": "mnih2013",
+            "target_period": 0,
+            "optimizer": "rmsprop",
+            "learning_rate": 2.5e-4,
+            "optimizer_eps": 0.01,
+            "replay_ratio": 1.0,
+            "learn_start": 50_000,
+            "epsilon_final": 0.1,
+            "epsilon_steps": 1_000_000,
         },
-        env={"protocol": "nature"}, run={"steps": 10_000_000},
+        env={"protocol": "nature"},
+        run={"steps": 10_000_000},
     ),
     "nature": Preset(
         "Mnih et al. 2015, extended data table 1, in agent steps as the authors' code and DQN Zoo read it",
         agent={
-            "torso": "nature", "huber": True, "target_period": 10_000, "life_loss": True, "optimizer": "rmsprop",
-            "learning_rate": 2.5e-4, "optimizer_eps": 0.01, "learn_start": 50_000, "epsilon_final": 0.1,
+            "torso": "nature",
+            "huber": True,
+            "target_period": 10_000,
+            "life_loss": True,
+            "optimizer": "rmsprop",
+            "learning_rate": 2.5e-4,
+            "optimizer_eps": 0.01,
+            "learn_start": 50_000,
+            "epsilon_final": 0.1,
             "epsilon_steps": 1_000_000,
         },
-        env={"protocol": "nature"}, run={"steps": 50_000_000},
+        env={"protocol": "nature"},
+        run={"steps": 50_000_000},
     ),
     "adam": Preset(
         "Dopamine's DQN (Castro et al. 2018) with Adam of Hessel et al. 2018 and squared loss (Obando-Ceron & Castro 2021)",
-        agent={"torso": "nature"}, run={"steps": 10_000_000},
+        agent={"torso": "nature"},
+        run={"steps": 10_000_000},
     ),
     "cpu-small": Preset(
         "chosen here for two CPU cores: 42x42 frames and the small torso, double, 3-step; no paper's numbers",
         agent={
-            "torso": "small", "n_step": 3, "double": True, "huber": True, "target_period": 2_000, "learning_rate": 5e-4,
-            "capacity": 200_000, "learn_start": 2_000, "epsilon_final": 0.02, "epsilon_steps": 40_000,
+            "torso": "small",
+            "n_step": 3,
+            "double": True,
+            "huber": True,
+            "target_period": 2_000,
+            "learning_rate": 5e-4,
+            "capacity": 200_000,
+            "learn_start": 2_000,
+            "epsilon_final": 0.02,
+            "epsilon_steps": 40_000,
         },
-        env={"frame_size": 42, "num_envs": 8}, run={"steps": 1_000_000},
+        env={"frame_size": 42, "num_envs": 8},
+        run={"steps": 1_000_000},
     ),
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
         agent={
-            "double": True, "huber": True, "n_step": 3, "reward_clip": 0.0, "target_period": 250, "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8, "max_grad_norm": 10.0, "batch_size": 128, "replay_ratio": 0.5, "capacity": 50_000,
-            "learn_start": 1_000, "epsilon_final": 0.04, "epsilon_steps": 10_000,
+            "double": True,
+            "huber": True,
+            "n_step": 3,
+            "reward_clip": 0.0,
+            "target_period": 250,
+            "learning_rate": 1e-3,
+            "optimizer_eps": 1e-8,
+            "max_grad_norm": 10.0,
+            "batch_size": 128,
+            "replay_ratio": 0.5,
+            "capacity": 50_000,
+            "learn_start": 1_000,
+            "epsilon_final": 0.04,
+            "epsilon_steps": 10_000,
         },
         run={"steps": 50_000},
     ),
 }
-DEFAULT_PRESETS = {("atari", "cuda"): "adam", ("atari", "cpu"): "cpu-small", ("classic", "cuda"): "classic", ("classic", "cpu"): "classic"}
+DEFAULT_PRESETS = {
+    ("atari", "cuda"): "adam",
+    ("atari", "cpu"): "cpu-small",
+    ("classic", "cuda"): "classic",
+    ("classic", "cpu"): "classic",
+}
 
 
 def loss(q: nn.Module, q_target: nn.Module, batch: Transition, c: Config) -> tuple[Tensor, Metrics]:
@@ -142,7 +184,7 @@ class Agent:
         self.replay_rng = seeds.branch("replay").torch(where)
         with seeds.branch("init").initialising():
             network = QNetwork(spec, self.num_actions, config.torso, config.average_pool)  # (2)
-        self.network: nn.Module = network.to(self.device, memory_format=torch.channels_last)
+        self.network: nn.Module = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.optimizer = self._make_optimizer()
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)

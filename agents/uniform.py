@@ -1,4 +1,5 @@
 """Uniform random play: the floor under every learning curve, and the smallest agent there can be."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-
 from arcturus.api import Act, EnvSpec, Metrics, State, Step, TimeStep
 from arcturus.config import Preset
 from arcturus.seeding import Seeds

@@ -6,6 +6,7 @@
 
 Nothing here imports torch until it is used.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

@@ -2,6 +2,7 @@
 
 Leading dimensions are law: [N] live environments, [T, N] rows, [B] sampled.  Everything lives on one device.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import torch
+from arcturus.errors import ConfigError
 from torch import Tensor
-
-from .errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,6 +4,7 @@ A field is `name: Annotated[type, Bounds(...)] = default` with a docstring under
 keyword options) is decoded by the field's type; an unknown name, a wrong type or a number out of bounds is one ConfigError.
 Imports neither torch nor anything slow.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,8 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-
-from .errors import ConfigError, nearest
+from arcturus.errors import ConfigError, nearest
 
 C = TypeVar("C")
 

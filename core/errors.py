@@ -1,4 +1,5 @@
 """The one kind of error a user is meant to see: what happened, where, and how to mend it.  Imports nothing heavy."""
+
 from __future__ import annotations
 
 import difflib

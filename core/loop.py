@@ -3,6 +3,7 @@
 An on-policy agent learns before it acts, so it never acts with a policy older than its last update; a replay agent learns
 while the emulator's threads run.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -10,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-
-from .api import Agent, Environments, Metrics, Step
+from arcturus.api import Agent, Environments, Metrics, Step
 
 
 class Row(NamedTuple):

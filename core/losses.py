@@ -8,6 +8,7 @@
 | discount_t | [B]    | gamma^n; 0 after termination, gamma^k after a truncation at step k |
 | q_t        | [B, A] | action-values at t that are bootstrapped from                      |
 """
+
 from __future__ import annotations
 
 import torch

@@ -8,15 +8,15 @@
 | small    | 16 of 4x4 stride 2, 32 of 3x3 stride 2, 32 of 3x3 stride 2, 128 units; for small frames | this project                  |
 | mlp      | 2 x 128 units                                                                           | this project                  |
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict
 
 import torch
+from arcturus.api import EnvSpec
+from arcturus.errors import ConfigError, nearest
 from torch import Tensor, nn
-
-from .api import EnvSpec
-from .errors import ConfigError, nearest
 
 TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp")
 
@@ -71,7 +71,9 @@ class Torso(nn.Module):
             name = "mlp" if not image else "nature" if min(spec.obs_shape[-2:]) >= 64 else "small"
         if name != "mlp" and not image:
             raise ConfigError(
-                f"the {name} torso reads images; {spec.env_id} shows {spec.obs_shape}", where="--agent.torso", fix="use mlp, or auto"
+                f"the {name} torso reads images; {spec.env_id} shows {spec.obs_shape}",
+                where="--agent.torso",
+                fix="use mlp, or auto",
             )
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
         self.image = name != "mlp"
@@ -89,7 +91,8 @@ class Torso(nn.Module):
                 flat = nn.Sequential(layers)(torch.zeros(1, channels, height, width)).numel()
             except RuntimeError as e:
                 raise ConfigError(
-                    f"frames of {height}x{width} are too small for the {name} torso", where="--env.frame-size",
+                    f"frames of {height}x{width} are too small for the {name} torso",
+                    where="--env.frame-size",
                     fix="use larger frames (84), or --agent.torso small",
                 ) from e
             layers["flatten"] = nn.Flatten()

@@ -1,4 +1,5 @@
 """The optimiser of Mnih et al. 2015, and moving any optimiser's state in and out of plain tensors."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable

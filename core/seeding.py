@@ -3,6 +3,7 @@
 Every branch is a numpy SeedSequence made from (run seed, branch name, index), never from how many were made before it:
 evaluating, filming or logging draws from branches of its own and can't move training by a bit.
 """
+
 from __future__ import annotations
 
 import zlib

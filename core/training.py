@@ -1,4 +1,5 @@
 """A whole run: builds environments and agent, reads the loop, and logs, evaluates and saves along the way."""
+
 from __future__ import annotations
 
 import signal
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from arcturus import agents
 from arcturus.api import EnvSpec
 from arcturus.envs import open_envs
@@ -38,7 +38,8 @@ def restore(agent: Any, state: dict[str, Any], where: str) -> None:
         agent.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as e:
         raise CheckpointError(
-            f"the checkpoint doesn't fit this agent: {str(e).splitlines()[0]}", where=where,
+            f"the checkpoint doesn't fit this agent: {str(e).splitlines()[0]}",
+            where=where,
             fix="was config.yaml changed, or is it another version's run?",
         ) from e
 
@@ -105,7 +106,8 @@ class Trainer:
             saved = self._restore() if self.resume else None
             if self.steps >= self.config.run.steps:
                 raise ConfigError(
-                    f"{self.run.path} has its {self.steps:,} steps already", where="train-agent resume",
+                    f"{self.run.path} has its {self.steps:,} steps already",
+                    where="train-agent resume",
                     fix=f"go on to more with --steps {2 * self.steps}",
                 )
             self.heldout = self._hold_out_states()
@@ -129,7 +131,12 @@ class Trainer:
     def _loop(self, envs: Any) -> None:
         total = self.config.run.steps
         rows = run_loop(
-            envs, self.agent, steps=total, start=self.steps, generator=self.generator, cut_due=self._cut_due,
+            envs,
+            self.agent,
+            steps=total,
+            start=self.steps,
+            generator=self.generator,
+            cut_due=self._cut_due,
             seeds=lambda: self.seeds.branch("env", self.steps).environments(envs.num_envs),
         )
         try:
@@ -167,13 +174,18 @@ class Trainer:
             return
         began = time.perf_counter()
         result = evaluate(
-            self.agent, self.config.env, self.config.run.eval_episodes, seed=self.seeds.branch("selection"),
+            self.agent,
+            self.config.env,
+            self.config.run.eval_episodes,
+            seed=self.seeds.branch("selection"),
             device=self.config.device,
         )
         score = summary(result.scores)
         values = {
-            "eval/episodic_return_mean": score["mean"], "eval/episodic_return_median": score["median"],
-            "eval/ci_low": score["ci95_low"], "eval/ci_high": score["ci95_high"],
+            "eval/episodic_return_mean": score["mean"],
+            "eval/episodic_return_median": score["median"],
+            "eval/ci_low": score["ci95_low"],
+            "eval/ci_high": score["ci95_high"],
             "eval/episodic_length": float(np.mean([e.length for e in result.episodes])),
         }
         extra = result.to_json()
@@ -199,8 +211,11 @@ class Trainer:
 
     def _save(self) -> None:
         state = {
-            "agent": self.agent.state_dict(), "policy_rng": self.generator.get_state(), "steps": self.steps,
-            "best": self.best if np.isfinite(self.best) else None, "monitor": self.monitor.state(),
+            "agent": self.agent.state_dict(),
+            "policy_rng": self.generator.get_state(),
+            "steps": self.steps,
+            "best": self.best if np.isfinite(self.best) else None,
+            "monitor": self.monitor.state(),
         }
         try:
             self.checkpoints.save(self.steps, state, getattr(self.agent, "replay", None), keep=self.config.run.keep)
@@ -240,7 +255,9 @@ class Trainer:
         self.run.update(status="finished", steps=self.steps, best=self.best if np.isfinite(self.best) else None)
 
 
-def start_run(config: RunConfig, argv: list[str], *, quiet: bool = False, announce: Callable[[Run], None] = lambda run: None) -> Run:
+def start_run(
+    config: RunConfig, argv: list[str], *, quiet: bool = False, announce: Callable[[Run], None] = lambda run: None
+) -> Run:
     """Trains a new run from its beginning; its folder says what happened, however it ends."""
 
     def open_run() -> Run:

@@ -1,4 +1,5 @@
 """Environments: one door, make(), to every Atari game that ale-py ships and to Gymnasium's registry."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from arcturus.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-
     from arcturus.envs.vector import Backend, DeviceEnvs
 
 
@@ -54,8 +54,13 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
         from arcturus.envs.atari import AtariBackend, protocol
 
         return AtariBackend(
-            config.id, config.num_envs, protocol(config.protocol), frame_size=config.frame_size,
-            full_action_space=config.full_action_space, threads=config.threads, **kwargs,
+            config.id,
+            config.num_envs,
+            protocol(config.protocol),
+            frame_size=config.frame_size,
+            full_action_space=config.full_action_space,
+            threads=config.threads,
+            **kwargs,
         )
     from arcturus.envs.classic import ClassicBackend
 

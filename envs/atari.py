@@ -4,6 +4,7 @@ Always what the emulator says: raw rewards, whole games.  Clipping and the loss 
 Options that look right and are not: `reward_clipping` (loses the score), `episodic_life` (restarts the whole game at each
 life), `life_loss_info` (says terminated while the game goes on).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +16,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-
 from arcturus.envs.vector import HostRow
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 
@@ -44,11 +44,21 @@ class Protocol:
 
 PROTOCOLS = {
     "v5": Protocol(
-        "v5", 0.25, 30, True, 108_000, 0.001,
+        "v5",
+        0.25,
+        30,
+        True,
+        108_000,
+        0.001,
         "Machado et al. 2018, section 5 (sticky actions, whole games), with the resets of ale-py's v5 vector environments",
     ),
     "nature": Protocol(
-        "nature", 0.0, 30, False, 18_000, 0.05,
+        "nature",
+        0.0,
+        30,
+        False,
+        18_000,
+        0.05,
         "Mnih et al. 2015, Methods, Evaluation procedure (no-op starts, 5 minutes, epsilon 0.05)",
     ),
 }
@@ -85,7 +95,10 @@ def _interface(game: str) -> Any:
 
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     emulator = ale_py.ALEInterface()
-    emulator.loadROM(ale_py.roms.get_rom_path(game))
+    rom = ale_py.roms.get_rom_path(game)
+    if rom is None:
+        raise EnvironmentProblem(f"ale-py has no ROM of {game}", where="--env", fix="pip install --force-reinstall ale-py")
+    emulator.loadROM(rom)
     return emulator
 
 
@@ -100,28 +113,48 @@ class AtariBackend:
     obs_dtype = torch.uint8
 
     def __init__(
-        self, env_id: str, num_envs: int, rules: Protocol, *, frame_size: int = 84, full_action_space: bool = False,
-        threads: int = 0, colour: bool = False,
+        self,
+        env_id: str,
+        num_envs: int,
+        rules: Protocol,
+        *,
+        frame_size: int = 84,
+        full_action_space: bool = False,
+        threads: int = 0,
+        colour: bool = False,
     ):
         if env_id not in games():
             raise ConfigError(f"unknown game {env_id!r}", where="--env", fix=nearest(env_id, games(), "games"))
         self.env_id, self.num_envs = env_id, num_envs
         height, width = (210, 160) if colour else (frame_size, frame_size)
-        self.frame_shape = (height, width, 3) if colour else (height, width)
+        self.frame_shape: tuple[int, ...] = (height, width, 3) if colour else (height, width)
         try:
             from ale_py.vector_env import AtariVectorEnv
 
             self._envs = AtariVectorEnv(
-                games()[env_id], num_envs, num_threads=threads, stack_num=1, grayscale=not colour, img_height=height,
-                img_width=width, frameskip=FRAME_SKIP, maxpool=True, reward_clipping=False, episodic_life=False,
-                life_loss_info=False, full_action_space=full_action_space, noop_max=rules.noop_max,
-                use_fire_reset=rules.fire_on_reset, max_num_frames_per_episode=rules.max_frames,
+                games()[env_id],
+                num_envs,
+                num_threads=threads,
+                stack_num=1,
+                grayscale=not colour,
+                img_height=height,
+                img_width=width,
+                frameskip=FRAME_SKIP,
+                maxpool=True,
+                reward_clipping=False,
+                episodic_life=False,
+                life_loss_info=False,
+                full_action_space=full_action_space,
+                noop_max=rules.noop_max,
+                use_fire_reset=rules.fire_on_reset,
+                max_num_frames_per_episode=rules.max_frames,
                 repeat_action_probability=rules.repeat_action_probability,
                 autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP,
             )
         except (FileNotFoundError, OSError, RuntimeError, ImportError, KeyError) as e:
             raise EnvironmentProblem(
-                f"{env_id} can't be opened: {str(e).splitlines()[0] if str(e) else type(e).__name__}", where="--env",
+                f"{env_id} can't be opened: {str(e).splitlines()[0] if str(e) else type(e).__name__}",
+                where="--env",
                 fix="the game's ROM comes with ale-py: reinstall it (pip install --force-reinstall ale-py), "
                 "and unset ALE_ROMS_DIR if it points elsewhere",
             ) from e

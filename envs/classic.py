@@ -3,6 +3,7 @@
 Observations become what a torso can read: images (uint8, rank 2 or 3) stay bytes with channels first; everything else is a
 float32 vector, discrete values one-hot.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -14,11 +15,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-
 from arcturus.envs.vector import HostRow
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 
 def encoder(space: gym.Space, env_id: str) -> tuple[tuple[int, ...], torch.dtype, Callable[[np.ndarray], np.ndarray]]:
@@ -37,13 +37,16 @@ def encoder(space: gym.Space, env_id: str) -> tuple[tuple[int, ...], torch.dtype
     if isinstance(space, spaces.MultiDiscrete):
         eyes = [np.eye(int(n), dtype=np.float32) for n in space.nvec.ravel()]
         start = space.start.ravel()
-        return (int(space.nvec.sum()),), torch.float32, lambda x: np.concatenate(
-            [e[column] for e, column in zip(eyes, (x.reshape(len(x), -1) - start).T, strict=True)], -1
+        return (
+            (int(space.nvec.sum()),),
+            torch.float32,
+            lambda x: np.concatenate([e[column] for e, column in zip(eyes, (x.reshape(len(x), -1) - start).T, strict=True)], -1),
         )
     if isinstance(space, spaces.MultiBinary):
         return (int(np.prod(space.shape)),), torch.float32, lambda x: x.reshape(len(x), -1).astype(np.float32)
     raise ConfigError(
-        f"{env_id} has {type(space).__name__} observations, which no agent here can read", where="--env",
+        f"{env_id} has {type(space).__name__} observations, which no agent here can read",
+        where="--env",
         fix="flatten them with gymnasium.wrappers.FlattenObservation in an environment id of your own",
     )
 
@@ -52,7 +55,8 @@ def check_actions(space: gym.Space, env_id: str) -> None:
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise ConfigError(
             f"{env_id} has {type(space).__name__} actions; agents here act in Discrete, MultiDiscrete and MultiBinary spaces",
-            where="--env", fix="wrap it so that its actions are discrete, under an environment id of your own",
+            where="--env",
+            fix="wrap it so that its actions are discrete, under an environment id of your own",
         )
 
 
@@ -67,7 +71,9 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
         raise unknown(env_id, e) from e
     except ModuleNotFoundError as e:
         raise ConfigError(
-            f"{env_id} can't be opened: {e}", where="--env", fix="MODULE:ID imports MODULE first; is it installed, or on PYTHONPATH?"
+            f"{env_id} can't be opened: {e}",
+            where="--env",
+            fix="MODULE:ID imports MODULE first; is it installed, or on PYTHONPATH?",
         ) from e
 
 
@@ -130,5 +136,7 @@ def import_module_of(env_id: str) -> str:
         try:
             importlib.import_module(module)
         except ImportError as e:
-            raise ConfigError(f"{env_id} can't be opened: {e}", where="--env", fix="is the module installed, or on PYTHONPATH?") from e
+            raise ConfigError(
+                f"{env_id} can't be opened: {e}", where="--env", fix="is the module installed, or on PYTHONPATH?"
+            ) from e
     return name

@@ -4,6 +4,7 @@ A row carries its age, min(steps since the episode's reset, 255).  The frame k s
 exactly if age >= k; what lies further back is blank (zero), as in ale-py and in Gymnasium's FrameStackObservation with
 padding_type="zero".
 """
+
 from __future__ import annotations
 
 import torch

@@ -7,6 +7,7 @@ the device, the account of finished episodes, and the rule that environments are
 
 Resetting between send() and recv() would corrupt an emulator that is stepping in its threads, so it raises here.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,11 +16,10 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
-
 from arcturus.api import EnvSpec, TimeStep
 from arcturus.envs.frames import OLDEST, FrameStack
 from arcturus.seeding import Seeds
+from torch import Tensor
 
 
 class HostRow(NamedTuple):
@@ -72,7 +72,10 @@ class DeviceEnvs:
         self._stack = FrameStack(n, frame_stack, backend.frame_shape, backend.obs_dtype, device) if frame_stack > 1 else None
         shape = (frame_stack, *backend.frame_shape) if frame_stack > 1 else backend.frame_shape
         self.spec = EnvSpec(backend.env_id, n, shape, backend.obs_dtype, backend.action_space, frame_stack, backend.has_lives)
-        self.single_action_space, self.action_space = backend.action_space, gym.vector.utils.batch_space(backend.action_space, n)
+        self.single_action_space, self.action_space = (
+            backend.action_space,
+            gym.vector.utils.batch_space(backend.action_space, n),
+        )
         byte = backend.obs_dtype == torch.uint8
         self.single_observation_space = gym.spaces.Box(
             0 if byte else -np.inf, 255 if byte else np.inf, shape, np.uint8 if byte else np.float32
@@ -86,6 +89,7 @@ class DeviceEnvs:
         self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
         self._state = "new"  # new, idle, sent, closed
         self._pinned: dict[str, Tensor] = {}
+        self._timestep_now: TimeStep
         self.host: HostRow  # the newest row as the backend gave it, for those who read on the host anyway
 
     # -- the records' face -------------------------------------------------------------------------------------------
@@ -96,7 +100,9 @@ class DeviceEnvs:
         The others' rows come back as they stood, except that reward and flags are blank: they were seen already.
         """
         if self._state in ("sent", "closed") or (self._state == "new" and mask is not None):
-            raise RuntimeError(f"environments can't be reset while {self._state}: call recv() before reset, and reset whole first")
+            raise RuntimeError(
+                f"environments can't be reset while {self._state}: call recv() before reset, and reset whole first"
+            )
         everyone = mask is None
         mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
         row = self.backend.reset(np.asarray(seeds, np.int64), None if everyone else mask)
@@ -199,7 +205,7 @@ class DeviceEnvs:
     def _check(self, action: np.ndarray) -> None:
         """An action outside its range hangs ale-py's emulator threads for ever, so it never gets there."""
         space = self.single_action_space
-        if action.shape != (self.num_envs, *space.shape):
+        if action.shape != (self.num_envs, *(space.shape or ())):
             raise ValueError(f"actions must be [{self.num_envs}, *{space.shape}], not {action.shape}")
         if isinstance(space, gym.spaces.Discrete):
             high: Any = space.n

@@ -1,4 +1,5 @@
 """What learning reads.  Names and subscripts as in Sutton & Barto and rlax: act at t-1, arrive at t."""
+
 from __future__ import annotations
 
 from typing import NamedTuple

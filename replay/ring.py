@@ -5,18 +5,18 @@ row keeps 7 bytes: action (uint8, where it fits), reward (float32, raw), flags (
 found by the same rule (envs/frames.py) that built the stack the actor saw; frames that lie before an episode's beginning are
 read from one slot behind the ring that is always blank, so nothing is masked afterwards and nothing waits for the host.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import gymnasium as gym
 import torch
-from torch import Tensor
-
 from arcturus.api import EnvSpec, Step
 from arcturus.envs.frames import reach
 from arcturus.errors import ConfigError
 from arcturus.replay.records import Transition
+from torch import Tensor
 
 TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES = 1, 2, 4, 8, 16
 LAST = TERMINATED | TRUNCATED | CUT
@@ -48,14 +48,16 @@ def check_memory(capacity: int, spec: EnvSpec, device: torch.device, available: 
     """One clear line before training starts, instead of a killed process hours later.  available: bytes."""
     if capacity < 2 * spec.num_envs:
         raise ConfigError(
-            f"a replay of {capacity:,} steps holds less than two rows of {spec.num_envs} environments", where="--agent.capacity",
+            f"a replay of {capacity:,} steps holds less than two rows of {spec.num_envs} environments",
+            where="--agent.capacity",
             fix=f"use at least {2 * spec.num_envs:,}",
         )
     need, each = row_bytes(spec) * capacity, row_bytes(spec)
     if need > available:
         raise ConfigError(
             f"a replay of {capacity:,} steps needs {need / 1e9:.2f} GB on {device}, where {available / 1e9:.2f} GB are free",
-            where="--agent.capacity", fix=f"use at most {int(available * 0.9) // each:,} (or --agent.replay-device cpu)",
+            where="--agent.capacity",
+            fix=f"use at most {int(available * 0.9) // each:,} (or --agent.replay-device cpu)",
         )
 
 
@@ -135,8 +137,15 @@ class Ring:
         return self.count - n_step > self.oldest
 
     def sample(
-        self, batch: int, generator: torch.Generator, *, n_step: int = 1, gamma: float = 0.99, reward_clip: float = 0.0,
-        life_loss: bool = False, draw: Draw = uniform,
+        self,
+        batch: int,
+        generator: torch.Generator,
+        *,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        reward_clip: float = 0.0,
+        life_loss: bool = False,
+        draw: Draw = uniform,
     ) -> Transition:
         """`batch` transitions over at most n_step steps.
 

@@ -1,4 +1,5 @@
 """evaluate-agent: scores a trained agent on whole episodes with raw rewards, keeps every episode, films any of them."""
+
 from __future__ import annotations
 
 import argparse
@@ -41,7 +42,6 @@ def main(argv: list[str]) -> int:
     if args.episodes < 1 or args.num_envs < 1 or args.seed < 0:
         raise ConfigError("--episodes and --num-envs must be at least 1, --seed at least 0", where="evaluate-agent")
     import torch
-
     from arcturus.envs.atari import protocol
     from arcturus.runs.folder import Run
     from arcturus.runs.library import load
@@ -61,13 +61,21 @@ def main(argv: list[str]) -> int:
     config = actor.config.env
     config = replace(config, protocol=args.protocol or config.protocol)
     result = evaluate(
-        actor, config, args.episodes, seed=args.seed, policy=args.policy, device=device, num_envs=args.num_envs,
+        actor,
+        config,
+        args.episodes,
+        seed=args.seed,
+        policy=args.policy,
+        device=device,
+        num_envs=args.num_envs,
         keep_frames=args.rollouts is not None,
     )
     result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
     found = floors_of(config, args, device) if args.floors else {}
     result.about.update(found)
-    folder = run.path / "evaluations" / f"step-{actor.step:012d}-{config.protocol}-{result.policy.replace('=', '')}-seed{args.seed}"
+    folder = (
+        run.path / "evaluations" / f"step-{actor.step:012d}-{config.protocol}-{result.policy.replace('=', '')}-seed{args.seed}"
+    )
     result.save(folder)
     report = result.to_json()
     if args.json:
@@ -114,7 +122,9 @@ def tell(report: dict[str, Any], folder: Path) -> None:
         print(f"human-normalised {100 * report['human_normalised']:.1f}% (0 random, 100 human; Wang et al. 2016's table)")
     if "start_value" in report:
         v = report["start_value"]
-        print(f"value at the start: predicted {v['predicted']:.3f}, obtained {v['obtained']:.3f} (discounted, as the agent learns it)")
+        print(
+            f"value at the start: predicted {v['predicted']:.3f}, obtained {v['obtained']:.3f} (discounted, as the agent learns it)"
+        )
     if report["stalled"]:
         print(f"{report['stalled']} episodes went nowhere and were ended; their scores stand")
     print(f"kept in {folder}  (--replay N --video FILE films episode N)")
@@ -127,25 +137,30 @@ def write_rollouts(path: Path, result: Any) -> None:
     e = result.episodes
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
-        path, frames=np.concatenate([x.frames for x in e]), actions=np.concatenate([x.actions for x in e]),
-        rewards=np.concatenate([x.rewards for x in e]), lengths=np.array([x.length for x in e]),
-        seeds=np.array([x.seed for x in e]), stalled=np.array([x.stalled for x in e]),
+        path,
+        frames=np.concatenate([x.frames for x in e]),
+        actions=np.concatenate([x.actions for x in e]),
+        rewards=np.concatenate([x.rewards for x in e]),
+        lengths=np.array([x.length for x in e]),
+        seeds=np.array([x.seed for x in e]),
+        stalled=np.array([x.stalled for x in e]),
     )
     print(f"rollouts in {path}", file=sys.stderr)
 
 
 def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
-    from safetensors.numpy import load_file
-
     from arcturus.runs.folder import read_json
     from arcturus.runs.library import load
     from arcturus.scoring.evaluation import ScoredEpisode
+    from safetensors.numpy import load_file
 
     saved = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
     if not saved:
         raise ConfigError(f"{run.path} has no evaluation to film from", where="--replay", fix=f"evaluate-agent {run.path} first")
     if not args.video and not args.value_figure:
-        raise ConfigError("--replay films an episode: where to?", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png")
+        raise ConfigError(
+            "--replay films an episode: where to?", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png"
+        )
     report = read_json(saved[-1])
     episodes = report["per_episode"]
     if not 0 <= args.replay < len(episodes):
@@ -153,11 +168,23 @@ def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
     arrays, chosen = load_file(saved[-1].parent / "episodes.safetensors"), episodes[args.replay]
     actor = load(run, str(report["checkpoint"]), device, tuple(args.trust))
     episode = ScoredEpisode(
-        chosen["seed"], chosen["score"], chosen["length"], chosen["stalled"], arrays[f"{args.replay}/actions"],
-        arrays[f"{args.replay}/rewards"], None, None,
+        chosen["seed"],
+        chosen["score"],
+        chosen["length"],
+        chosen["stalled"],
+        arrays[f"{args.replay}/actions"],
+        arrays[f"{args.replay}/rewards"],
+        None,
+        None,
     )
     config = actor.config.env
-    draw(args, actor, replace(config, protocol=report["protocol"] if report["protocol"] != "-" else config.protocol), episode, device)
+    draw(
+        args,
+        actor,
+        replace(config, protocol=report["protocol"] if report["protocol"] != "-" else config.protocol),
+        episode,
+        device,
+    )
     return 0
 
 

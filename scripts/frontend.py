@@ -1,4 +1,5 @@
 """What the commands share: the environment variables that must be set before torch is imported, and errors as exit codes."""
+
 from __future__ import annotations
 
 import os
@@ -38,6 +39,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     except Exception as e:
         if debug:
             traceback.print_exc()
-        print(f"error: {type(e).__name__}: {str(e)[:500]}\n  this is a fault of arcturus; run again with --debug for the traceback",
-              file=sys.stderr)
+        print(
+            f"error: {type(e).__name__}: {str(e)[:500]}\n  this is a fault of arcturus; run again with --debug for the traceback",
+            file=sys.stderr,
+        )
         return 1

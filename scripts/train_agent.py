@@ -10,6 +10,7 @@ Settings come from defaults < preset < --config FILE < flags, wherever on the li
 summed over environments; one is 4 emulator frames on Atari.
 Exit codes: 0 done, 2 usage, 3 environment or device, 4 training failed, 5 disk or checkpoint, 130/143 stopped by a signal.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -64,7 +65,10 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
         known, _ = first.parse_known_args(argv)
     except argparse.ArgumentError as e:
         raise ConfigError(str(e), where="the command line") from e
-    early: dict[str, dict[str, Any]] = {"run": {"device": known.device} if known.device else {}, "env": {"id": known.env} if known.env else {}}
+    early: dict[str, dict[str, Any]] = {
+        "run": {"device": known.device} if known.device else {},
+        "env": {"id": known.env} if known.env else {},
+    }
     base = resolve(agent, preset=known.preset, file=known.config, **early)
 
     fields: list[Any] = [
@@ -74,11 +78,12 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
         ("preset", Annotated[str, tyro.conf.arg(help=f"one of {', '.join(module.PRESETS)}")], base.preset),
         ("config", Annotated[Path | None, tyro.conf.arg(help="YAML file of settings")], known.config),
     ]
-    flags = dataclasses.make_dataclass(
-        "Flags", [(n, t, dataclasses.field(default=d)) for n, t, d in fields], frozen=True
-    )
+    flags = dataclasses.make_dataclass("Flags", [(n, t, dataclasses.field(default=d)) for n, t, d in fields], frozen=True)
     parsed: Any = tyro.cli(
-        flags, prog=f"train-agent {agent}", args=argv, description=(module.__doc__ or "").split("\n\n")[0],
+        flags,
+        prog=f"train-agent {agent}",
+        args=argv,
+        description=(module.__doc__ or "").split("\n\n")[0],
         config=(tyro.conf.FlagConversionOff,),
     )
     return validate(RunConfig(agent, base.preset, parsed.agent, parsed.env, parsed.run))
@@ -87,7 +92,9 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
 def train(agent: str, argv: list[str]) -> int:
     if agent not in agents.names() and "." not in agent:
         raise ConfigError(
-            f"unknown agent {agent!r}", where="train-agent AGENT", fix=nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents")
+            f"unknown agent {agent!r}",
+            where="train-agent AGENT",
+            fix=nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents"),
         )
     config = parse(agent, argv)
     from arcturus.training import start_run
@@ -102,7 +109,8 @@ def announce(config: RunConfig, run: Any) -> None:
     print(
         f"{config.agent_name} on {config.env.id}, preset {config.preset}, {config.run.steps:,} steps{unit}, "
         f"{config.env.num_envs} environments, {config.run.device}, seed {config.run.seed}\n"
-        f"run folder {run.path}\nwatch it:  tensorboard --logdir {run.path}", flush=True,
+        f"run folder {run.path}\nwatch it:  tensorboard --logdir {run.path}",
+        flush=True,
     )
 
 
@@ -119,7 +127,9 @@ def resume(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="train-agent resume", description="Goes on with a run from its newest checkpoint.")
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--steps", type=int, help="a new total of agent steps")
-    parser.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own"
+    )
     args = parser.parse_args(argv)
     from arcturus.training import resume_run
 

@@ -1,4 +1,5 @@
 """What the tests share: a small pixel environment whose frames tell their own history, and tiny runs."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Environments: real emulator, real registry; the traps of ale-py's and Gymnasium's vector environments."""
+
 from __future__ import annotations
 
 import itertools
@@ -26,7 +27,10 @@ def actions(n, high, count, seed=0):
 
 def test_reach_says_how_far_back_an_episode_goes():
     assert reach(torch.tensor([0, 1, 3, 255], dtype=torch.uint8), 3).tolist() == [
-        [False, False, True], [False, True, True], [True, True, True], [True, True, True]
+        [False, False, True],
+        [False, True, True],
+        [True, True, True],
+        [True, True, True],
     ]
 
 
@@ -48,9 +52,9 @@ def test_frames_are_those_of_gymnasiums_preprocessing_stacked_with_zeros(game):
     preprocessings leave their skip loop early there, and show the frame before, in different buffers.
     """
     import ale_py
-    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
     from arcturus.envs.atari import Protocol
     from arcturus.envs.vector import DeviceEnvs
+    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
     gym.register_envs(ale_py)
     env_id = f"ALE/{game}-v5"
@@ -171,6 +175,7 @@ def test_a_masked_restart_moves_only_its_environments():
 
 def test_protocols_reach_the_emulator():
     """ale-py's own default is no sticky actions where its registered v5 ids have 0.25."""
+
     def course(name):
         with make("ALE/Breakout-v5", 2, protocol=name, frame_size=42) as envs:
             envs.reset(seed=1)
@@ -237,7 +242,9 @@ def test_every_game_that_ale_py_ships_opens_and_steps():
 # -- Gymnasium --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("env_id", "width"), [("CartPole-v1", 4), ("FrozenLake-v1", 16), ("Taxi-v4", 500), ("Blackjack-v1", None)])
+@pytest.mark.parametrize(
+    ("env_id", "width"), [("CartPole-v1", 4), ("FrozenLake-v1", 16), ("Taxi-v4", 500), ("Blackjack-v1", None)]
+)
 def test_gymnasium_environments(env_id, width):
     if width is None:
         with pytest.raises(ConfigError, match="Tuple observations"):
@@ -289,11 +296,14 @@ def test_an_environment_of_your_own(tmp_path, monkeypatch):
         make("no_such_module:X-v0", 1)
 
 
-@pytest.mark.parametrize(("space", "value", "wanted"), [
-    (gym.spaces.MultiBinary(3), [[1, 0, 1]], [[1.0, 0.0, 1.0]]),
-    (gym.spaces.Discrete(3, start=2), [4], [[0.0, 0.0, 1.0]]),
-    (gym.spaces.Box(-1, 1, (2, 2), np.float64), [[[0.5, 1], [0, 0]]], [[0.5, 1.0, 0.0, 0.0]]),
-])
+@pytest.mark.parametrize(
+    ("space", "value", "wanted"),
+    [
+        (gym.spaces.MultiBinary(3), [[1, 0, 1]], [[1.0, 0.0, 1.0]]),
+        (gym.spaces.Discrete(3, start=2), [4], [[0.0, 0.0, 1.0]]),
+        (gym.spaces.Box(-1, 1, (2, 2), np.float64), [[[0.5, 1], [0, 0]]], [[0.5, 1.0, 0.0, 0.0]]),
+    ],
+)
 def test_observations_become_vectors(space, value, wanted):
     shape, dtype, encode = encoder(space, "x")
     out = encode(np.array(value))

@@ -1,4 +1,5 @@
 """The loop: who learns when, and what a cut and an exception leave behind."""
+
 from __future__ import annotations
 
 import itertools
@@ -27,7 +28,9 @@ class OnPolicy:
         return torch.zeros(n)
 
     def act(self, ts, state, *, explore, generator=None):
-        return Act(torch.zeros(len(state), dtype=torch.int64), state + 1, {"version": torch.full((len(state),), float(self.version))})
+        return Act(
+            torch.zeros(len(state), dtype=torch.int64), state + 1, {"version": torch.full((len(state),), float(self.version))}
+        )
 
     def observe(self, step):
         self.rows.append(step)

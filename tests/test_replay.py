@@ -1,4 +1,5 @@
 """Replay: what is drawn is what was seen.  Forbids the frame-stack, boundary and n-step bugs of the field."""
+
 from __future__ import annotations
 
 import itertools
@@ -43,9 +44,10 @@ def expected(rows, t, n, n_step, gamma, clip, life_loss):
     return rows[t].timestep.obs[n], rows[t].action[n], reward, discount, rows[i].timestep.obs[n]
 
 
-@pytest.mark.parametrize(("stack", "n_step", "clip", "life_loss", "cut_every"), [
-    (4, 1, 0.0, False, 0), (4, 3, 1.0, True, 11), (1, 2, 2.0, False, 7), (5, 5, 0.0, True, 13),
-])
+@pytest.mark.parametrize(
+    ("stack", "n_step", "clip", "life_loss", "cut_every"),
+    [(4, 1, 0.0, False, 0), (4, 3, 1.0, True, 11), (1, 2, 2.0, False, 7), (5, 5, 0.0, True, 13)],
+)
 def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack, n_step, clip, life_loss, cut_every):
     envs = counter(3, stack)
     rows = played(envs, random_actor(), 137, cut_every)
@@ -138,8 +140,12 @@ class RingMachine(RuleBasedStateMachine):
         self.history = [[] for _ in range(self.N)]
         self.age = [0] * self.N
 
-    @rule(ends=st.lists(st.sampled_from(["go", "go", "go", "terminated", "truncated", "cut"]), min_size=2, max_size=2),
-          lost=st.lists(st.booleans(), min_size=2, max_size=2), reward=st.floats(-9, 9, width=32), action=st.integers(0, 3))
+    @rule(
+        ends=st.lists(st.sampled_from(["go", "go", "go", "terminated", "truncated", "cut"]), min_size=2, max_size=2),
+        lost=st.lists(st.booleans(), min_size=2, max_size=2),
+        reward=st.floats(-9, 9, width=32),
+        action=st.integers(0, 3),
+    )
     def append(self, ends, lost, reward, action):
         obs = torch.zeros(self.N, self.K, 2)
         for n in range(self.N):
@@ -153,8 +159,16 @@ class RingMachine(RuleBasedStateMachine):
             self.open[n] = ends[n] != "go"
         flag = lambda name: torch.tensor([e == name for e in ends])  # noqa: E731
         last = flag("terminated") | flag("truncated") | flag("cut")
-        ts = TimeStep(obs, torch.full((self.N,), reward), torch.tensor(self.age, dtype=torch.uint8), flag("terminated"),
-                      flag("truncated"), torch.tensor(lost) & ~last, ~last, flag("cut"))
+        ts = TimeStep(
+            obs,
+            torch.full((self.N,), reward),
+            torch.tensor(self.age, dtype=torch.uint8),
+            flag("terminated"),
+            flag("truncated"),
+            torch.tensor(lost) & ~last,
+            ~last,
+            flag("cut"),
+        )
         step = Step(ts, (), torch.full((self.N,), action), {})
         self.ring.append(step)
         self.rows.append(step)
@@ -170,8 +184,9 @@ class RingMachine(RuleBasedStateMachine):
             draws["tn"] = uniform(*args)
             return draws["tn"]
 
-        b = self.ring.sample(16, torch.Generator().manual_seed(seed), n_step=n_step, gamma=0.9, reward_clip=clip,
-                             life_loss=life_loss, draw=draw)
+        b = self.ring.sample(
+            16, torch.Generator().manual_seed(seed), n_step=n_step, gamma=0.9, reward_clip=clip, life_loss=life_loss, draw=draw
+        )
         for j, (t, n) in enumerate(zip(*(x.tolist() for x in draws["tn"]), strict=True)):
             assert len(self.rows) - self.ROWS <= t < len(self.rows)
             assert b.weight[j] == float(self.rows[t].timestep.decides[n])

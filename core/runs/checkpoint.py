@@ -6,6 +6,7 @@
 
 The manifest holds size and digest of every file and a digest of itself, so a flipped bit or a missing file is seen.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -18,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arcturus.errors import CheckpointError
+from arcturus.replay.ring import Ring
+from arcturus.runs.folder import read_json
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
-
-from arcturus.errors import CheckpointError
-from arcturus.replay.ring import Ring
-from arcturus.runs.folder import read_json
 
 FORMAT = 1
 SEGMENT_STEPS = 16_384  # agent steps in a segment of replay
@@ -93,6 +93,7 @@ class Checkpoints:
 
     def __init__(self, run_path: Path):
         self.folder, self.segments = run_path / "checkpoints", run_path / "replay"
+        self._full: dict[tuple[int, int], str] = {}  # whole segments of this course of the run, by their rows
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -145,26 +146,28 @@ class Checkpoints:
         return final
 
     def _write_replay(self, ring: Ring) -> dict[str, Any]:
-        """Segments of rows aligned to multiples of their length: one that is full never changes, so it is written once."""
+        """Segments of rows aligned to multiples of their length: one that is full never changes, so it is written once.
+
+        Only segments that this process wrote or loaded are taken over: a file of the same rows may stem from a course of
+        the run that was lost.
+        """
         self.segments.mkdir(parents=True, exist_ok=True)
         length = max(1, SEGMENT_STEPS // ring.spec.num_envs)
         first = max(0, ring.count - ring.rows)
-        known = {}
-        for path in self.segments.glob("seg-*.z"):
-            _, start, end, *_ = path.stem.split("-")
-            known[int(start), int(end)] = path
         listed = []
         for block in range(first // length * length, ring.count, length):
-            start, end = max(block, first), min(block + length, ring.count)
-            path = known.get((block, block + length)) if end == block + length else None
-            if path is None:
+            name = self._full.get((block, block + length))
+            if name is None:
+                start, end = max(block, first), min(block + length, ring.count)
                 data = zlib.compress(tensors_to_bytes(ring.read_rows(start, end)), 1)
-                path = self.segments / f"seg-{start:012d}-{end:012d}-{digest(data)}.z"
-                if not path.exists():
-                    temporary = path.with_suffix(".tmp")
+                name = f"seg-{start:012d}-{end:012d}-{digest(data)}.z"
+                if not (self.segments / name).exists():
+                    temporary = self.segments / f".tmp-{name}"
                     _write(temporary, data)
-                    os.rename(temporary, path)
-            listed.append(path.name)
+                    os.rename(temporary, self.segments / name)
+                if (start, end) == (block, block + length):
+                    self._full[start, end] = name
+            listed.append(name)
         _sync_folder(self.segments)
         return {"count": ring.count, "segments": listed}
 
@@ -178,7 +181,7 @@ class Checkpoints:
         used = set()
         for path in self.resumable():
             used |= set(read_json(path / "manifest.json").get("replay", {}).get("segments", []))
-        for path in self.segments.glob("seg-*"):
+        for path in self.segments.glob("*seg-*"):
             if path.name not in used:
                 path.unlink(missing_ok=True)
 
@@ -200,7 +203,9 @@ class Checkpoints:
                 raise CheckpointError(f"checkpoint {which!r}: say last, best, or a step's number", where="--checkpoint") from None
         if not found:
             there = ", ".join(p.name for p in self.resumable()) or "none"
-            raise CheckpointError(f"there is no checkpoint {which!r} in {self.folder}", where="--checkpoint", fix=f"there: {there}")
+            raise CheckpointError(
+                f"there is no checkpoint {which!r} in {self.folder}", where="--checkpoint", fix=f"there: {there}"
+            )
         return found[-1]
 
     def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -244,7 +249,8 @@ class Checkpoints:
                 print(f"warning: {path.name} is passed over: {e.what}", file=sys.stderr)
         raise CheckpointError(
             f"no checkpoint in {self.folder} can be used" + (f": {problems[0]}" if problems else ": there is none yet"),
-            where=str(self.folder), fix="start the run again in a new folder",
+            where=str(self.folder),
+            fix="start the run again in a new folder",
         )
 
     def _segment(self, name: str) -> bytes:
@@ -265,13 +271,14 @@ class Checkpoints:
             return
         oldest = max(0, replay["count"] - ring.rows)
         for name in replay["segments"]:
-            _, start, end, _ = Path(name).stem.split("-")
-            limit = (int(end) - int(start)) * ring.spec.num_envs * ring.row_bytes + 65_536
+            start, end = map(int, Path(name).stem.split("-")[1:3])
+            self._full[start, end] = name
+            limit = (end - start) * ring.spec.num_envs * ring.row_bytes + 65_536
             unpacker = zlib.decompressobj()
             try:
                 rows = tensors_from_bytes(unpacker.decompress(self._segment(name), limit))
             except (zlib.error, SafetensorError) as e:
                 raise CheckpointError(f"replay segment {name} is damaged: {e}", where=str(self.segments)) from e
-            skip = max(0, oldest - int(start))
-            ring.write_rows(int(start) + skip, {k: v[skip:] for k, v in rows.items()})
+            skip = max(0, oldest - start)
+            ring.write_rows(start + skip, {k: v[skip:] for k, v in rows.items()})
         ring.count = replay["count"]

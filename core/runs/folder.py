@@ -1,5 +1,6 @@
 """The run folder: config.yaml, run.json (status, versions, device, command), metrics.jsonl, TensorBoard events,
 checkpoints/, replay/ (their segments), evaluations/, videos/."""
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -47,7 +48,9 @@ class Run:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if not (self.path / "run.json").is_file():
-            raise ConfigError(f"{self.path} is no run folder: it has no run.json", where="RUN", fix="give the folder that train-agent named")
+            raise ConfigError(
+                f"{self.path} is no run folder: it has no run.json", where="RUN", fix="give the folder that train-agent named"
+            )
 
     @classmethod
     def create(cls, config: RunConfig, argv: list[str]) -> Run:
@@ -55,19 +58,27 @@ class Run:
         path = Path(config.run.run_dir) if config.run.run_dir else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(
-                f"{path} exists already and is not empty", where="--run-dir",
+                f"{path} exists already and is not empty",
+                where="--run-dir",
                 fix=f"train-agent resume {path} goes on with it; or choose another folder",
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / "config.yaml", write_yaml(config.to_mapping()))
             about = {
-                "status": "running", "steps": 0, "command": argv, "versions": versions(), "device": config.run.device,
-                "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores", "started": time.time(),
+                "status": "running",
+                "steps": 0,
+                "command": argv,
+                "versions": versions(),
+                "device": config.run.device,
+                "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
+                "started": time.time(),
             }
             write_atomically(path / "run.json", json.dumps(about, indent=2))
         except OSError as e:
-            raise CheckpointError(f"{path} can't be written: {e.strerror}", where="--run-dir", fix="choose a folder you may write to") from e
+            raise CheckpointError(
+                f"{path} can't be written: {e.strerror}", where="--run-dir", fix="choose a folder you may write to"
+            ) from e
         return cls(path)
 
     def config(self, trust: tuple[str, ...] = ()) -> RunConfig:

@@ -1,4 +1,5 @@
 """The commands as calls: train, resume, load."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -26,9 +27,18 @@ class LoadedActor:
 
 
 def train(
-    agent: str, env: str, *, preset: str | None = None, steps: int | None = None, seed: int = 0, device: str = "auto",
-    run_dir: Path | str | None = None, agent_config: Mapping[str, Any] | None = None,
-    env_config: Mapping[str, Any] | None = None, quiet: bool = False, **options: Any,
+    agent: str,
+    env: str,
+    *,
+    preset: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    run_dir: Path | str | None = None,
+    agent_config: Mapping[str, Any] | None = None,
+    env_config: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    **options: Any,
 ) -> Run:
     """Trains a new run, as `train-agent AGENT --env ENV` does, and returns it.
 

@@ -3,6 +3,7 @@
 A logging failure never ends a run: a sink that fails warns once, is silent, and is tried again at the next checkpoint.
 Device tensors are read once every log_every steps, so nothing else waits for the device.
 """
+
 from __future__ import annotations
 
 import json
@@ -14,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
-
 from arcturus.api import Metrics
 from arcturus.envs.vector import Episode
 from arcturus.runs.progress import Progress
 from arcturus.runs.settings import RunConfig
+from torch import Tensor
 
 WALL_CLOCK = ("time", "charts/SPS")  # fields that two equal runs don't share
 
@@ -62,7 +62,7 @@ class Monitor:
         self.file_sink, self.board_sink = Sink("metrics.jsonl"), Sink("TensorBoard")
         if state:
             self.file_sink(lambda: cut_file(path / "metrics.jsonl", state["metrics_bytes"]))
-        self.file = self.file_sink(lambda: open(path / "metrics.jsonl", "a", encoding="utf-8"))
+        self.file: Any = self.file_sink(lambda: (path / "metrics.jsonl").open("a", encoding="utf-8"))
         self.board: Any = self.board_sink(
             lambda: SummaryWriter(str(path / "tensorboard"), purge_step=start + 1 if state else None, flush_secs=10)
         )
@@ -72,9 +72,8 @@ class Monitor:
 
     def _introduce(self) -> None:
         """Settings as text and hyper-parameters, and one page of the charts that matter."""
-        from torch.utils.tensorboard.summary import custom_scalars, hparams
-
         from arcturus.config import write_yaml
+        from torch.utils.tensorboard.summary import custom_scalars, hparams
 
         self.board.add_text("config", "```yaml\n" + write_yaml(self.config.to_mapping()) + "\n```", 0)
         plain = self.config.to_mapping()
@@ -147,9 +146,7 @@ class Monitor:
         """For the checkpoint: what the next lines depend on, and where the files end."""
         self.flush()
         size = self.file_sink(lambda: (self.path / "metrics.jsonl").stat().st_size) or 0
-        return {
-            "returns": list(self.returns), "lengths": list(self.lengths), "episodes": self.episodes, "metrics_bytes": size,
-        }
+        return {"returns": list(self.returns), "lengths": list(self.lengths), "episodes": self.episodes, "metrics_bytes": size}
 
     def flush(self) -> None:
         if self.file is not None:

@@ -1,4 +1,5 @@
 """What a run says while it trains: a live line on a terminal, a plain line now and then elsewhere."""
+
 from __future__ import annotations
 
 import sys

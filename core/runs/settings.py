@@ -1,4 +1,5 @@
 """What a run is made from: agent, environments, options; put together in one order: defaults < preset < file < flags."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -89,7 +90,8 @@ def choose_device(name: str) -> str:
         raise ConfigError(f"unknown device {name!r}", where="--device", fix="auto, cpu, cuda or cuda:0") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem(
-            "there is no CUDA device here, or this torch was built without CUDA", where="--device",
+            "there is no CUDA device here, or this torch was built without CUDA",
+            where="--device",
             fix="use --device cpu, or install a CUDA build of torch",
         )
     if kind not in ("cpu", "cuda"):
@@ -98,8 +100,13 @@ def choose_device(name: str) -> str:
 
 
 def resolve(
-    agent_name: str, *, preset: str | None = None, file: Path | None = None, agent: Mapping[str, Any] | None = None,
-    env: Mapping[str, Any] | None = None, run: Mapping[str, Any] | None = None,
+    agent_name: str,
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    agent: Mapping[str, Any] | None = None,
+    env: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Defaults, the preset's changes, the file's, then the given ones."""
     module = agents.load(agent_name)
@@ -116,7 +123,9 @@ def resolve(
             parts[key] = dict(value)
         else:
             raise ConfigError(
-                f"{file} has {key!r}: it is unknown, or holds no settings", where=str(file), fix=nearest(str(key), [*parts, "preset"])
+                f"{file} has {key!r}: it is unknown, or holds no settings",
+                where=str(file),
+                fix=nearest(str(key), [*parts, "preset"]),
             )
     named = parts["agent"].pop("name", agent_name)
     if named != agent_name:
@@ -128,7 +137,9 @@ def resolve(
     if preset is None:
         preset = getattr(module, "DEFAULT_PRESETS", {}).get((family(env_id), device.split(":")[0]), next(iter(module.PRESETS)))
     if preset not in module.PRESETS:
-        raise ConfigError(f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, module.PRESETS, "presets"))
+        raise ConfigError(
+            f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, module.PRESETS, "presets")
+        )
     base = module.PRESETS[preset]
     config = RunConfig(
         agent_name,
@@ -163,10 +174,13 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     for kind, code in (("agent", name if "." in name else ""), ("environment", env_id if ":" in env_id else "")):
         if code and code not in trust:
             raise ConfigError(
-                f"this run's {kind} {code} is code outside arcturus, which opening the run would execute", where=str(path),
+                f"this run's {kind} {code} is code outside arcturus, which opening the run would execute",
+                where=str(path),
                 fix=f"if you know it, say so: --trust {code}",
             )
     run = dict(values.get("run") or {}, device="cpu")
-    config = resolve(name, preset=str(values.get("preset")), agent={k: v for k, v in agent.items() if k != "name"}, env=env, run=run)
+    config = resolve(
+        name, preset=str(values.get("preset")), agent={k: v for k, v in agent.items() if k != "name"}, env=env, run=run
+    )
     device = str((values.get("run") or {}).get("device", "auto"))
     return replace(config, run=replace(config.run, device=device))

@@ -3,6 +3,7 @@
 Each episode has a seed of its own, set when it begins, and all of them are played to their end: nothing depends on which
 environment plays it, and short episodes are not over-counted.  An episode is (seed, actions).
 """
+
 from __future__ import annotations
 
 import json
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-
 from arcturus.api import Act, Actor, Objective, TimeStep
 from arcturus.config import from_options
 from arcturus.envs import EnvConfig, is_atari, open_envs
@@ -66,9 +66,7 @@ class Evaluation:
         if values:
             predicted, obtained = np.mean(values, axis=0)
             out["start_value"] = {"predicted": float(predicted), "obtained": float(obtained)}
-        out["per_episode"] = [
-            {"seed": e.seed, "score": e.score, "length": e.length, "stalled": e.stalled} for e in self.episodes
-        ]
+        out["per_episode"] = [{"seed": e.seed, "score": e.score, "length": e.length, "stalled": e.stalled} for e in self.episodes]
         return out
 
     def save(self, folder: Path) -> None:
@@ -140,8 +138,16 @@ def obtained_return(rewards: Sequence[float], lives_lost: Sequence[bool], object
 
 @torch.no_grad()
 def evaluate(
-    actor: Actor, env: str | EnvConfig, episodes: int = 30, *, seed: int | Seeds = 0, policy: str | None = None,
-    device: torch.device | str = "cpu", num_envs: int = 8, keep_frames: bool = False, **options: Any,
+    actor: Actor,
+    env: str | EnvConfig,
+    episodes: int = 30,
+    *,
+    seed: int | Seeds = 0,
+    policy: str | None = None,
+    device: torch.device | str = "cpu",
+    num_envs: int = 8,
+    keep_frames: bool = False,
+    **options: Any,
 ) -> Evaluation:
     """Plays `episodes` whole episodes and returns their scores.
 
@@ -234,6 +240,13 @@ class _Log:
     def close(self, seed: int, stalled: bool, objective: Objective | None) -> ScoredEpisode:
         obtained = obtained_return(self.rewards, self.lives_lost, objective) if objective and self.start is not None else None
         return ScoredEpisode(
-            seed, float(np.sum(self.rewards, dtype=np.float64)), len(self.actions), stalled, np.array(self.actions, np.int64),
-            np.array(self.rewards, np.float32), self.start, obtained, np.stack(self.frames) if self.frames else None,
+            seed,
+            float(np.sum(self.rewards, dtype=np.float64)),
+            len(self.actions),
+            stalled,
+            np.array(self.actions, np.int64),
+            np.array(self.rewards, np.float32),
+            self.start,
+            obtained,
+            np.stack(self.frames) if self.frames else None,
         )

@@ -3,6 +3,7 @@
 An episode is (seed, actions).  A film plays them again twice over, side by side: through the device stack that the agent
 saw, for its action-values; and in a twin in colour, for the picture.  Both must earn the rewards that were scored.
 """
+
 from __future__ import annotations
 
 from collections import deque
@@ -14,13 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-
 from arcturus.api import Actor
 from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs
 from arcturus.envs.classic import open_one
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
+from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT, PANEL, TRACE = 420, 240, 120  # pixels: the game's height, the panel's width, the value trace's height
 INK, DIM, GROUND, CHOSEN, BAR, LINE = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0"
@@ -90,11 +90,16 @@ def replay(actor: Actor, config: EnvConfig, episode: ScoredEpisode, device: torc
                 ts, state = envs.recv(), act.state
                 if reward != float(scored) or float(envs.host.reward[0]) != float(scored):
                     raise TrainingFailed(
-                        f"the replay of {config.id} earned {reward:g} where {float(scored):g} was scored", where=f"seed {episode.seed}",
+                        f"the replay of {config.id} earned {reward:g} where {float(scored):g} was scored",
+                        where=f"seed {episode.seed}",
                         fix="was it scored with another version of ale-py or of the environment?",
                     )
                 yield Moment(
-                    picture, action.tolist(), reward, score, None if q is None else q[0].float().cpu().numpy(),
+                    picture,
+                    action.tolist(),
+                    reward,
+                    score,
+                    None if q is None else q[0].float().cpu().numpy(),
                     None if value is None else float(value[0]),
                 )
                 picture, score = next_picture, score + reward
@@ -173,7 +178,9 @@ class Canvas:
         top, bottom = HEIGHT + 22, HEIGHT + TRACE - 12
         if not self.trace:
             return
-        pen.text((10, HEIGHT + 4), f"value {self.trace[-1]:.2f}   (from {self.low:.2f} to {self.high:.2f} so far)", DIM, self.small)
+        pen.text(
+            (10, HEIGHT + 4), f"value {self.trace[-1]:.2f}   (from {self.low:.2f} to {self.high:.2f} so far)", DIM, self.small
+        )
         span = max(self.high - self.low, 1e-6)
         step = (width - 20) / (self.trace.maxlen or 1)
         points = [(10 + i * step, bottom - (v - self.low) / span * (bottom - top)) for i, v in enumerate(self.trace)]
@@ -194,8 +201,16 @@ def check_film_path(path: Path) -> None:
 
 
 def write_film(
-    path: Path, actor: Actor, config: EnvConfig, episode: ScoredEpisode, *, title: str = "", device: str = "cpu",
-    first: int = 0, steps: int | None = None, scale: float = 1.0,
+    path: Path,
+    actor: Actor,
+    config: EnvConfig,
+    episode: ScoredEpisode,
+    *,
+    title: str = "",
+    device: str = "cpu",
+    first: int = 0,
+    steps: int | None = None,
+    scale: float = 1.0,
 ) -> int:
     """Films an episode (or `steps` of it from step `first`) as .mp4 (H.264) or .gif; returns the number of pictures."""
     check_film_path(path)
@@ -265,7 +280,9 @@ def turning_points(values: np.ndarray) -> tuple[int, int, int]:
     return rise, peak, peak + int(after.argmin())
 
 
-def value_figure(path: Path, actor: Actor, config: EnvConfig, episode: ScoredEpisode, *, device: str = "cpu") -> tuple[int, int, int]:
+def value_figure(
+    path: Path, actor: Actor, config: EnvConfig, episode: ScoredEpisode, *, device: str = "cpu"
+) -> tuple[int, int, int]:
     """Draws the predicted value over an episode with the pictures at its rise, peak and fall; returns their steps."""
     from matplotlib.figure import Figure
 

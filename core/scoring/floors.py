@@ -1,11 +1,11 @@
 """The two floors that stand beside every score: random play, and the best constant action."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import NamedTuple
 
 import gymnasium as gym
-
 from arcturus import agents
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.scoring.evaluation import Evaluation, evaluate

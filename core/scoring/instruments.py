@@ -1,5 +1,6 @@
 """What the DQN papers looked at: action-values on held-out states (Mnih et al. 2013, figure 2), what the network's layers
 do there, its first filters, and its last hidden layer (Mnih et al. 2015, figure 4)."""
+
 from __future__ import annotations
 
 from contextlib import contextmanager
@@ -8,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from arcturus.api import Actor, TimeStep
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.seeding import Seeds
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,6 +3,7 @@
 atari_scores.csv: random and human play (Wang et al. 2016, table 2, up to 30 no-ops), DQN of Mnih et al. 2015 (extended data
 table 2), DQN and human of Mnih et al. 2013 (table 1); raw scores.
 """
+
 from __future__ import annotations
 
 import csv
@@ -24,8 +25,14 @@ def summary(scores: list[float]) -> dict[str, float]:
     x = np.asarray(scores, float)
     low, high = bootstrap_interval(scores)
     return {
-        "mean": float(x.mean()), "median": float(np.median(x)), "std": float(x.std(ddof=1)) if len(x) > 1 else 0.0,
-        "min": float(x.min()), "max": float(x.max()), "episodes": len(x), "ci95_low": low, "ci95_high": high,
+        "mean": float(x.mean()),
+        "median": float(np.median(x)),
+        "std": float(x.std(ddof=1)) if len(x) > 1 else 0.0,
+        "min": float(x.min()),
+        "max": float(x.max()),
+        "episodes": len(x),
+        "ci95_low": low,
+        "ci95_high": high,
     }
 
 
@@ -33,9 +40,7 @@ def summary(scores: list[float]) -> dict[str, float]:
 def published() -> dict[str, dict[str, float]]:
     """ale-py's name of a game -> {column: score}; empty cells are left out."""
     text = (files("arcturus.scoring") / "atari_scores.csv").read_text(encoding="utf-8")
-    return {
-        row["game"]: {k: float(v) for k, v in row.items() if k != "game" and v} for row in csv.DictReader(text.splitlines())
-    }
+    return {row["game"]: {k: float(v) for k, v in row.items() if k != "game" and v} for row in csv.DictReader(text.splitlines())}
 
 
 def human_normalised(game: str, score: float) -> float | None:

@@ -1,0 +1,54 @@
+# make demo   trains, scores and films an agent on a real Atari game (12 minutes on two CPU cores, set-up aside)
+# make test   set-up, lint, types, the test suite (under 25 minutes)
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+
+.PHONY: setup demo lint types test test-fast test-learning wheel-test clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed; say which with make PYTHON=python3.12") if not (3, 11) <= sys.version_info < (3, 14) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m arcturus.scripts.demo
+
+lint: setup
+	$(BIN)/ruff check .
+
+# mypy can't follow the finder of an editable install, so it reads a tree of links that looks like the installed package
+types: setup
+	rm -rf build/types && mkdir -p build/types/arcturus
+	for f in core/*; do ln -s "$(CURDIR)/$$f" build/types/arcturus/; done
+	for d in agents envs replay scripts; do ln -s "$(CURDIR)/$$d" build/types/arcturus/; done
+	cd build/types && $(BIN)/mypy --config-file "$(CURDIR)/pyproject.toml" -p arcturus
+
+test: lint types
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not learning"
+
+test-fast: setup
+	$(BIN)/python -m pytest -n 2 -m "not learning and not slow"
+
+test-learning: setup
+	$(BIN)/python -m pytest -n 2 -m learning
+
+# the wheel in an empty environment, used from another directory: catches a package missing from pyproject.toml
+wheel-test: setup
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/log 2>&1 || (tail -20 build/wheel/log; exit 1)
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build/wheel/*.whl
+	cd / && "$(CURDIR)/build/wheel/venv/bin/train-agent" list agents
+	cd / && "$(CURDIR)/build/wheel/venv/bin/train-agent" doctor --no-speed
+
+clean:
+	rm -rf $(VENV) build demo

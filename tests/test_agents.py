@@ -1,0 +1,105 @@
+"""Every file in agents/ keeps the contract, whoever wrote it."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from arcturus import agents
+from arcturus.config import from_mapping
+from arcturus.errors import ConfigError
+from arcturus.loop import run
+from arcturus.scoring.instruments import as_timestep
+from arcturus.seeding import Seeds
+
+SMALL = {"dqn": {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8}}
+
+
+def build(name, envs, seed=0):
+    module = agents.load(name)
+    return module.Agent(module.Config(**SMALL.get(name, {})), envs.spec, "cpu", Seeds(seed))
+
+
+def train(agent, envs, rows=40):
+    g = torch.Generator().manual_seed(0)
+    return list(run(envs, agent, steps=rows * envs.num_envs, seeds=lambda: np.arange(envs.num_envs), generator=g))
+
+
+@pytest.mark.parametrize("name", agents.names())
+def test_contract(name, counter):
+    envs = counter(4)
+    agent = build(name, envs)
+    rows, learnt = train(agent, envs), 0
+    for row in rows:
+        assert row.step.action.dtype == torch.int64
+        assert row.step.action.shape == (4,)
+        learnt += bool(row.metrics)
+        assert all(v.dim() == 0 and torch.isfinite(v) for v in row.metrics.values())
+    assert learnt or agent.network is None
+    clone = build(name, envs, seed=1)
+    clone.load_state_dict(agent.state_dict())
+    ts = as_timestep(rows[-1].step.timestep.obs)
+    if name != "uniform":
+        one, two = (a.act(ts, a.initial_state(4), explore=False).action for a in (agent, clone))
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", agents.names())
+def test_the_same_seed_trains_the_same_agent(name, counter):
+    def weights():
+        envs = counter(4)
+        agent = build(name, envs)
+        train(agent, envs)
+        return [v for v in (agent.network.state_dict().values() if agent.network else [])]
+
+    torch.manual_seed(1)
+    first = weights()
+    torch.manual_seed(2)  # the global generator plays no part
+    assert all(torch.equal(a, b) for a, b in zip(first, weights(), strict=True))
+
+
+@pytest.mark.parametrize("name", agents.names())
+def test_one_file_one_algorithm(name):
+    module = agents.load(name)
+    source = inspect.getsource(module)
+    assert "from arcturus.agents" not in source
+    assert "import arcturus.agents" not in source
+    assert source.count("\nclass ") <= 3
+    card = agents.card(name)
+    assert card.title
+    assert set(card.presets) == set(module.PRESETS)
+    for preset in module.PRESETS.values():
+        from_mapping(module.Config, preset.agent, name)
+
+
+def test_unknown_agents_name_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean uniform"):
+        agents.load("unifrom")
+    with pytest.raises(ConfigError, match="can't be imported"):
+        agents.load("no_such.module")
+    with pytest.raises(ConfigError, match="is no agent"):
+        agents.load("json.decoder")
+
+
+def test_an_agent_of_your_own_by_dotted_path(tmp_path, monkeypatch, counter):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    (tmp_path / "mine" / "still.py").write_text(inspect.getsource(agents.load("constant")))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    envs = counter(2)
+    train(agents.load("mine.still").Agent(agents.load("mine.still").Config(), envs.spec, "cpu", Seeds(0)), envs, 5)
+
+
+def test_one_copy_of_the_code():
+    """From the repository's root `import agents` works too, and would be a second copy with other classes."""
+    assert not {"agents", "envs", "replay", "core", "scripts"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["list", "agents"], ["list", "presets"], ["dqnn"], ["--version"]])
+def test_looking_around_does_not_import_torch(argv):
+    code = f"import sys\nfrom arcturus.scripts.frontend import guarded\nfrom arcturus.scripts.train_agent import main\nguarded(main, {argv!r})\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
