@@ -14,13 +14,15 @@ Exit codes: 0 done, 2 usage, 3 environment or device, 4 training failed, 5 disk 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+from arcturus.scripts.frontend import ERROR_LINES, guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
 from arcturus import agents
@@ -79,13 +81,19 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
         ("config", Annotated[Path | None, tyro.conf.arg(help="YAML file of settings")], known.config),
     ]
     flags = dataclasses.make_dataclass("Flags", [(n, t, dataclasses.field(default=d)) for n, t, d in fields], frozen=True)
-    parsed: Any = tyro.cli(
-        flags,
-        prog=f"train-agent {agent}",
-        args=argv,
-        description=(module.__doc__ or "").split("\n\n")[0],
-        config=(tyro.conf.FlagConversionOff,),
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Any = tyro.cli(
+                flags,
+                prog=f"train-agent {agent}",
+                args=argv,
+                description=(module.__doc__ or "").split("\n\n")[0],
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    finally:
+        lines = said.getvalue().splitlines()
+        print("\n".join(lines[:ERROR_LINES]), end="\n" if lines else "", file=sys.stderr)
     return validate(RunConfig(agent, base.preset, parsed.agent, parsed.env, parsed.run))
 
 

@@ -101,5 +101,8 @@ def test_one_copy_of_the_code():
 
 @pytest.mark.parametrize("argv", [["--help"], ["list", "agents"], ["list", "presets"], ["dqnn"], ["--version"]])
 def test_looking_around_does_not_import_torch(argv):
-    code = f"import sys\nfrom arcturus.scripts.frontend import guarded\nfrom arcturus.scripts.train_agent import main\nguarded(main, {argv!r})\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys\nfrom arcturus.scripts.frontend import guarded\nfrom arcturus.scripts.train_agent import main\n"
+        f"guarded(main, {argv!r})\nassert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

@@ -58,7 +58,8 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
     assert len([k for k in kept if k.startswith("best")]) == 1
     tags = set().union(*(r.keys() for r in arcturus.read_metrics(finished)))
     assert {"charts/SPS", "charts/episodic_return", "charts/epsilon", "losses/td_loss", "health/grad_norm", "health/replay_fill",
-            "charts/heldout_max_q", "health/dead_units/relu1", "health/activation_std/relu2", "eval/episodic_return_mean"} <= tags  # fmt: skip
+            "charts/heldout_max_q", "health/dead_units/relu1", "health/activation_std/relu2",
+            "eval/episodic_return_mean"} <= tags  # fmt: skip
 
 
 def test_tensorboard_reads_the_run(finished):

@@ -1,0 +1,176 @@
+"""The commands as a user types them: what they print, what they leave behind, how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+TRAIN, EVALUATE = ("arcturus.scripts.train_agent",), ("arcturus.scripts.evaluate_agent",)
+
+
+def call(module, *argv, cwd=None, env=None):
+    return subprocess.run(
+        [sys.executable, "-m", *module, *argv],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.fixture(scope="module")
+def pong(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "pong"
+    done = call(TRAIN, "dqn", "--env", "ALE/Pong-v5", "--steps", "640", "--run-dir", str(path), "--agent.learn-start", "200",
+                "--agent.capacity=2000", "--eval-every", "0", "--heldout-states=16", "--agent.double", "False",
+                "--num-envs", "4")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "preset cpu-small" in done.stdout
+    assert "2,560 frames" in done.stdout
+    return path
+
+
+def test_flags_reach_the_run(pong):
+    text = (pong / "config.yaml").read_text()
+    assert "double: false" in text
+    assert "num_envs: 4" in text
+    assert "learn_start: 200" in text
+    about = json.loads((pong / "run.json").read_text())
+    assert about["command"][:2] == ["train-agent", "dqn"]
+
+
+def test_evaluate_scores_keeps_films_and_films_again(pong, tmp_path):
+    done = call(EVALUATE, str(pong), "--episodes", "2", "--json", "--rollouts", str(tmp_path / "r.npz"), "--floors")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["score"]["episodes"] == 2
+    assert report["policy"] == "epsilon=0.001"
+    assert {"random", "constant"} == set(report["floors"])
+    rollouts = np.load(tmp_path / "r.npz", allow_pickle=False)
+    assert len(rollouts["frames"]) == rollouts["lengths"].sum() + 2
+    assert len(rollouts["actions"]) == rollouts["lengths"].sum()
+    assert rollouts["rewards"].sum() == sum(e["score"] for e in report["per_episode"])
+    folder = next((pong / "evaluations").iterdir())
+    assert {p.name for p in folder.iterdir()} == {"evaluation.json", "episodes.safetensors"}
+    done = call(EVALUATE, str(pong), "--replay", "1", "--value-figure", str(tmp_path / "v.png"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "v.png").exists()
+
+
+def test_resume_from_the_command_line(pong):
+    done = call(TRAIN, "resume", str(pong))
+    assert done.returncode == 2
+    assert "640 steps already" in done.stderr
+
+
+@pytest.mark.parametrize(("argv", "code", "says"), [
+    (["dqnn", "--env", "CartPole-v1"], 2, "did you mean dqn"),
+    (["dqn"], 2, "no environment given"),
+    (["dqn", "--env", "ALE/Pongg-v5"], 2, "did you mean ALE/Pong-v5"),
+    (["dqn", "--env", "CartPole-v11"], 2, "did you mean CartPole-v1"),
+    (["dqn", "--env", "Taxi-v3"], 2, "Taxi-v4"),
+    (["dqn", "--env", "Pendulum-v1"], 2, "Box actions"),
+    (["dqn", "--env", "CartPole-v1", "--agent.gama", "1"], 2, "--agent.gamma"),
+    (["dqn", "--env", "CartPole-v1", "--agent.gamma", "2"], 2, "from 0 to 1"),
+    (["dqn", "--env", "CartPole-v1", "--agent.gamma", "nan"], 2, "gamma"),
+    (["dqn", "--env", "CartPole-v1", "--agent.gamma", "abc"], 2, "gamma"),
+    (["dqn", "--env", "CartPole-v1", "--steps", "-5"], 2, "at least 1"),
+    (["dqn", "--env", "CartPole-v1", "--steps", "5"], 2, "less than one for each"),
+    (["dqn", "--env", "CartPole-v1", "--num-envs", "0"], 2, "num_envs is 0"),
+    (["dqn", "--env", "CartPole-v1", "--preset", "natur"], 2, "did you mean nature"),
+    (["dqn", "--env", "CartPole-v1", "--device", "cuda"], 3, "CUDA"),
+    (["dqn", "--env", "CartPole-v1", "--device", "gpu"], 2, "unknown device"),
+    (["dqn", "--env", "CartPole-v1", "--config", "/no/such.yaml"], 2, "can't be read"),
+    (["dqn", "--env", "ALE/Pong-v5", "--agent.capacity", "900000000000"], 2, "use at most"),
+    (["dqn", "--env", "ALE/Pong-v5", "--env.frame-size", "16", "--agent.torso", "nature"], 2, "too small"),
+    (["dqn", "--env", "ALE/Pong-v5", "--env.protocol", "v9"], 2, "unknown protocol"),
+    (["dqn", "--env", "no_such_module_x:Y-v0"], 2, "no_such_module_x"),
+    (["dqn", "--env", "CartPole-v1", "--run-dir", "/proc/nowhere/x"], 5, "can't be written"),
+    (["resume", "/no/such/run"], 2, "no run folder"),
+    (["list", "games"], 2, "invalid choice"),
+    (["resume"], 2, "required"),
+])  # fmt: skip
+def test_bad_input_gets_a_code_and_a_few_lines(tmp_path, argv, code, says):
+    if "cuda" in argv and __import__("torch").cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = call(TRAIN, *argv, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 20
+    assert not list(tmp_path.iterdir()), "a mistake leaves no run folder"
+
+
+@pytest.mark.parametrize(("argv", "code", "says"), [
+    (["{run}", "--checkpoint", "best"], 0, ""), (["{run}", "--checkpoint", "12"], 5, "step-000000000640"),
+    (["{run}", "--protocol", "v6"], 2, "unknown protocol"), (["{run}", "--policy", "sample"], 2, "no policy to sample"),
+    (["{run}", "--episodes", "0"], 2, "at least 1"), (["{run}", "--video", "x.avi"], 2, ".mp4 or .gif"),
+    (["{run}", "--replay", "99", "--video", "x.mp4"], 2, "there is no episode 99"), (["/no/such"], 2, "no run folder"),
+    (["{run}", "--replay", "0"], 2, "where to"),
+])  # fmt: skip
+def test_evaluate_fails_the_same_way(pong, tmp_path, argv, code, says):
+    if not (pong / "evaluations").exists():
+        assert call(EVALUATE, str(pong), "--episodes", "1").returncode == 0
+    done = call(EVALUATE, *(a.format(run=pong) for a in argv), *(["--episodes", "1"] if code == 0 else []), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 20
+
+
+def test_debug_shows_the_traceback():
+    assert "Traceback" in call(TRAIN, "dqn", "--env", "ALE/Pongg-v5", "--debug").stderr
+
+
+def test_doctor_and_lists():
+    done = call(TRAIN, "doctor", "--no-speed")
+    assert done.returncode == 0, done.stdout
+    assert "all is well" in done.stdout
+    assert "H.264" in done.stdout
+    done = call(TRAIN, "list", "envs")
+    assert "ALE/Pong-v5" in done.stdout
+    assert done.stdout.count("ALE/") >= 100
+    assert "uniform" in call(TRAIN, "list", "agents").stdout
+    assert "nature" in call(TRAIN, "list", "presets").stdout
+
+
+FLAGS = st.sampled_from(["--env", "--steps", "--seed", "--agent.gamma", "--agent.double", "--num-envs", "--preset", "--bogus", "--device",
+                         "--env.frame-size", "-x", "--agent.n-step", "--config"])  # fmt: skip
+VALUES = st.sampled_from(
+    ["CartPole-v1", "0", "-1", "1e9", "nan", "True", "maybe", "", "nature", "🎮", "0.5", "None", "--", "a=b"]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(argv=st.lists(st.one_of(FLAGS, VALUES, st.builds("{}={}".format, FLAGS, VALUES)), max_size=8))
+def test_any_line_parses_or_is_refused_without_a_traceback(argv, capsys):
+    from arcturus.errors import ArcturusError
+    from arcturus.scripts.train_agent import parse
+
+    try:
+        parse("dqn", argv)
+    except ArcturusError as e:
+        assert e.exit_code in (2, 3)
+        assert len(str(e).splitlines()) <= 20
+    except SystemExit as e:
+        out = capsys.readouterr()
+        assert e.code in (0, 2)
+        assert e.code == 0 or len((out.err + out.out).splitlines()) <= 20
+    capsys.readouterr()
+
+
+def test_the_readmes_python_example_runs(tmp_path):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = text.split("<!-- example -->\n```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "episode" in done.stdout
