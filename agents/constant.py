@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+
 from arcturus.api import Act, EnvSpec, Metrics, State, Step, TimeStep
 from arcturus.config import Bounds, Preset
 from arcturus.errors import ConfigError

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor, nn
+
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds, Preset
 from arcturus.losses import linear_schedule, q_learning, td_loss
@@ -29,7 +31,6 @@ from arcturus.optimizers import CentredRMSProp, load_optimizer_tensors, optimize
 from arcturus.replay.records import Transition
 from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

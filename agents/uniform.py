@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+
 from arcturus.api import Act, EnvSpec, Metrics, State, Step, TimeStep
 from arcturus.config import Preset
 from arcturus.seeding import Seeds

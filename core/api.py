@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import torch
-from arcturus.errors import ConfigError
 from torch import Tensor
+
+from arcturus.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np

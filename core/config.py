@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
+
 from arcturus.errors import ConfigError, nearest
 
 C = TypeVar("C")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+
 from arcturus.api import Agent, Environments, Metrics, Step
 
 

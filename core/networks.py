@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
+from torch import Tensor, nn
+
 from arcturus.api import EnvSpec
 from arcturus.errors import ConfigError, nearest
-from torch import Tensor, nn
 
 TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from arcturus import agents
 from arcturus.api import EnvSpec
 from arcturus.envs import open_envs

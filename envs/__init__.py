@@ -10,6 +10,7 @@ from arcturus.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
     from arcturus.envs.vector import Backend, DeviceEnvs
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+
 from arcturus.envs.vector import HostRow
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 

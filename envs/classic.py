@@ -15,10 +15,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from arcturus.envs.vector import HostRow
-from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from arcturus.envs.vector import HostRow
+from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 
 
 def encoder(space: gym.Space, env_id: str) -> tuple[tuple[int, ...], torch.dtype, Callable[[np.ndarray], np.ndarray]]:

@@ -29,6 +29,9 @@ class FrameStack:
         """frame [N, *frame_shape], age [N] -> [N, K, *frame_shape]: a new tensor each time, so that what was handed out
         before never changes."""
         frames = torch.cat([self.frames[:, 1:], frame[:, None]], 1)
-        keep = reach(age, self.stack).view(*frames.shape[:2], *[1] * (frames.dim() - 2))
-        self.frames = torch.where(keep, frames, torch.zeros((), dtype=frames.dtype, device=frames.device))
-        return self.frames
+        keep = reach(age, self.stack)
+        if frames.device.type != "cpu" or not keep.all():  # the host may look for free; a GPU must not be waited for
+            keep = keep.view(*frames.shape[:2], *[1] * (frames.dim() - 2))
+            frames = torch.where(keep, frames, torch.zeros((), dtype=frames.dtype, device=frames.device))
+        self.frames = frames
+        return frames

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
+from torch import Tensor
+
 from arcturus.api import EnvSpec, TimeStep
 from arcturus.envs.frames import OLDEST, FrameStack
 from arcturus.seeding import Seeds
-from torch import Tensor
 
 
 class HostRow(NamedTuple):

@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import gymnasium as gym
 import torch
+from torch import Tensor
+
 from arcturus.api import EnvSpec, Step
 from arcturus.envs.frames import reach
 from arcturus.errors import ConfigError
 from arcturus.replay.records import Transition
-from torch import Tensor
 
 TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES = 1, 2, 4, 8, 16
 LAST = TERMINATED | TRUNCATED | CUT

@@ -62,6 +62,7 @@ def doctor(argv: list[str]) -> int:
 
 def speed(seconds: float = 2.0) -> str:
     import torch
+
     from arcturus.envs import make
 
     with make("ALE/Pong-v5", 8) as envs:

@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     if args.episodes < 1 or args.num_envs < 1 or args.seed < 0:
         raise ConfigError("--episodes and --num-envs must be at least 1, --seed at least 0", where="evaluate-agent")
     import torch
+
     from arcturus.envs.atari import protocol
     from arcturus.runs.folder import Run
     from arcturus.runs.library import load
@@ -149,10 +150,11 @@ def write_rollouts(path: Path, result: Any) -> None:
 
 
 def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
+    from safetensors.numpy import load_file
+
     from arcturus.runs.folder import read_json
     from arcturus.runs.library import load
     from arcturus.scoring.evaluation import ScoredEpisode
-    from safetensors.numpy import load_file
 
     saved = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
     if not saved:

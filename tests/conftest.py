@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+
 from arcturus.api import Act
 from arcturus.envs.vector import DeviceEnvs, HostRow
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from arcturus import agents
 from arcturus.config import from_mapping
 from arcturus.errors import ConfigError

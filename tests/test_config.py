@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from arcturus.agents import dqn
 from arcturus.config import from_mapping, read_yaml, write_yaml
 from arcturus.envs import EnvConfig
 from arcturus.errors import ArcturusError, ConfigError
 from arcturus.runs.settings import RunOptions, resolve, validate
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NUMBERS = {
     "gamma": st.floats(0, 1), "n_step": st.integers(1, 100), "learning_rate": st.floats(0, 10), "batch_size": st.integers(1, 65_536),

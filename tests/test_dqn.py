@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
+
 from arcturus.agents import dqn
 from arcturus.api import EnvSpec
 from arcturus.config import from_mapping
@@ -17,7 +19,6 @@ from arcturus.optimizers import CentredRMSProp, load_optimizer_tensors, optimize
 from arcturus.replay.records import Transition
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
-from gymnasium.spaces import Discrete, MultiDiscrete
 
 
 def spec(shape=(4, 84, 84), actions=4, n=2, stack=4):

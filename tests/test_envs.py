@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+
 from arcturus.envs import EnvConfig, make, open_backend
 from arcturus.envs.atari import PROTOCOLS, AtariBackend, action_names, games
 from arcturus.envs.classic import encoder
@@ -52,9 +53,10 @@ def test_frames_are_those_of_gymnasiums_preprocessing_stacked_with_zeros(game):
     preprocessings leave their skip loop early there, and show the frame before, in different buffers.
     """
     import ale_py
+    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+
     from arcturus.envs.atari import Protocol
     from arcturus.envs.vector import DeviceEnvs
-    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
     gym.register_envs(ale_py)
     env_id = f"ALE/{game}-v5"

@@ -6,10 +6,11 @@ import json
 import math
 from dataclasses import replace
 
-import arcturus
 import numpy as np
 import pytest
 import torch
+
+import arcturus
 from arcturus import agents
 from arcturus.api import Act, Objective
 from arcturus.envs import EnvConfig, open_envs

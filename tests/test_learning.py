@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import arcturus
 import pytest
+
+import arcturus
 
 
 def cartpole(tmp_path, seed):

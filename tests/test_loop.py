@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+
 from arcturus.api import Act
 from arcturus.loop import run
 

@@ -8,14 +8,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from arcturus.api import EnvSpec, Step, TimeStep
-from arcturus.errors import ConfigError
-from arcturus.loop import run
-from arcturus.replay.ring import Ring, check_memory, row_bytes, uniform
 from gymnasium.spaces import Discrete
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from arcturus.api import EnvSpec, Step, TimeStep
+from arcturus.errors import ConfigError
+from arcturus.loop import run
+from arcturus.replay.ring import Ring, check_memory, row_bytes, uniform
 
 
 def played(envs, actor, rows, cut_every=0):

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 
-import arcturus
 import pytest
 import torch
+
+import arcturus
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError
 from arcturus.runs.checkpoint import Checkpoints, flatten, unflatten
 from arcturus.runs.folder import Run
@@ -200,6 +201,7 @@ def test_another_agents_checkpoint_is_refused(finished, tmp_path):
 
 def test_segments_are_written_once_and_shared(tmp_path, counter, random_actor, monkeypatch):
     import numpy as np
+
     from arcturus.loop import run
     from arcturus.replay.ring import Ring
     from arcturus.runs import checkpoint

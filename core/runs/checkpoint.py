@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arcturus.errors import CheckpointError
-from arcturus.replay.ring import Ring
-from arcturus.runs.folder import read_json
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
+
+from arcturus.errors import CheckpointError
+from arcturus.replay.ring import Ring
+from arcturus.runs.folder import read_json
 
 FORMAT = 1
 SEGMENT_STEPS = 16_384  # agent steps in a segment of replay

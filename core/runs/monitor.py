@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+
 from arcturus.api import Metrics
 from arcturus.envs.vector import Episode
 from arcturus.runs.progress import Progress
 from arcturus.runs.settings import RunConfig
-from torch import Tensor
 
 WALL_CLOCK = ("time", "charts/SPS")  # fields that two equal runs don't share
 
@@ -72,8 +73,9 @@ class Monitor:
 
     def _introduce(self) -> None:
         """Settings as text and hyper-parameters, and one page of the charts that matter."""
-        from arcturus.config import write_yaml
         from torch.utils.tensorboard.summary import custom_scalars, hparams
+
+        from arcturus.config import write_yaml
 
         self.board.add_text("config", "```yaml\n" + write_yaml(self.config.to_mapping()) + "\n```", 0)
         plain = self.config.to_mapping()

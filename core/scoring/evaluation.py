@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
 from arcturus.api import Act, Actor, Objective, TimeStep
 from arcturus.config import from_options
 from arcturus.envs import EnvConfig, is_atari, open_envs

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
+
 from arcturus.api import Actor
 from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs
 from arcturus.envs.classic import open_one
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
-from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT, PANEL, TRACE = 420, 240, 120  # pixels: the game's height, the panel's width, the value trace's height
 INK, DIM, GROUND, CHOSEN, BAR, LINE = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0"

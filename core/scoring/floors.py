@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import gymnasium as gym
+
 from arcturus import agents
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.scoring.evaluation import Evaluation, evaluate

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from arcturus.api import Actor, TimeStep
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.seeding import Seeds
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
