@@ -242,7 +242,9 @@ class Agent:
         value, metrics = loss(self.network, self.target, batch, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm or float("inf"))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+        if self.config.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.config.max_grad_norm, norm)
         self.optimizer.step()  # (9)
         return metrics | {"health/grad_norm": norm}
 

@@ -112,11 +112,10 @@ class Torso(nn.Module):
         return _conv_stack(channels, layers), width
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = obs.float()
-        if self.scale != 1.0:
-            x = x * self.scale
-        x = x.reshape(len(x), -1, *x.shape[-2:]) if self.image else x.flatten(1)
-        return self.layers(x)
+        x = obs.reshape(len(obs), -1, *obs.shape[-2:]) if self.image else obs.flatten(1)
+        if self.image:
+            x = x.contiguous(memory_format=torch.channels_last)  # while it is still bytes
+        return self.layers(x * self.scale if x.dtype == torch.uint8 else x)
 
 
 class QNetwork(nn.Module):
