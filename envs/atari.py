@@ -84,11 +84,12 @@ def games() -> dict[str, str]:
     }
 
 
-def action_names(env_id: str, full_action_space: bool = False) -> list[str]:
+@cache
+def action_names(env_id: str, full_action_space: bool = False) -> tuple[str, ...]:
     """NOOP, FIRE, UP ... in the order of the action's numbers."""
     emulator = _interface(games()[env_id])
     actions = emulator.getLegalActionSet() if full_action_space else emulator.getMinimalActionSet()
-    return [a.name for a in actions]
+    return tuple(a.name for a in actions)
 
 
 def _interface(game: str) -> Any:

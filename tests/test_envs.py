@@ -213,7 +213,7 @@ def test_rewards_are_raw_and_lives_are_derived_while_the_game_goes_on():
 
 
 def test_full_action_space_and_names():
-    assert action_names("ALE/Pong-v5") == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
+    assert action_names("ALE/Pong-v5") == ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")
     with make("ALE/Pong-v5", 1, full_action_space=True) as envs:
         assert envs.single_action_space.n == 18
 

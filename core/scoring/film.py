@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,8 +128,14 @@ def labels(config: EnvConfig, count: int) -> list[str]:
     if is_atari(config.id):
         from arcturus.envs.atari import action_names
 
-        return action_names(config.id, config.full_action_space)
+        return list(action_names(config.id, config.full_action_space))
     return [str(i) for i in range(count)]
+
+
+@cache
+def font(size: int) -> Any:
+    """Pillow's own font; reading it takes longer than drawing a picture."""
+    return ImageFont.load_default(size)
 
 
 class Canvas:
@@ -136,7 +143,7 @@ class Canvas:
 
     def __init__(self, config: EnvConfig, title: str, step_seconds: float):
         self.config, self.title, self.step_seconds = config, title, step_seconds
-        self.big, self.small = ImageFont.load_default(22), ImageFont.load_default(13)
+        self.big, self.small = font(22), font(13)
         self.trace: deque[float] = deque(maxlen=400)
         self.low, self.high = np.inf, -np.inf
         self.count = 0
@@ -167,12 +174,12 @@ class Canvas:
         names = labels(self.config, len(q))
         pitch = min(26, (HEIGHT - 112) // len(q))
         pen.text((x, 86), f"action-values {q.min():.2f} to {q.max():.2f}", DIM, self.small)
-        font = ImageFont.load_default(min(13, max(9, pitch - 4)))
+        letters = font(min(13, max(9, pitch - 4)))
         span = max(float(q.max() - q.min()), 1e-6)
         for i, (name, value) in enumerate(zip(names, q, strict=True)):
             y, colour = 108 + i * pitch, CHOSEN if i == moment.action else BAR
             length = 4 + int((PANEL - 130) * (float(value) - float(q.min())) / span)
-            pen.text((x, y), name, CHOSEN if i == moment.action else INK, font)
+            pen.text((x, y), name, CHOSEN if i == moment.action else INK, letters)
             pen.rectangle((x + 104, y + 2, x + 104 + length, y + pitch - 4), fill=colour)
 
     def _line(self, pen: ImageDraw.ImageDraw, width: int) -> None:
