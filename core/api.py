@@ -127,8 +127,14 @@ class Agent(Actor, Protocol):
     """
 
     on_policy: bool
-    network: torch.nn.Module | None  # what the instruments look into
-    objective: Objective | None
+
+    @property
+    def network(self) -> torch.nn.Module | None:
+        """What the instruments look into."""
+
+    @property
+    def objective(self) -> Objective | None:
+        """What its values are values of."""
 
     def observe(self, step: Step) -> None: ...
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics: ...

@@ -203,7 +203,8 @@ def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for flag in (False, True)
     }
-    zeros, infos, actions = np.zeros(n, np.float32), [{} for _ in range(n)], np.zeros((n, 1), np.int64)
+    zeros, actions = np.zeros(n, np.float32), np.zeros((n, 1), np.int64)
+    infos: list[dict[str, Any]] = [{} for _ in range(n)]
     count = 0
 
     def ours() -> int:
@@ -342,7 +343,7 @@ def main(argv: list[str]) -> int:
     from arcturus.runs.settings import choose_device
 
     args.device = choose_device(args.device)
-    about = {"versions": versions(), "machine": platform.platform(), "cores": os.cpu_count(), "args": vars(args)}
+    about: dict[str, Any] = {"versions": versions(), "machine": platform.platform(), "cores": os.cpu_count(), "args": vars(args)}
     print(", ".join(f"{k} {v}" for k, v in about["versions"].items()) + f"; {about['cores']} cores, {args.device}")
     tables = {"env": benchmark_env, "replay": benchmark_replay, "dqn": benchmark_dqn}[args.what](args)
     if args.json:

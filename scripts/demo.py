@@ -27,25 +27,10 @@ def main(argv: list[str]) -> int:
     from arcturus.scripts import evaluate_agent, train_agent
 
     began = time.perf_counter()
-    train_agent.main(
-        [
-            "dqn",
-            "--env",
-            args.env,
-            "--preset",
-            "cpu-small",
-            "--steps",
-            str(args.steps),
-            "--seed",
-            str(args.seed),
-            "--run-dir",
-            str(folder),
-            "--eval-every",
-            str(args.steps // 4),
-            "--eval-episodes",
-            "5",
-        ]
-    )
+    settings = f"--preset cpu-small --steps {args.steps} --seed {args.seed} --eval-every {args.steps // 4} --eval-episodes 5"
+    code = train_agent.main(["dqn", "--env", args.env, "--run-dir", str(folder), *settings.split()])
+    if code:
+        return code
     trained = time.perf_counter()
     film, figure = folder / "videos" / "film.mp4", folder / "videos" / "value.png"
     code = evaluate_agent.main([str(folder), "--episodes", "20", "--floors", "--video", str(film), "--value-figure", str(figure)])
