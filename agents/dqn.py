@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds, Preset
+from arcturus.device import choose_device
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import QNetwork
 from arcturus.optimizers import CentredRMSProp, load_optimizer_tensors, optimizer_tensors
@@ -180,8 +181,9 @@ class Agent:
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.num_actions = spec.discrete_actions("dqn")
-        where = self.device if config.replay_device == "auto" else torch.device(config.replay_device)
-        self.replay = Ring(config.capacity, spec, where)  # (1)
+        named = config.replay_device
+        where = self.device if named == "auto" else torch.device(choose_device(named, "--agent.replay-device"))
+        self.replay = Ring(config.capacity, spec, where, config.n_step)  # (1)
         self.replay_rng = seeds.branch("replay").torch(where)
         with seeds.branch("init").initialising():
             network = QNetwork(spec, self.num_actions, config.torso, config.average_pool)  # (2)
@@ -230,7 +232,7 @@ class Agent:
                 c.batch_size, self.replay_rng, n_step=c.n_step, gamma=c.gamma, reward_clip=c.reward_clip, life_loss=c.life_loss
             )
             if self.replay.device != self.device:
-                batch = Transition(*(x.to(self.device, non_blocking=True) for x in batch))
+                batch = Transition(*(x.to(self.device, non_blocking=self.device.type == "cuda") for x in batch))
             metrics = self._update(batch)
             self.updates += 1
         if c.target_period and self.steps // c.target_period > self.copies:  # (10)

@@ -153,6 +153,16 @@ class Environments(Protocol):
     def settle(self) -> None: ...
 
 
+def random_actions(space: gym.Space, n: int, device: torch.device | str, generator: torch.Generator | None) -> Tensor:
+    """[n, *action_shape] int64, uniform over a Discrete, MultiDiscrete or MultiBinary space counted from 0."""
+    if isinstance(space, gym.spaces.MultiBinary):
+        high: Any = 2
+    else:
+        high = getattr(space, "nvec", getattr(space, "n", None))
+    coin = torch.rand((n, *(space.shape or ())), device=device, generator=generator)
+    return (coin * torch.as_tensor(high, device=device)).long()
+
+
 def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
     """fn over nests of tuples; NamedTuple types are kept."""
     if isinstance(trees[0], tuple):

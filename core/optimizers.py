@@ -68,4 +68,4 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         if value.shape == p.shape and key != "step":
             state[key] = torch.empty_like(p, requires_grad=False).copy_(value)
         else:
-            state[key] = value.clone()
+            state[key] = value.to(p.device, copy=True)  # fused Adam wants its counter there too

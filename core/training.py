@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import torch
 
 from arcturus import agents
 from arcturus.api import EnvSpec
+from arcturus.config import write_yaml
 from arcturus.envs import open_envs
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
 from arcturus.loop import run as run_loop
 from arcturus.runs.checkpoint import Checkpoints
-from arcturus.runs.folder import Run
+from arcturus.runs.folder import Run, write_atomically
 from arcturus.runs.monitor import Monitor
 from arcturus.runs.settings import RunConfig, validate
 from arcturus.scoring.evaluation import evaluate
@@ -111,21 +112,25 @@ class Trainer:
                     where="train-agent resume",
                     fix=f"go on to more with --steps {2 * self.steps}",
                 )
-            self.heldout = self._hold_out_states()
-            self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, saved)
-            self.run.update(status="running", steps=self.steps)
             try:
                 with self.signals:
-                    self._loop(envs)
-            except ArcturusError:
-                self.run.update(status="failed", steps=self.steps)
-                raise
+                    self._train(envs, saved)
             except BaseException as e:
-                self.run.update(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
+                with suppress(OSError, ArcturusError):  # the disk may be what failed
+                    self.run.update(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
                 raise
-            finally:
-                self.monitor.close()
         return self.run
+
+    def _train(self, envs: Any, saved: dict[str, Any] | None) -> None:
+        if self.resume:  # a new total of steps is the run's from now on
+            write_atomically(self.run.path / "config.yaml", write_yaml(self.config.to_mapping()))
+        self.run.update(status="running", steps=self.steps)
+        self.heldout = self._hold_out_states()
+        self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, saved)
+        try:
+            self._loop(envs)
+        finally:
+            self.monitor.close()
 
     # -- the loop's readers --------------------------------------------------------------------------------------------
 
@@ -151,7 +156,7 @@ class Trainer:
                     self._evaluate(final=self.steps >= total)
                 if self._cut or self.steps >= total:
                     self._save()
-                if self.signals.received is not None and self._cut:
+                if self.signals.received is not None and self._cut and self.steps < total:
                     self.run.update(status="preempted", steps=self.steps, signal=signal.Signals(self.signals.received).name)
                     return
         finally:
@@ -199,8 +204,11 @@ class Trainer:
             self.monitor.picture("network/first_layer_filters", picture, self.steps)
         new_best = score["mean"] > self.best
         if new_best:
-            self.best = score["mean"]
-            self.checkpoints.save_best(self.steps, {"agent": self._weights(), "steps": self.steps, "score": score["mean"]})
+            try:
+                self.checkpoints.save_best(self.steps, {"agent": self._weights(), "steps": self.steps, "score": score["mean"]})
+                self.best = score["mean"]
+            except CheckpointError as e:
+                self.monitor.text(f"warning: {e.what}; training goes on")
         self.monitor.text(
             f"{self.steps:,} steps: evaluation {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}] over "
             f"{len(result.episodes)} episodes, {result.policy}, {time.perf_counter() - began:.0f} s{'; the best so far' if new_best else ''}"
@@ -273,8 +281,7 @@ def resume_run(path: Path | str, *, quiet: bool = False, trust: tuple[str, ...] 
     """Goes on from the newest checkpoint that verifies.  steps: a new total."""
     run = Run(path)
     config = run.config(trust)
-    if steps is not None:
-        config = validate(replace(config, run=replace(config.run, steps=steps)))
+    config = validate(replace(config, run=replace(config.run, steps=steps if steps is not None else config.run.steps)))
     return _guarded(Trainer(config, lambda: run, resume=True, quiet=quiet))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from arcturus.envs.vector import HostRow
-from arcturus.errors import ConfigError, EnvironmentProblem, nearest
+from arcturus.errors import ConfigError, EnvironmentProblem, TrainingFailed, nearest
 
 
 def encoder(space: gym.Space, env_id: str) -> tuple[tuple[int, ...], torch.dtype, Callable[[np.ndarray], np.ndarray]]:
@@ -83,6 +83,15 @@ def unknown(env_id: str, e: Exception | None = None) -> ConfigError:
     return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments"))
 
 
+@contextlib.contextmanager
+def told(env_id: str, where: str) -> Iterator[None]:
+    """What an environment raises, as an error that names it."""
+    try:
+        yield
+    except Exception as e:
+        raise TrainingFailed(f"{env_id} raised {type(e).__name__}: {e}", where=f"its {where}()") from e
+
+
 class ClassicBackend:
     """N copies stepped one after another in this process (gymnasium's SyncVectorEnv).
 
@@ -112,7 +121,8 @@ class ClassicBackend:
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
         # SyncVectorEnv takes the mask out of the dictionary it is given, and wants a seed for every environment
         options = None if mask is None else {"reset_mask": mask.copy()}
-        obs, _ = self._envs.reset(seed=[int(s) for s in seeds], options=options)
+        with told(self.env_id, "reset"):
+            obs, _ = self._envs.reset(seed=[int(s) for s in seeds], options=options)
         no = np.zeros(self.num_envs, bool)
         return HostRow(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no)
 
@@ -121,7 +131,8 @@ class ClassicBackend:
 
     def recv(self) -> HostRow:
         assert self._action is not None
-        obs, reward, terminated, truncated, _ = self._envs.step(self._action)
+        with told(self.env_id, "step"):
+            obs, reward, terminated, truncated, _ = self._envs.step(self._action)
         # the flags are the vector environment's own arrays, which its next step writes again
         no = np.zeros(self.num_envs, bool)
         return HostRow(self._encode(obs), reward.astype(np.float32), terminated.copy(), truncated & ~terminated, no)

@@ -88,8 +88,8 @@ class DeviceEnvs:
         self._age = np.zeros(n, np.int64)
         self._ended = np.zeros(n, bool)
         self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
-        self._state = "new"  # new, idle, sent, closed
-        self._pinned: dict[str, Tensor] = {}
+        self._state = "new"  # new, idle, sent, receiving, closed
+        self._pinned: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
         self._timestep_now: TimeStep
         self.host: HostRow  # the newest row as the backend gave it, for those who read on the host anyway
 
@@ -98,9 +98,9 @@ class DeviceEnvs:
     def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:
         """Resets all environments (or those in mask [N] bool) with seeds int64 [N]; what they were doing is forgotten.
 
-        The others' rows come back as they stood, except that reward and flags are blank: they were seen already.
+        The others' rows come back as they stood.
         """
-        if self._state in ("sent", "closed") or (self._state == "new" and mask is not None):
+        if self._state in ("sent", "receiving", "closed") or (self._state == "new" and mask is not None):
             raise RuntimeError(
                 f"environments can't be reset while {self._state}: call recv() before reset, and reset whole first"
             )
@@ -122,14 +122,13 @@ class DeviceEnvs:
             blank = torch.zeros_like(before.obs)
             blank[:, -1] = obs
             stacked = self._stack.frames = torch.where(wide, blank, before.obs)
-        off = torch.zeros_like(chosen)
         self._timestep_now = before._replace(
             obs=stacked,
             reward=before.reward * ~chosen,
             age=torch.where(chosen, torch.zeros_like(before.age), before.age),
             terminated=before.terminated & ~chosen,
             truncated=before.truncated & ~chosen,
-            life_lost=off,
+            life_lost=before.life_lost & ~chosen,
             decides=before.decides | chosen,
         )
         return self._timestep_now
@@ -147,6 +146,7 @@ class DeviceEnvs:
         """Waits for the step to end."""
         if self._state != "sent":
             raise RuntimeError(f"nothing to receive while {self._state}: send() first")
+        self._state = "receiving"  # an exception here may have taken the row already: then only close() is left
         row = self.backend.recv()
         self._state = "idle"
         opens = self._ended
@@ -161,6 +161,7 @@ class DeviceEnvs:
     def settle(self) -> None:
         """Back to idle from wherever an exception left us: receives a step that is under way."""
         if self._state == "sent":
+            self._state = "receiving"
             self.backend.recv()
             self._state = "idle"
 
@@ -172,9 +173,11 @@ class DeviceEnvs:
     def close(self) -> None:
         """Waits for a step that is under way, then closes; twice does nothing."""
         if self._state != "closed":
-            self.settle()
-            self._state = "closed"
-            self.backend.close()
+            try:
+                self.settle()
+            finally:
+                self._state = "closed"
+                self.backend.close()
 
     def __enter__(self) -> DeviceEnvs:
         return self
@@ -234,11 +237,15 @@ class DeviceEnvs:
         return self._timestep_now
 
     def _upload(self, name: str, array: np.ndarray) -> Tensor:
-        """To the device, once.  On CUDA through a pinned buffer that is kept: the copy has ended before the buffer is
-        written again, because the next action has come back from the device in between."""
+        """To the device, once.  On CUDA through a pinned buffer that is kept, and written again only when the copy from it has
+        ended (in the loop it always has: an action came back from the device in between)."""
         host = torch.from_numpy(np.ascontiguousarray(array))
         if self.device.type != "cuda":
             return host.to(self.device)
         if name not in self._pinned:
-            self._pinned[name] = torch.empty_like(host, pin_memory=True)
-        return self._pinned[name].copy_(host).to(self.device, non_blocking=True)
+            self._pinned[name] = (torch.empty_like(host, pin_memory=True), torch.cuda.Event())
+        pinned, copied = self._pinned[name]
+        copied.synchronize()
+        out = pinned.copy_(host).to(self.device, non_blocking=True)
+        copied.record(torch.cuda.current_stream(self.device))
+        return out

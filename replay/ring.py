@@ -45,13 +45,15 @@ def _action_dtype(spec: EnvSpec) -> torch.dtype:
     return torch.uint8 if isinstance(space, gym.spaces.Discrete) and space.n <= 256 else torch.int64
 
 
-def check_memory(capacity: int, spec: EnvSpec, device: torch.device, available: int) -> None:
+def check_memory(capacity: int, spec: EnvSpec, device: torch.device, available: int, n_step: int = 1) -> None:
     """One clear line before training starts, instead of a killed process hours later.  available: bytes."""
-    if capacity < 2 * spec.num_envs:
+    rows = spec.frame_stack + n_step  # fewer could never hold a transition with its whole stack once they wrap
+    if capacity < rows * spec.num_envs:
         raise ConfigError(
-            f"a replay of {capacity:,} steps holds less than two rows of {spec.num_envs} environments",
+            f"a replay of {capacity:,} steps is too small: {spec.num_envs} environments, stacks of {spec.frame_stack} and "
+            f"{n_step}-step returns need {rows} rows",
             where="--agent.capacity",
-            fix=f"use at least {2 * spec.num_envs:,}",
+            fix=f"use at least {rows * spec.num_envs:,}",
         )
     need, each = row_bytes(spec) * capacity, row_bytes(spec)
     if need > available:
@@ -76,14 +78,14 @@ def available_bytes(device: torch.device) -> int:
 class Ring:
     """`capacity` agent steps of all environments together, on `device`.
 
-    append() takes one row [N] a time; sample() draws n-step transitions.  Row t is the observation, the action taken there,
+    append() takes one row [N] a time; sample() draws transitions of up to n_step steps.  Row t is the observation, the action taken there,
     and the reward and flags that came *with* the observation.
     """
 
-    def __init__(self, capacity: int, spec: EnvSpec, device: torch.device | str):
+    def __init__(self, capacity: int, spec: EnvSpec, device: torch.device | str, n_step: int = 1):
         self.spec, self.rows, self.count = spec, capacity // spec.num_envs, 0
         device = torch.device(device)
-        check_memory(capacity, spec, device, available_bytes(device))
+        check_memory(capacity, spec, device, available_bytes(device), n_step)
         T, N = self.rows, spec.num_envs
         self.device = device
         self.frame = torch.zeros((T * N + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank

@@ -340,7 +340,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    from arcturus.runs.settings import choose_device
+    from arcturus.device import choose_device
 
     args.device = choose_device(args.device)
     about: dict[str, Any] = {"versions": versions(), "machine": platform.platform(), "cores": os.cpu_count(), "args": vars(args)}

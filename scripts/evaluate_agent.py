@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--protocol", help="Atari: v5 or nature (default: the run's)")
     p.add_argument("--policy", help=POLICIES)
     p.add_argument("--seed", type=int, default=0, help="which episodes (default 0)")
-    p.add_argument("--num-envs", type=int, default=8, help="environments played side by side; no effect on the scores")
+    p.add_argument("--num-envs", type=int, default=8, help="environments played side by side (default 8)")
     p.add_argument("--device", default="auto")
     p.add_argument("--floors", action="store_true", help="also score random play and the best constant action")
     p.add_argument("--video", type=Path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --replay's")
@@ -43,10 +43,10 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--episodes and --num-envs must be at least 1, --seed at least 0", where="evaluate-agent")
     import torch
 
+    from arcturus.device import choose_device
     from arcturus.envs.atari import protocol
     from arcturus.runs.folder import Run
     from arcturus.runs.library import load
-    from arcturus.runs.settings import choose_device
     from arcturus.scoring.evaluation import evaluate
     from arcturus.scoring.film import check_film_path
 

@@ -236,3 +236,30 @@ def test_optimizer_state_survives_as_plain_tensors():
     assert all(v.is_contiguous() for v in saved.values())
     load_optimizer_tensors(opt, saved)
     assert opt.state[w]["exp_avg"].stride() == w.stride()
+
+
+def test_restored_counters_live_where_their_parameters_do():
+    """Fused Adam on a GPU wants its step counter there; a checkpoint is read on the host."""
+    w = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    opt = torch.optim.Adam([w])
+    load_optimizer_tensors(opt, {"0:step": torch.tensor(3.0), "0:exp_avg": torch.zeros(2)})
+    assert {v.device.type for v in opt.state[w].values()} == {"meta"}
+
+
+@pytest.mark.parametrize(("n_step", "rows"), [(1, 5), (3, 7)])
+def test_a_replay_too_small_to_ever_hold_a_transition_is_refused(n_step, rows):
+    make = lambda rows: dqn.Agent(dqn.Config(capacity=rows * 2, n_step=n_step), spec((4, 84, 84)), "cpu", Seeds(0))  # noqa: E731
+    with pytest.raises(ConfigError, match=f"need {rows} rows"):
+        make(rows - 1)
+    a = make(rows)
+    a.replay.count = 100
+    assert a.replay.ready(n_step)
+
+
+def test_a_device_that_is_not_there_is_an_environments_problem():
+    from arcturus.errors import EnvironmentProblem
+
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(EnvironmentProblem, match="no CUDA device"):
+        agent(2, replay_device="cuda")

@@ -342,3 +342,37 @@ def test_the_shape_of_a_gymnasium_vector_environment(counter):
     again, _ = envs.reset(seed=np.array([1, 2, 3]))
     assert first.shape == again.shape
     assert open_backend(EnvConfig(id="CartPole-v1", num_envs=2)).num_envs == 2
+
+
+def test_an_interrupt_while_receiving_leaves_an_environment_that_can_be_closed(counter):
+    """The interrupted receive may have taken the row already: waiting for it again would last for ever."""
+    envs = counter()
+    envs.reset()
+    receive, calls = envs.backend.recv, []
+
+    def interrupted():
+        calls.append(1)
+        receive()
+        raise KeyboardInterrupt
+
+    envs.backend.recv = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        envs.step(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="while receiving"):
+        envs.reset()
+    envs.close()
+    assert len(calls) == 1
+
+
+def test_a_settling_that_fails_still_closes(counter):
+    envs, closed = counter(), []
+    envs.reset()
+    envs.send(torch.zeros(3, dtype=torch.int64))
+
+    def failing():
+        raise OverflowError
+
+    envs.backend.recv, envs.backend.close = failing, lambda: closed.append(1)
+    with pytest.raises(OverflowError):
+        envs.close()
+    assert closed == [1]

@@ -152,9 +152,6 @@ def test_policies_and_protocols():
 
 
 def test_floors_are_random_play_and_the_best_constant_action():
-    class Twoarmed:
-        pass
-
     found = floors(EnvConfig(id="CartPole-v1"), 10)
     assert 12 < found.random.mean < 40
     assert found.constant.mean < 11
@@ -233,6 +230,41 @@ def test_loading_gives_the_agent_that_was_trained(tmp_path):
     actor = arcturus.load(run)
     assert actor.step == 400
     assert actor.config.env.frame_size == 42
+    assert arcturus.evaluate(actor, "ALE/Pong-v5", episodes=1).about["frame_stack"] == 4  # with the frames it was trained on
     act = actor.act(as_timestep(torch.zeros(3, 4, 42, 42, dtype=torch.uint8)), (), explore=False)
     assert isinstance(act, Act)
     assert act.extras["q_values"].shape == (3, 6)
+
+
+def test_epsilon_scores_do_not_depend_on_how_many_play_side_by_side(dqn_breakout):
+    one, three = (evaluate(dqn_breakout, BREAKOUT, 4, policy="epsilon=0.5", num_envs=n) for n in (1, 3))
+    assert [(e.score, e.length) for e in one.episodes] == [(e.score, e.length) for e in three.episodes]
+
+
+def test_films_of_environments_of_your_own_with_rewards_that_float32_rounds(tmp_path, monkeypatch):
+    (tmp_path / "painted.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Painted(gym.Env):\n"
+        "    metadata = {'render_modes': ['rgb_array'], 'render_fps': 7}\n"
+        "    observation_space = gym.spaces.MultiBinary(2); action_space = gym.spaces.MultiBinary(2)\n"
+        "    def __init__(self, render_mode=None): self.render_mode = render_mode\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed); self.t = 0; return np.zeros(2, np.int8), {}\n"
+        "    def step(self, action):\n"
+        "        self.t += 1; return np.zeros(2, np.int8), 0.1, self.t == 9, False, {}\n"
+        "    def render(self): return np.full((40, 30, 3), self.t * 20, np.uint8)\n"
+        "class Bare(Painted):\n"
+        "    def __init__(self): pass\n"
+        "gym.register('Painted-v0', entry_point=Painted); gym.register('Bare-v0', entry_point=Bare)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("Painted", "Bare"):
+        config = EnvConfig(id=f"painted:{name}-v0", num_envs=1)
+        actor = build("uniform", config)
+        episode = evaluate(actor, config, 1, policy="sample").episodes[0]
+        assert math.isclose(episode.score, 0.9, rel_tol=1e-6)
+        if name == "Painted":
+            assert write_film(tmp_path / "p.mp4", actor, config, episode) == 10
+        else:
+            with pytest.raises(ConfigError, match="can't draw itself"):
+                write_film(tmp_path / "p.mp4", actor, config, episode)

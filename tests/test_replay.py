@@ -125,7 +125,7 @@ def test_too_large_a_replay_is_refused_with_the_largest_that_fits():
     with pytest.raises(ConfigError, match="use at most 1,2") as e:
         check_memory(1_000_000, spec_of(), torch.device("cpu"), 10_000_000)
     assert e.value.exit_code == 2
-    with pytest.raises(ConfigError, match="at least 16"):
+    with pytest.raises(ConfigError, match="at least 40"):
         Ring(8, spec_of(), "cpu")
 
 

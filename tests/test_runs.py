@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import arcturus
-from arcturus.errors import ArcturusError, CheckpointError, ConfigError
+from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
 from arcturus.runs.checkpoint import Checkpoints, flatten, unflatten
 from arcturus.runs.folder import Run
 from arcturus.runs.monitor import WALL_CLOCK, Monitor
@@ -184,7 +184,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path, finished):
 def test_non_finite_weights_are_never_written(tmp_path):
     c = Checkpoints(tmp_path)
     c.save(1, {"agent": {"w": torch.ones(2)}})
-    with pytest.raises(CheckpointError, match="agent/w"):
+    with pytest.raises(TrainingFailed, match="agent/w"):
         c.save(2, {"agent": {"w": torch.tensor([1.0, float("nan")])}})
     assert [p.name for p in c.resumable()] == ["step-000000000001"]
     assert not list((tmp_path / "checkpoints").glob(".tmp*"))
@@ -281,3 +281,86 @@ def test_a_torn_last_line_of_metrics_is_left_out(finished, tmp_path):
     text = (finished.path / "metrics.jsonl").read_text()
     (path / "metrics.jsonl").write_text(text + '{"step": 99, "cha')
     assert len(arcturus.read_metrics(path)) == len(text.splitlines())
+
+
+# -- faults that are not the user's ---------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_for_metrics_loses_no_line_at_resume_and_is_tried_again(tmp_path, monkeypatch):
+    write, seen = Monitor.scalars, []
+
+    def failing(self, steps, values):
+        seen.append(steps)
+        if 500 < steps < 900:
+            self.file_sink.failed = True  # as an OSError would leave it
+        write(self, steps, values)
+
+    monkeypatch.setattr(Monitor, "scalars", failing)
+    run = train(tmp_path / "r", log_every=100, eval_every=0, checkpoint_every=400, steps=1200)
+    steps = [r["step"] for r in arcturus.read_metrics(run)]
+    assert min(steps) <= 104
+    assert max(steps) >= 1200  # written again after the checkpoint at 800
+    before = len(steps)
+    arcturus.resume(run, steps=1600, quiet=True)
+    assert len(arcturus.read_metrics(run)) > before
+
+
+def test_a_new_total_of_steps_is_remembered(tmp_path):
+    run = train(tmp_path / "r", steps=400)
+    arcturus.resume(run, steps=800, quiet=True)
+    assert Run(run.path).config().run.steps == 800
+
+
+def test_best_weights_that_cannot_be_saved_do_not_end_the_run(tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise CheckpointError("best weights could not be written")
+
+    monkeypatch.setattr(Checkpoints, "save_best", full)
+    assert train(tmp_path / "r", steps=400, eval_every=100).status == "finished"
+
+
+def test_weights_gone_bad_stop_the_run_with_their_name(tmp_path, monkeypatch):
+    from arcturus.agents import dqn
+
+    update = dqn.Agent._update
+
+    def poisoned(self, batch):
+        out = update(self, batch)
+        if self.updates == 20:
+            with torch.no_grad():
+                self.network.head.bias.fill_(float("nan"))
+        return out
+
+    monkeypatch.setattr(dqn.Agent, "_update", poisoned)
+    with pytest.raises(TrainingFailed, match="agent/network/") as e:
+        train(tmp_path / "r", steps=2000, checkpoint_every=400, eval_every=0)
+    assert e.value.exit_code == 4
+    assert Run(tmp_path / "r").status == "failed"
+
+
+def test_an_environment_that_raises_is_named_and_the_run_is_failed(tmp_path, monkeypatch):
+    (tmp_path / "breaking.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Breaking(gym.Env):\n"
+        "    observation_space = gym.spaces.Box(0, 1, (2,), np.float32); action_space = gym.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed); self.t = 0; return np.zeros(2, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        self.t += 1\n"
+        "        if self.t == 60: raise ZeroDivisionError('no way')\n"
+        "        return np.zeros(2, np.float32), 0.1, False, False, {}\n"
+        "gym.register('Breaking-v0', entry_point=Breaking)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TrainingFailed, match="Breaking-v0 raised ZeroDivisionError: no way"):
+        arcturus.train(
+            "uniform", "breaking:Breaking-v0", steps=1000, run_dir=tmp_path / "r", quiet=True, eval_every=0, device="cpu"
+        )
+    assert Run(tmp_path / "r").status == "failed"
+
+
+def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        arcturus.train("uniform", "CartPole-v1", steps=16, quiet=True, device="cpu", eval_every=0)
+    assert len(list((tmp_path / "runs").iterdir())) == 3

@@ -24,7 +24,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from arcturus.errors import CheckpointError
+from arcturus.errors import CheckpointError, TrainingFailed
 from arcturus.replay.ring import Ring
 from arcturus.runs.folder import read_json
 
@@ -129,7 +129,7 @@ class Checkpoints:
             tensors, values = flatten(state)
             bad = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
             if bad:
-                raise CheckpointError(f"{bad[0]} holds numbers that are not finite, so nothing was saved", where=f"step {step:,}")
+                raise TrainingFailed(f"{bad[0]} holds numbers that are not finite, so nothing was saved", where=f"step {step:,}")
             files = {
                 "tensors.safetensors": _write(temporary / "tensors.safetensors", tensors_to_bytes(tensors)),
                 "state.json": _write(temporary / "state.json", json.dumps(values, indent=1).encode()),
@@ -181,7 +181,10 @@ class Checkpoints:
     def _drop_unused_segments(self) -> None:
         used = set()
         for path in self.resumable():
-            used |= set(read_json(path / "manifest.json").get("replay", {}).get("segments", []))
+            try:
+                used |= set(read_json(path / "manifest.json").get("replay", {}).get("segments", []))
+            except CheckpointError:
+                continue  # a damaged one names nothing that could be read back
         for path in self.segments.glob("*seg-*"):
             if path.name not in used:
                 path.unlink(missing_ok=True)

@@ -56,6 +56,11 @@ class Run:
     def create(cls, config: RunConfig, argv: list[str]) -> Run:
         name = f"{config.env.id.replace('/', '-').replace(':', '-')}-{config.agent_name}-s{config.run.seed}"
         path = Path(config.run.run_dir) if config.run.run_dir else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if not config.run.run_dir:
+            plain, number = path, 1
+            while path.exists():
+                number += 1
+                path = plain.with_name(f"{plain.name}-{number}")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(
                 f"{path} exists already and is not empty",

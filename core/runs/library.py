@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
-from arcturus.runs.settings import RunConfig, choose_device, resolve, validate
+from arcturus.runs.settings import RunConfig, resolve, validate
 from arcturus.training import build_agent, restore, resume_run, start_run
 
 
@@ -73,8 +74,8 @@ def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", t
 
 
 def _small_replay(agent_config: Any) -> Any:
-    """A playing agent needs no replay to speak of."""
-    return replace(agent_config, capacity=2, replay_device="auto") if hasattr(agent_config, "capacity") else agent_config
+    """A playing agent needs no replay to speak of: only as much as any stack and any n-step return ask for."""
+    return replace(agent_config, capacity=512, replay_device="auto") if hasattr(agent_config, "capacity") else agent_config
 
 
 __all__ = ["EnvConfig", "LoadedActor", "load", "resume", "train"]

@@ -147,8 +147,19 @@ class Monitor:
     def state(self) -> dict[str, Any]:
         """For the checkpoint: what the next lines depend on, and where the files end."""
         self.flush()
-        size = self.file_sink(lambda: (self.path / "metrics.jsonl").stat().st_size) or 0
+        try:
+            size = (self.path / "metrics.jsonl").stat().st_size
+        except OSError:
+            size = None  # unknown: then a resumed run cuts nothing
+        self._try_again()
         return {"returns": list(self.returns), "lengths": list(self.lengths), "episodes": self.episodes, "metrics_bytes": size}
+
+    def _try_again(self) -> None:
+        """Space may have come back."""
+        if self.file_sink.failed or self.file is None:
+            self.file_sink.failed = False
+            self.file = self.file_sink(lambda: (self.path / "metrics.jsonl").open("a", encoding="utf-8"))
+        self.board_sink.failed = False
 
     def flush(self) -> None:
         if self.file is not None:
@@ -163,8 +174,8 @@ class Monitor:
                 sink(thing.close)
 
 
-def cut_file(path: Path, size: int) -> None:
+def cut_file(path: Path, size: int | None) -> None:
     """What was written after the checkpoint is written again by the resumed run."""
-    if path.exists() and path.stat().st_size > size:
+    if size is not None and path.exists() and path.stat().st_size > size:
         with open(path, "r+b") as f:
             f.truncate(size)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from arcturus import agents
 from arcturus.config import Bounds, check, from_mapping, read_yaml, to_plain
+from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, family, is_atari
-from arcturus.errors import ConfigError, EnvironmentProblem, nearest
+from arcturus.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,6 @@ class RunConfig:
             "env": to_plain(self.env),
             "run": to_plain(self.run),
         }
-
-
-def choose_device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}", where="--device", fix="auto, cpu, cuda or cuda:0") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentProblem(
-            "there is no CUDA device here, or this torch was built without CUDA",
-            where="--device",
-            fix="use --device cpu, or install a CUDA build of torch",
-        )
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"device {name!r} is not supported", where="--device", fix="auto, cpu, cuda or cuda:0")
-    return name
 
 
 def resolve(

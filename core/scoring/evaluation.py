@@ -1,6 +1,6 @@
 """Evaluation rollouts: whole episodes, raw rewards, a named protocol; every episode kept so that it can be played again.
 
-Each episode has a seed of its own, set when it begins, and all of them are played to their end: nothing depends on which
+Each episode has a seed of its own, set when it begins, and all of them are played to their end: it doesn't matter which
 environment plays it, and short episodes are not over-counted.  An episode is (seed, actions).
 """
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 
-from arcturus.api import Act, Actor, Objective, TimeStep
-from arcturus.config import from_options
+from arcturus.api import Act, Actor, Objective, TimeStep, random_actions
+from arcturus.config import from_mapping
 from arcturus.envs import EnvConfig, is_atari, open_envs
 from arcturus.errors import ConfigError
 from arcturus.scoring.statistics import human_normalised, summary
@@ -105,15 +106,23 @@ def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
     return policy
 
 
-def choose(actor: Actor, ts: TimeStep, state: Any, policy: str, space: Any, generator: torch.Generator) -> Act:
-    """One action by a named policy; with epsilon=X every environment throws a coin of its own."""
+def choose(
+    actor: Actor,
+    ts: TimeStep,
+    state: Any,
+    policy: str,
+    space: gym.Space,
+    generator: torch.Generator,
+    coins: list[torch.Generator],
+) -> Act:
+    """One action by a named policy.  epsilon=X throws every environment's coin from its episode's own stream in `coins`."""
     act = actor.act(ts, state, explore=policy == "sample", generator=generator)
     if policy.startswith("epsilon="):
-        coin = torch.rand(len(ts.reward), device=ts.reward.device, generator=generator) < float(policy[8:])
-        high = torch.as_tensor(getattr(space, "nvec", getattr(space, "n", 2)), device=ts.reward.device)
-        draw = torch.rand(act.action.shape, device=ts.reward.device, generator=generator)
-        random = (draw * high).long()
-        act = act._replace(action=torch.where(coin.view(-1, *[1] * (act.action.dim() - 1)), random, act.action))
+        action, epsilon = act.action.clone(), float(policy[8:])
+        for i, coin in enumerate(coins):
+            if float(torch.rand((), generator=coin)) < epsilon:
+                action[i] = random_actions(space, 1, "cpu", coin)[0].to(action.device)
+        act = act._replace(action=action)
     return act
 
 
@@ -153,11 +162,19 @@ def evaluate(
     """Plays `episodes` whole episodes and returns their scores.
 
     env: an id, with EnvConfig's fields as options, or an EnvConfig.  policy: greedy, sample, epsilon=X, or None for what the
-    protocol says.  keep_frames also keeps what the agent saw.
+    protocol says.  keep_frames also keeps what the agent saw.  An actor that was trained on the environment named by id is
+    scored with the settings it was trained with (frame size, stack ...), unless options say otherwise.
+
+    Greedy and epsilon policies score the same whatever num_envs; a sampling one draws for all environments at once.
     """
     if episodes < 1:
         raise ConfigError(f"{episodes} episodes can't be scored", where="--episodes", fix="use at least 1")
-    base = env if isinstance(env, EnvConfig) else from_options(EnvConfig, {"id": env, **options}, "evaluate()")
+    if isinstance(env, EnvConfig):
+        base = env
+    else:
+        trained: EnvConfig | None = getattr(getattr(actor, "config", None), "env", None)
+        known = trained if trained is not None and trained.id == env else None
+        base = from_mapping(EnvConfig, {"id": env, **options}, "evaluate()", known)
     n = min(episodes, num_envs)
     config = replace(base, num_envs=n)
     branch = seed if isinstance(seed, Seeds) else Seeds(seed).branch("score")
@@ -172,10 +189,15 @@ def evaluate(
         waiting = n
         ts, state = envs.restart(episode_seeds[:n]), actor.initial_state(n)
         logs = [_Log() for _ in range(n)]
+
+        def coin_of(episode: int) -> torch.Generator:
+            return Seeds(int(episode_seeds[episode])).branch("coin").torch()
+
+        coins = [coin_of(episode) for episode in range(n)]
         while any(p is not None for p in playing):
-            act = choose(actor, ts, state, policy, envs.single_action_space, generator)
+            act = choose(actor, ts, state, policy, envs.single_action_space, generator, coins)
             values = start_values(act)
-            for i in range(n):
+            for i in (i for i in range(n) if playing[i] is not None):
                 logs[i].open(values[i] if values is not None else None, envs.host.obs[i], keep_frames)
             actions = act.action.cpu().numpy()
             envs.send(act.action)
@@ -192,7 +214,7 @@ def evaluate(
                     logs[i] = _Log()
                     playing[i] = waiting if waiting < episodes else None
                     if playing[i] is not None:
-                        fresh[i] = True
+                        fresh[i], coins[i] = True, coin_of(waiting)
                         waiting += 1
             if fresh.any():
                 seeds = np.array([episode_seeds[p] if p is not None else 0 for p in playing])

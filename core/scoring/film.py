@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from arcturus.api import Actor
 from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs
-from arcturus.envs.classic import open_one
+from arcturus.envs.classic import import_module_of, open_one
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
 
@@ -47,7 +47,10 @@ class ColourTwin:
         if is_atari(config.id):
             self.atari = open_backend(replace(config, num_envs=1, threads=1), colour=True)
         else:
-            self.env = open_one(config.id, render_mode="rgb_array")
+            try:
+                self.env = open_one(config.id, render_mode="rgb_array")
+            except TypeError as e:
+                raise ConfigError(f"{config.id} can't draw itself: {e}", where="--video") from e
             if "rgb_array" not in self.env.metadata.get("render_modes", []):
                 raise ConfigError(f"{config.id} can't draw itself (it has no rgb_array render mode)", where="--video")
 
@@ -64,7 +67,7 @@ class ColourTwin:
             return row.obs[0], float(row.reward[0])
         start = getattr(self.env.action_space, "start", 0)
         _, reward, *_ = self.env.step(int(action) + int(start) if action.ndim == 0 else action + start)
-        return self._render(), float(reward)
+        return self._render(), float(np.float32(reward))  # as scored
 
     def _render(self) -> np.ndarray:
         picture = self.env.render()
@@ -118,7 +121,7 @@ def frames_per_second(config: EnvConfig) -> Fraction:
         return Fraction(FRAMES_PER_SECOND, FRAME_SKIP)
     import gymnasium as gym
 
-    spec = gym.spec(config.id)
+    spec = gym.spec(import_module_of(config.id))
     entry = spec.entry_point
     metadata = getattr(gym.envs.registration.load_env_creator(entry), "metadata", {}) if isinstance(entry, str) else {}
     return Fraction(int(metadata.get("render_fps", 30)))

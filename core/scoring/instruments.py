@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Actor, TimeStep
+from arcturus.api import Actor, TimeStep, random_actions
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.seeding import Seeds
 
@@ -33,9 +33,7 @@ def collect_heldout(config: EnvConfig, count: int, seeds: Seeds, device: torch.d
         for i in range(rows * stride):
             if i % stride == 0:
                 kept.append(ts.obs)
-            space: Any = envs.single_action_space
-            high = torch.as_tensor(getattr(space, "nvec", getattr(space, "n", 2)))
-            envs.send((torch.rand((n, *(space.shape or ())), generator=generator) * high).long())
+            envs.send(random_actions(envs.single_action_space, n, "cpu", generator))
             ts = envs.recv()
     return torch.cat(kept)[:count]
 

@@ -1,0 +1,28 @@
+"""Which device: the one place that says whether a named one can be used."""
+
+from __future__ import annotations
+
+from arcturus.errors import ConfigError, EnvironmentProblem
+
+
+def choose_device(name: str, where: str = "--device") -> str:
+    """auto as cuda or cpu, any other name checked."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}", where=where, fix="auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported", where=where, fix="auto, cpu, cuda or cuda:0")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentProblem(
+            "there is no CUDA device here, or this torch was built without CUDA",
+            where=where,
+            fix="use cpu, or install a CUDA build of torch",
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentProblem(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices", where=where)
+    return name
