@@ -13,25 +13,25 @@ from torch import Tensor
 OLDEST = 255  # ages saturate here, so a stack holds at most 256 frames
 
 
-def reach(age: Tensor, stack: int) -> Tensor:
-    """[B, K] bool, oldest first: which of the K frames that end at a row of this age [B] belong to its episode."""
-    return age[:, None] >= torch.arange(stack - 1, -1, -1, device=age.device)
+def reach(age: Tensor, offsets: Tensor) -> Tensor:
+    """[B, M] bool: which of the rows at offsets [M] (0: the row itself, -1: the one before ...) from a row of this age [B]
+    belong to its episode, as far as its age can tell; later rows are taken to."""
+    return age[:, None] >= -offsets
 
 
 class FrameStack:
     """The last K frames of every environment on the device: [N, K, *frame_shape], oldest first."""
 
     def __init__(self, n: int, stack: int, frame_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str):
-        self.stack = stack
+        self.offsets = torch.arange(1 - stack, 1, device=device)
         self.frames = torch.zeros((n, stack, *frame_shape), dtype=dtype, device=device)
 
-    def push(self, frame: Tensor, age: Tensor) -> Tensor:
+    def push(self, frame: Tensor, age: Tensor, *, grown: bool = False) -> Tensor:
         """frame [N, *frame_shape], age [N] -> [N, K, *frame_shape]: a new tensor each time, so that what was handed out
-        before never changes."""
+        before never changes.  grown: the caller knows that every age is at least K - 1, so nothing is to be blanked."""
         frames = torch.cat([self.frames[:, 1:], frame[:, None]], 1)
-        keep = reach(age, self.stack)
-        if frames.device.type != "cpu" or not keep.all():  # the host may look for free; a GPU must not be waited for
-            keep = keep.view(*frames.shape[:2], *[1] * (frames.dim() - 2))
+        if not grown:
+            keep = reach(age, self.offsets).view(*frames.shape[:2], *[1] * (frames.dim() - 2))
             frames = torch.where(keep, frames, torch.zeros((), dtype=frames.dtype, device=frames.device))
         self.frames = frames
         return frames

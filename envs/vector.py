@@ -90,6 +90,7 @@ class DeviceEnvs:
         self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
         self._state = "new"  # new, idle, sent, receiving, closed
         self._pinned: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
+        self._uncut = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
         self._timestep_now: TimeStep
         self.host: HostRow  # the newest row as the backend gave it, for those who read on the host anyway
 
@@ -220,28 +221,27 @@ class DeviceEnvs:
 
     def _timestep(self, row: HostRow) -> TimeStep:
         self.host = row
-        age = self._upload("age", self._age.astype(np.uint8))
-        obs = self._upload("obs", row.obs)
-        flags = self._upload("flags", np.stack([row.terminated, row.truncated, row.life_lost]))
-        terminated, truncated, life_lost = flags.unbind()
+        age, obs = self._upload("age", self._age.astype(np.uint8)), self._upload("obs", row.obs)
+        if self._stack is not None:
+            obs = self._stack.push(obs, age, grown=bool(self._age.min() >= self.spec.frame_stack - 1))
         self._timestep_now = TimeStep(
-            obs=obs if self._stack is None else self._stack.push(obs, age),
-            reward=self._upload("reward", row.reward.astype(np.float32)),
+            obs=obs,
+            reward=self._upload("reward", row.reward.astype(np.float32, copy=False)),
             age=age,
-            terminated=terminated,
-            truncated=truncated,
-            life_lost=life_lost,
-            decides=~(terminated | truncated),
-            cut=torch.zeros_like(terminated),
+            terminated=self._upload("terminated", row.terminated),
+            truncated=self._upload("truncated", row.truncated),
+            life_lost=self._upload("life_lost", row.life_lost),
+            decides=self._upload("decides", ~(row.terminated | row.truncated)),
+            cut=self._uncut,
         )
         return self._timestep_now
 
     def _upload(self, name: str, array: np.ndarray) -> Tensor:
         """To the device, once.  On CUDA through a pinned buffer that is kept, and written again only when the copy from it has
         ended (in the loop it always has: an action came back from the device in between)."""
-        host = torch.from_numpy(np.ascontiguousarray(array))
+        host = torch.from_numpy(array if array.flags.c_contiguous else np.ascontiguousarray(array))
         if self.device.type != "cuda":
-            return host.to(self.device)
+            return host
         if name not in self._pinned:
             self._pinned[name] = (torch.empty_like(host, pin_memory=True), torch.cuda.Event())
         pinned, copied = self._pinned[name]

@@ -93,7 +93,8 @@ class Ring:
         self.reward = torch.zeros((T, N), device=device)
         self.flags = torch.zeros((T, N), dtype=torch.uint8, device=device)
         self.age = torch.zeros((T, N), dtype=torch.uint8, device=device)
-        self._offsets = torch.arange(1 - spec.frame_stack, 1, device=device)
+        self._gathered = torch.empty((0, *spec.frame_shape), dtype=spec.obs_dtype, device=device)
+        self._offsets: dict[int, Tensor] = {}  # by how far ahead
         self._weights = torch.tensor([TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES], dtype=torch.uint8, device=device)
 
     @property
@@ -126,14 +127,26 @@ class Ring:
         self.age[slot].copy_(ts.age)
         self.count += 1
 
+    def _window(self, t: Tensor, n: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
+        """Slots of rows t - K + 1 ... t + ahead of environments n, [B, K + ahead]; and the same for reading frames, where
+        those before the episode of row t are the blank slot."""
+        if ahead not in self._offsets:
+            self._offsets[ahead] = torch.arange(1 - self.spec.frame_stack, ahead + 1, device=self.device)
+        offsets = self._offsets[ahead]
+        slots = (t[:, None] + offsets) % self.rows * self.spec.num_envs + n[:, None]
+        age = self.age.view(-1)[slots[:, self.spec.frame_stack - 1]]
+        return slots, torch.where(reach(age, offsets), slots, len(self.frame) - 1)
+
     def obs(self, t: Tensor, n: Tensor) -> Tensor:
         """Observations [B, *obs_shape] at absolute rows t [B] of environments n [B], as the actor saw them."""
-        slot = t % self.rows
-        if self.spec.frame_stack == 1:
-            return self.frame.index_select(0, slot * self.spec.num_envs + n)
-        rows = (t[:, None] + self._offsets) % self.rows * self.spec.num_envs + n[:, None]
-        rows = torch.where(reach(self.age[slot, n], self.spec.frame_stack), rows, len(self.frame) - 1)
-        return self.frame.index_select(0, rows.flatten()).view(len(t), *self.spec.obs_shape)
+        return self.frame.index_select(0, self._window(t, n, 0)[1].flatten()).view(len(t), *self.spec.obs_shape)
+
+    def _gather(self, slots: Tensor) -> Tensor:
+        """Frames [*slots.shape, *frame_shape] in memory that is kept: new memory costs more than the copy."""
+        if slots.numel() != len(self._gathered):
+            self._gathered = torch.empty((slots.numel(), *self.spec.frame_shape), dtype=self.spec.obs_dtype, device=self.device)
+        torch.index_select(self.frame, 0, slots.flatten(), out=self._gathered)
+        return self._gathered.view(*slots.shape, *self.spec.frame_shape)
 
     def ready(self, n_step: int) -> bool:
         """Whether there is a transition to draw."""
@@ -159,23 +172,38 @@ class Ring:
         return self.transitions(t, n, n_step, gamma, reward_clip, life_loss)
 
     def transitions(self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool) -> Transition:
-        """The transitions that begin at rows t of environments n, [B] each; t + n_step must be stored."""
-        slot = t % self.rows
-        weight = (self.flags[slot, n] & DECIDES).ne(0).float()
+        """The transitions that begin at rows t of environments n, [B] each; t + n_step must be stored.
+
+        Their observations lie in memory of the ring's, which the next call writes again.  Where weight is 0 the rest has no
+        meaning.
+        """
+        K = self.spec.frame_stack
+        slots, framed = self._window(t, n, n_step)
+        flags, rewards = self.flags.view(-1)[slots[:, K - 1 :]], self.reward.view(-1)[slots[:, K:]]  # [B, n + 1], [B, n]
+        if reward_clip:
+            rewards = rewards.clamp(-reward_clip, reward_clip)
         zero_discount = TERMINATED | LIFE_LOST if life_loss else TERMINATED
-        alive = torch.ones_like(weight)
-        r_t, discount_t, end = torch.zeros_like(weight), torch.ones_like(weight), t
-        for k in range(1, n_step + 1):
-            at = (t + k) % self.rows
-            flags, reward = self.flags[at, n], self.reward[at, n]
-            if reward_clip:
-                reward = reward.clamp(-reward_clip, reward_clip)
-            r_t = r_t + alive * discount_t * reward
-            end = torch.where(alive.bool(), t + k, end)
-            step = gamma * (flags & zero_discount).eq(0)
-            discount_t = torch.where(alive.bool(), discount_t * step, discount_t)
-            alive = alive * (flags & (LAST | zero_discount)).eq(0)
-        return Transition(self.obs(t, n), self.action[slot, n].long(), r_t, discount_t, self.obs(end, n), weight)
+        goes_on = (flags & (LAST | zero_discount)).eq(0)
+        discounts = gamma * (flags & zero_discount).eq(0)
+        r_t, discount_t, alive = rewards[:, 0], discounts[:, 1], goes_on[:, 1]
+        length = torch.ones_like(t)
+        for k in range(2, n_step + 1):
+            r_t = torch.where(alive, r_t + discount_t * rewards[:, k - 1], r_t)
+            discount_t = torch.where(alive, discount_t * discounts[:, k], discount_t)
+            length = torch.where(alive, k, length)
+            alive = alive & goes_on[:, k]
+        if n_step == 1:  # s_t is s_tm1 moved by one frame
+            frames = self._gather(framed)
+            s_tm1, s_t = frames[:, :K], frames[:, 1:]
+        else:
+            later = framed.gather(1, length[:, None] + torch.arange(K, device=self.device))
+            frames = self._gather(torch.cat([framed[:, :K], later]))
+            s_tm1, s_t = frames[: len(t)], frames[len(t) :]
+        if K == 1:
+            s_tm1, s_t = s_tm1[:, 0], s_t[:, 0]
+        slot = slots[:, K - 1]
+        weight = (flags[:, 0] & DECIDES).ne(0).float()
+        return Transition(s_tm1, self.action.flatten(0, 1)[slot].long(), r_t, discount_t, s_t, weight)
 
     # -- for checkpoints: whole rows by their absolute numbers ---------------------------------------------------------
 

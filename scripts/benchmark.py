@@ -171,7 +171,7 @@ def benchmark_env(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row of 8 environments added and two batches of 32 drawn (a batch for every 4 steps), as in training."""
+    """One row of 8 environments added and two batches of 32 drawn (a batch for every 4 steps), as in training; all full before."""
     import gymnasium as gym
     import numpy as np
     import torch
@@ -206,14 +206,17 @@ def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
     zeros, actions = np.zeros(n, np.float32), np.zeros((n, 1), np.int64)
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     count = 0
+    for i in range(capacity // n + 1):
+        ring.append(steps[i % 64])
+        for peer in peers.values():
+            peer.add(frames[i % 64], frames[(i + 1) % 64], actions, zeros, zeros, infos)
 
     def ours() -> int:
         nonlocal count
         ring.append(steps[count % 64])
         count += 1
-        if ring.ready(1):
-            for _ in range(n // 4):
-                ring.sample(batch, generator)
+        for _ in range(n // 4):
+            ring.sample(batch, generator)
         return n
 
     def theirs(buffer: Any) -> Callable[[], int]:
@@ -223,9 +226,8 @@ def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
             nonlocal turn
             buffer.add(frames[turn % 64], frames[(turn + 1) % 64], actions, zeros, zeros, infos)
             turn += 1
-            if turn > 1:
-                for _ in range(n // 4):
-                    buffer.sample(batch)
+            for _ in range(n // 4):
+                buffer.sample(batch)
             return n
 
         return step

@@ -27,7 +27,7 @@ def actions(n, high, count, seed=0):
 
 
 def test_reach_says_how_far_back_an_episode_goes():
-    assert reach(torch.tensor([0, 1, 3, 255], dtype=torch.uint8), 3).tolist() == [
+    assert reach(torch.tensor([0, 1, 3, 255], dtype=torch.uint8), torch.tensor([-2, -1, 0])).tolist() == [
         [False, False, True],
         [False, True, True],
         [True, True, True],
