@@ -121,10 +121,6 @@ def from_mapping(cls: type[C], values: Any, where: str, base: C | None = None) -
     return dataclasses.replace(base, **changes) if base is not None else cls(**changes)  # type: ignore[type-var]
 
 
-def from_options(cls: type[C], options: Mapping[str, Any], where: str) -> C:
-    return from_mapping(cls, options, where)
-
-
 def check(config: Any, where: str) -> None:
     """Every field of a config that was put together without decoding (by flags) against its bounds."""
     for name, hint in hints(type(config)).items():

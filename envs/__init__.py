@@ -81,6 +81,6 @@ def make(env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | s
     step(action) -> (obs, reward, terminated, truncated, info), close(); a finished environment resets itself on its next
     step (AutoresetMode.NEXT_STEP).  Rewards are always raw.  The first reset() without a seed uses `seed`.
     """
-    from arcturus.config import from_options
+    from arcturus.config import from_mapping
 
-    return open_envs(from_options(EnvConfig, {"id": env_id, "num_envs": num_envs, **options}, "make()"), seed, device)
+    return open_envs(from_mapping(EnvConfig, {"id": env_id, "num_envs": num_envs, **options}, "make()"), seed, device)

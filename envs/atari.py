@@ -87,12 +87,13 @@ def games() -> dict[str, str]:
 @cache
 def action_names(env_id: str, full_action_space: bool = False) -> tuple[str, ...]:
     """NOOP, FIRE, UP ... in the order of the action's numbers."""
-    emulator = _interface(games()[env_id])
+    emulator = open_emulator(games()[env_id])
     actions = emulator.getLegalActionSet() if full_action_space else emulator.getMinimalActionSet()
     return tuple(a.name for a in actions)
 
 
-def _interface(game: str) -> Any:
+def open_emulator(game: str) -> Any:
+    """The bare emulator of one of ale-py's games, for its action names and for measuring it alone."""
     import ale_py
 
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)

@@ -69,7 +69,7 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
     except gym.error.DependencyNotInstalled as e:
         raise EnvironmentProblem(f"{env_id} needs a package that is missing: {e}", where="--env") from e
     except (gym.error.UnregisteredEnv, gym.error.Error) as e:
-        raise unknown(env_id, e) from e
+        raise unknown(env_id) from e
     except ModuleNotFoundError as e:
         raise ConfigError(
             f"{env_id} can't be opened: {e}",
@@ -78,7 +78,7 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
         ) from e
 
 
-def unknown(env_id: str, e: Exception | None = None) -> ConfigError:
+def unknown(env_id: str) -> ConfigError:
     known = [i for i in gym.registry if not i.startswith(("GymV", "phys2d/", "tabular/"))]
     return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments"))
 

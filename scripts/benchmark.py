@@ -106,9 +106,9 @@ def emulator_step(game: str) -> Callable[[], int]:
     """The emulator alone on one thread: four frames an agent step, no preprocessing."""
     import numpy as np
 
-    from arcturus.envs.atari import _interface, games
+    from arcturus.envs.atari import games, open_emulator
 
-    emulator, rng = _interface(games()[game]), np.random.default_rng(0)
+    emulator, rng = open_emulator(games()[game]), np.random.default_rng(0)
     legal = emulator.getMinimalActionSet()
 
     def step() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arcturus.device import choose_device
-from arcturus.envs import EnvConfig, open_envs
+from arcturus.envs import open_envs
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, resolve, validate
@@ -76,6 +76,3 @@ def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", t
 def _small_replay(agent_config: Any) -> Any:
     """A playing agent needs no replay to speak of: only as much as any stack and any n-step return ask for."""
     return replace(agent_config, capacity=512, replay_device="auto") if hasattr(agent_config, "capacity") else agent_config
-
-
-__all__ = ["EnvConfig", "LoadedActor", "load", "resume", "train"]
