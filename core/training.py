@@ -153,7 +153,7 @@ class Trainer:
                     self._log()
                 every = self.config.eval_every
                 if self.steps >= total or (every and self.steps // every > before // every):
-                    self._evaluate(final=self.steps >= total)
+                    self._evaluate()
                 if self._cut or self.steps >= total:
                     self._save()
                 if self.signals.received is not None and self._cut and self.steps < total:
@@ -175,7 +175,7 @@ class Trainer:
             extra |= self.heldout.read(self.agent)[0]
         self.monitor.log(self.steps, extra)
 
-    def _evaluate(self, final: bool) -> None:
+    def _evaluate(self) -> None:
         if not self.config.eval_every:
             return
         began = time.perf_counter()
