@@ -5,7 +5,6 @@ Leading dimensions are law: [N] live environments, [T, N] rows, [B] sampled.  Ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -161,16 +160,3 @@ def random_actions(space: gym.Space, n: int, device: torch.device | str, generat
         high = getattr(space, "nvec", getattr(space, "n", None))
     coin = torch.rand((n, *(space.shape or ())), device=device, generator=generator)
     return (coin * torch.as_tensor(high, device=device)).long()
-
-
-def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
-    """fn over nests of tuples; NamedTuple types are kept."""
-    if isinstance(trees[0], tuple):
-        out = [tree_map(fn, *leaves) for leaves in zip(*trees, strict=True)]
-        return type(trees[0])(*out) if hasattr(trees[0], "_fields") else tuple(out)
-    return fn(*trees)
-
-
-def where_first(first: Tensor, fresh: State, state: State) -> State:
-    """fresh where an episode opens, state elsewhere: the only place where memory is wiped.  first: [N] bool."""
-    return tree_map(lambda a, b: torch.where(first.view(-1, *[1] * (b.dim() - 1)), a, b), fresh, state)

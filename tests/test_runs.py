@@ -49,9 +49,7 @@ def test_a_run_folder_holds_what_the_readme_says(finished):
     assert finished.status == "finished"
     about = finished.about
     assert about["steps"] == 1200
-    assert about["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__.startswith(
-        about["versions"]["torch"]
-    )
+    assert torch.__version__.startswith(about["versions"]["torch"].split("+")[0])
     names = {p.name for p in finished.path.iterdir()}
     assert {"config.yaml", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "replay"} <= names
     kept = sorted(p.name for p in (finished.path / "checkpoints").iterdir())
@@ -284,10 +282,9 @@ def test_a_torn_last_line_of_metrics_is_left_out(finished, tmp_path):
 
 
 def test_a_full_disk_for_metrics_loses_no_line_at_resume_and_is_tried_again(tmp_path, monkeypatch):
-    write, seen = Monitor.scalars, []
+    write = Monitor.scalars
 
     def failing(self, steps, values):
-        seen.append(steps)
         if 500 < steps < 900:
             self.file_sink.failed = True  # as an OSError would leave it
         write(self, steps, values)
