@@ -67,6 +67,9 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
         known, _ = first.parse_known_args(argv)
     except argparse.ArgumentError as e:
         raise ConfigError(str(e), where="the command line") from e
+    for name, value in vars(known).items():
+        if isinstance(value, list):  # argparse strikes "--" out wherever it stands, and "--preset=--" is left with nothing
+            raise ConfigError(f"--{name} has no value", where="the command line")
     early: dict[str, dict[str, Any]] = {
         "run": {"device": known.device} if known.device else {},
         "env": {"id": known.env} if known.env else {},

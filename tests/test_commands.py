@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 TRAIN, EVALUATE = ("arcturus.scripts.train_agent",), ("arcturus.scripts.evaluate_agent",)
@@ -152,6 +152,8 @@ VALUES = st.sampled_from(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(argv=st.lists(st.one_of(FLAGS, VALUES, st.builds("{}={}".format, FLAGS, VALUES)), max_size=8))
+@example(argv=["--preset=--"])
+@example(argv=["--env=--", "--config=--"])
 def test_any_line_parses_or_is_refused_without_a_traceback(argv, capsys):
     from arcturus.errors import ArcturusError
     from arcturus.scripts.train_agent import parse
