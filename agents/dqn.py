@@ -28,7 +28,7 @@ from arcturus.config import Bounds, Preset
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import QNetwork
-from arcturus.optimizers import CentredRMSProp, load_optimizer_tensors, optimizer_tensors
+from arcturus.optimizers import CentredRMSProp, Descent, adam
 from arcturus.replay.records import Transition
 from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
@@ -189,14 +189,14 @@ class Agent:
             network = QNetwork(spec, self.num_actions, config.torso, config.average_pool)  # (2)
         self.network: nn.Module = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
-        self.optimizer = self._make_optimizer()
+        self.descent = Descent(self._optimizer(), config.max_grad_norm)
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
         self.steps = self.updates = self.copies = 0
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self) -> torch.optim.Optimizer:
         c, parameters = self.config, list(self.network.parameters())
         if c.optimizer == "adam":
-            return torch.optim.Adam(parameters, c.learning_rate, eps=c.optimizer_eps, fused=True)
+            return adam(parameters, c.learning_rate, c.optimizer_eps)
         return CentredRMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
 
     @property
@@ -225,6 +225,8 @@ class Agent:
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         c, metrics = self.config, {}
         due = int((self.steps - c.learn_start) * c.replay_ratio)
+        if self.replay.size < min(c.learn_start, self.replay.capacity):  # also after a resume without its replay:
+            self.updates = max(self.updates, due)  # what was due meanwhile is forgiven
         if due <= self.updates or not self.replay.ready(c.n_step):
             return {}
         while self.updates < due:
@@ -242,13 +244,7 @@ class Agent:
 
     def _update(self, batch: Transition) -> Metrics:
         value, metrics = loss(self.network, self.target, batch, self.config)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        if self.config.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.config.max_grad_norm, norm)
-        self.optimizer.step()  # (9)
-        return metrics | {"health/grad_norm": norm}
+        return metrics | self.descent(value)  # (9)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""
@@ -256,14 +252,14 @@ class Agent:
             "charts/epsilon": self.epsilon,
             "charts/learning_rate": self.config.learning_rate,
             "charts/updates": self.updates,
-            "health/replay_fill": self.replay.size / (self.replay.rows * self.spec.num_envs),
+            "health/replay_fill": self.replay.size / self.replay.capacity,
         }
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
             "target": self.target.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer),
+            "optimizer": self.descent.state_dict(),
             "replay_rng": self.replay_rng.get_state(),
             "steps": self.steps,
             "updates": self.updates,
@@ -274,6 +270,6 @@ class Agent:
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
         if "optimizer" in state:  # a policy saved for playing only has none
-            load_optimizer_tensors(self.optimizer, state["optimizer"])
+            self.descent.load_state_dict(state["optimizer"])
             self.replay_rng.set_state(state["replay_rng"])
         self.steps, self.updates, self.copies = state["steps"], state["updates"], state["copies"]

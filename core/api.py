@@ -6,16 +6,14 @@ Leading dimensions are law: [N] live environments, [T, N] rows, [B] sampled.  Ev
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor
 
 from arcturus.errors import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 State = Any  # what an agent remembers: a nest of (named) tuples of tensors [N, ...]; () if nothing
 Metrics = dict[str, Tensor]  # 0-dim tensors, left on the device
@@ -89,6 +87,13 @@ class EnvSpec:
         """The shape of what is new in each observation, and of what replay stores."""
         return self.obs_shape[1:] if self.frame_stack > 1 else self.obs_shape
 
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """What actions are stored as."""
+        space = self.action_space
+        high = space.n if isinstance(space, gym.spaces.Discrete) else np.max(getattr(space, "nvec", 2))
+        return torch.uint8 if high <= 256 else torch.int64
+
     def discrete_actions(self, agent: str) -> int:
         """The number of actions of a Discrete space; a ConfigError in the agent's name for any other."""
         if isinstance(self.action_space, gym.spaces.Discrete):
@@ -150,6 +155,24 @@ class Environments(Protocol):
     def send(self, action: Tensor) -> None: ...
     def recv(self) -> TimeStep: ...
     def settle(self) -> None: ...
+
+
+def state_leaves(state: State) -> list[Tensor]:
+    """The tensors of an agent's memory, in a fixed order."""
+    return [state] if isinstance(state, Tensor) else [leaf for part in state for leaf in state_leaves(part)]
+
+
+def state_like(like: State, leaves: list[Tensor]) -> State:
+    """Undoes state_leaves: the leaves in the nest of `like`, on its devices."""
+    rest = iter(leaves)
+
+    def build(part: State) -> State:
+        if isinstance(part, Tensor):
+            return next(rest).to(part.device)
+        parts = [build(p) for p in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+
+    return build(like)
 
 
 def random_actions(space: gym.Space, n: int, device: torch.device | str, generator: torch.Generator | None) -> Tensor:

@@ -21,6 +21,7 @@ import yaml
 from arcturus.errors import ConfigError, nearest
 
 C = TypeVar("C")
+YAML_LIMIT = 100_000  # characters of a file of settings
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError for anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as f:
+            text = f.read(YAML_LIMIT + 1)
+        if len(text) > YAML_LIMIT:
+            raise ConfigError(f"{path} is longer than {YAML_LIMIT:,} characters: no settings are", where=str(path))
         loader = _Loader(text)
         try:
             values = loader.get_single_data()

@@ -40,6 +40,10 @@ class CheckpointError(ArcturusError):
     exit_code = 5
 
 
+class Interrupted(Exception):
+    """A signal asked for the end of something long; never seen by a user."""
+
+
 def nearest(name: str, known: Iterable[str], say: str = "known") -> str:
     """'did you mean ...?' where something is near, else what there is."""
     known = list(known)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from arcturus.api import Agent, Environments, Metrics, Step
+from arcturus.api import Agent, Environments, Metrics, State, Step, TimeStep
 
 
 class Row(NamedTuple):
@@ -21,6 +21,7 @@ class Row(NamedTuple):
     steps: int  # agent steps so far, summed over environments, this row's included
     step: Step
     metrics: Metrics  # of learn(); {} when it was not due
+    state: State  # what the agent remembers after it
 
 
 def run(
@@ -31,6 +32,7 @@ def run(
     seeds: Callable[[], np.ndarray],
     generator: torch.Generator,
     start: int = 0,
+    at: tuple[TimeStep, State] | None = None,
     cut_due: Callable[[int], bool] = lambda steps: False,
 ) -> Iterator[Row]:
     """Trains until `steps` agent steps (rows times environments, the one row that opens each episode counted as well).
@@ -39,11 +41,14 @@ def run(
     the environments restart from seeds() once its reader is done.  That is where a checkpoint is written: what comes after
     depends on nothing the environments did before.  The last row is cut too, so a finished run can be taken further.
 
+    A run that goes on from the middle begins at `start` steps with the row and the agent's memory that come next, `at`; without
+    them the environments restart.
+
     Environments are idle again whenever this ends, however it ends.
     """
     n = envs.spec.num_envs
-    done, ts, state = start, envs.restart(seeds()), agent.initial_state(n)
-    sent = False
+    done, sent = start, False
+    ts, state = at or (envs.restart(seeds()), agent.initial_state(n))
     try:
         while done < steps:
             done += n
@@ -59,7 +64,7 @@ def run(
             agent.observe(step)
             if not agent.on_policy:
                 metrics = agent.learn()
-            yield Row(done, step, metrics)
+            yield Row(done, step, metrics, act.state)
             if done >= steps:
                 return
             if cut:

@@ -1,4 +1,5 @@
-"""The optimiser of Mnih et al. 2015, and moving any optimiser's state in and out of plain tensors."""
+"""One step of gradient descent that no bad number survives, the optimiser of Mnih et al. 2015, and moving any optimiser's
+state in and out of plain tensors."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from arcturus.api import Metrics
 
 
 class CentredRMSProp(torch.optim.Optimizer):
@@ -22,6 +25,8 @@ class CentredRMSProp(torch.optim.Optimizer):
         self, parameters: Iterable[nn.Parameter], lr: float = 2.5e-4, rho: float = 0.95, eps: float = 0.01, momentum: float = 0.0
     ):
         super().__init__(parameters, {"lr": lr, "rho": rho, "eps": eps, "momentum": momentum})
+        for p in _parameters(self):
+            self.state[p] = {k: torch.zeros_like(p, requires_grad=False) for k in ("mean", "mean_square", "delta")}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -30,10 +35,9 @@ class CentredRMSProp(torch.optim.Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {k: torch.zeros_like(p) for k in ("mean", "mean_square", "delta")}
             grads = [p.grad for p in params]
+            if (found := getattr(self, "found_inf", None)) is not None:  # a gradient of zeros: theta stays
+                grads = [torch.where(found.bool(), 0.0, g) for g in grads]
             mean, square, delta = ([self.state[p][k] for p in params] for k in ("mean", "mean_square", "delta"))
             torch._foreach_lerp_(mean, grads, 1 - rho)
             torch._foreach_mul_(square, rho)
@@ -46,12 +50,58 @@ class CentredRMSProp(torch.optim.Optimizer):
             torch._foreach_add_(params, delta)
 
 
+def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Adam:
+    """Fused Adam whose moments are there from the beginning, so that a checkpoint's names and shapes never change."""
+    optimizer = torch.optim.Adam(parameters, lr, eps=eps, fused=True)
+    for p in _parameters(optimizer):
+        moments = {k: torch.zeros_like(p, requires_grad=False) for k in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    return optimizer
+
+
+class Descent:
+    """Gradient steps: backward, the gradient's norm clipped to max_grad_norm (0: not), the optimiser's step.
+
+    A step whose gradient is not finite is skipped and counted; on CUDA without waiting for the device.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_grad_norm: float = 0.0):
+        self.optimizer, self.max_grad_norm = optimizer, max_grad_norm
+        self.parameters = _parameters(optimizer)
+        self.skipped = torch.zeros((), device=self.parameters[0].device)  # steps skipped one after another, up to now
+
+    def __call__(self, loss: Tensor) -> Metrics:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
+        bad = ~norm.isfinite()
+        self.skipped = (self.skipped + 1) * bad
+        if bad.is_cuda:
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # fused Adam and CentredRMSProp heed it
+            self.optimizer.step()
+        elif not bad:
+            self.optimizer.step()
+        return {"health/grad_norm": norm, "health/skipped_updates": self.skipped}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return optimizer_tensors(self.optimizer) | {"skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.skipped.copy_(state["skipped"])
+        load_optimizer_tensors(self.optimizer, {k: v for k, v in state.items() if k != "skipped"})
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's moments and counters as contiguous tensors named 'parameter number:name'."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         f"{i}:{k}": torch.as_tensor(v).detach().clone(memory_format=torch.contiguous_format)
-        for i, p in enumerate(params)
+        for i, p in enumerate(_parameters(optimizer))
         for k, v in optimizer.state.get(p, {}).items()
     }
 
@@ -59,7 +109,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Undoes optimizer_tensors.  Moments take their parameter's memory layout: fused Adam with contiguous moments on
     channels_last parameters is silently wrong."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
+    params = _parameters(optimizer)
     optimizer.state.clear()
     for name, value in tensors.items():
         number, key = name.split(":")

@@ -1,46 +1,71 @@
-"""A whole run: builds environments and agent, reads the loop, and logs, evaluates and saves along the way."""
+"""A whole run: builds environments and agent, reads the loop, and logs, evaluates and saves along the way.
+
+What a run depends on after a checkpoint is in the checkpoint (_state), so that one that was stopped at any instant goes on as if
+it had not been: scheduled checkpoints stand at restarts of the environments; a signal's checkpoint stands anywhere, with the
+actions that led there (runs/course.py).
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import signal
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from pathlib import Path
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from arcturus import agents
-from arcturus.api import EnvSpec
+from arcturus.api import EnvSpec, Metrics, State, TimeStep, state_leaves, state_like
 from arcturus.config import write_yaml
 from arcturus.envs import open_envs
-from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
+from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.loop import run as run_loop
-from arcturus.runs.checkpoint import Checkpoints
-from arcturus.runs.folder import Run, write_atomically
-from arcturus.runs.monitor import Monitor
-from arcturus.runs.settings import RunConfig, validate
+from arcturus.runs.checkpoint import Checkpoints, Loaded
+from arcturus.runs.course import Course, Diverged, fingerprint
+from arcturus.runs.files import write_atomically
+from arcturus.runs.folder import Run
+from arcturus.runs.monitor import Monitor, warn
+from arcturus.runs.reports import report_evaluation, report_hidden_layer
+from arcturus.runs.saver import Saver
+from arcturus.runs.settings import RunConfig
+from arcturus.runs.signals import Signals, Watchdog
 from arcturus.scoring.evaluation import evaluate
-from arcturus.scoring.instruments import HeldOut, collect_heldout, first_filters
-from arcturus.scoring.statistics import summary
+from arcturus.scoring.instruments import HeldOut, collect_heldout
 from arcturus.seeding import Seeds
+
+BAD_LIMIT = 10  # bad rows between two scheduled checkpoints, or skipped updates in a row, that end a run
+SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
+LEARNING_STATE = ("optimizer", "replay_rng")  # what an agent that only plays does without
 
 
 def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:
     return agents.load(config.agent_name).Agent(config.agent, spec, device, Seeds(config.run.seed))
 
 
+def playing_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Enough of an agent's state to play."""
+    return {k: v for k, v in state.items() if k not in LEARNING_STATE}
+
+
 def restore(agent: Any, state: dict[str, Any], where: str) -> None:
     """An agent's saved state, with every way not to fit told in one error."""
-    try:
+    with fitting(where):
         agent.load_state_dict(state)
+
+
+@contextmanager
+def fitting(where: str) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as e:
         raise CheckpointError(
-            f"the checkpoint doesn't fit this agent: {str(e).splitlines()[0]}",
+            f"the checkpoint doesn't fit this agent: {(str(e).splitlines() or [type(e).__name__])[0]}",
             where=where,
             fix="was config.yaml changed, or is it another version's run?",
         ) from e
@@ -65,184 +90,301 @@ def torch_settings(config: RunConfig) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = cudnn_tf32
 
 
-class Signals:
-    """SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint and the end; a second SIGINT leaves at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 class Trainer:
     """One run from where it stands to its end, or to a signal."""
 
     def __init__(self, config: RunConfig, open_run: Callable[[], Run], *, resume: bool, quiet: bool):
         self.config, self.open_run, self.resume, self.quiet = config, open_run, resume, quiet
         self.seeds = Seeds(config.run.seed)
-        self.steps, self.best = 0, -float("inf")
         self.signals = Signals()
+        self.steps, self.best = 0, -math.inf
+        self.started = 0  # the step at which the environments were last restarted
+        self.owed = False  # an evaluation at this step is due, or was broken off by a signal
+        self.bad_rows = self.failed_saves = 0
+        self.memory: State = ()  # of the agent, after the newest row
         self._cut = False
 
     def train(self) -> Run:
         """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
-        with torch_settings(self.config), open_envs(self.config.env, self.config.run.seed, self.config.device) as envs:
-            self.agent = build_agent(self.config, envs.spec, self.config.device)
-            self.generator = self.seeds.branch("policy").torch(self.config.device)
+        config = self.config
+        with (
+            torch_settings(config),
+            self.signals,
+            Watchdog(config.run.env_timeout, self._last_words),
+            open_envs(config.env, config.run.seed, config.device) as envs,
+        ):
+            self.envs = Course(envs)
+            self.agent = build_agent(config, envs.spec, config.device)
+            self.replay = getattr(self.agent, "replay", None) if config.run.checkpoint_replay == "all" else None
+            self.generator = self.seeds.branch("policy").torch(config.device)
             self.run = self.open_run()
             self.checkpoints = Checkpoints(self.run.path)
-            saved = self._restore() if self.resume else None
-            if self.steps >= self.config.run.steps:
-                raise ConfigError(
-                    f"{self.run.path} has its {self.steps:,} steps already",
-                    where="train-agent resume",
-                    fix=f"go on to more with --steps {2 * self.steps}",
-                )
-            try:
-                with self.signals:
-                    self._train(envs, saved)
-            except BaseException as e:
-                with suppress(OSError, ArcturusError):  # the disk may be what failed
-                    self.run.update(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
-                raise
+            with self.run.locked():
+                try:
+                    self._train()
+                except KeyboardInterrupt:
+                    self._note(status="preempted", signal="SIGINT")
+                    raise
+                except BaseException as e:
+                    self._note(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
+                    raise
         return self.run
 
-    def _train(self, envs: Any, saved: dict[str, Any] | None) -> None:
-        if self.resume:  # a new total of steps is the run's from now on
-            write_atomically(self.run.path / "config.yaml", write_yaml(self.config.to_mapping()))
-        self.run.update(status="running", steps=self.steps)
-        self.heldout = self._hold_out_states()
-        self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, saved)
+    def _note(self, **changes: Any) -> None:
         try:
-            self._loop(envs)
+            self.run.update(**changes)
+        except (OSError, ArcturusError) as e:  # the disk may be what failed
+            warn(f"warning: run.json could not be written: {e}")
+
+    def _last_words(self, verdict: TrainingFailed) -> None:
+        """Of a process that the watchdog is about to end."""
+        if hasattr(self, "run"):
+            self._note(status="failed", steps=self.steps, error=f"TrainingFailed: {verdict}")
+        print(f"error: {verdict}", file=sys.stderr)
+
+    def _train(self) -> None:
+        loaded = self._restore() if self.resume else None
+        total = self.config.run.steps
+        if self.resume and self.steps >= total and self.run.status == "finished":
+            raise ConfigError(
+                f"{self.run.path} has its {self.steps:,} steps already",
+                where="train-agent resume",
+                fix=f"go on to more with --steps {2 * self.steps}",
+            )
+        if self.resume:  # what was changed is the run's from now on
+            write_atomically(self.run.path / "config.yaml", write_yaml(self.config.to_mapping()))
+        self.run.update(status="running", steps=self.steps, error=None)
+        self.heldout = self._hold_out_states()
+        monitored = loaded.state["monitor"] if loaded else None
+        with fitting(str(self.run.path)):
+            self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
+        try:
+            with Saver() as self.saver:
+                if self.owed:
+                    self._evaluate()
+                if self.steps < total and not self.signals.stop():
+                    self._loop(self._return(loaded) if loaded else None)
+                if self.heldout and self.steps >= total and not self.owed:
+                    report_hidden_layer(self.monitor, self.agent, self.heldout, self.steps)
+        except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
+            pass
         finally:
             self.monitor.close()
+        if self.steps >= total and not self.owed:
+            self._note(status="finished", steps=self.steps, best=self.best if math.isfinite(self.best) else None)
+        else:
+            self._note(status="preempted", steps=self.steps, signal=signal.Signals(self.signals.received or 0).name)
 
     # -- the loop's readers --------------------------------------------------------------------------------------------
 
-    def _loop(self, envs: Any) -> None:
-        total = self.config.run.steps
+    def _loop(self, at: tuple[TimeStep, State] | None) -> None:
+        total, every = self.config.run.steps, self.config.eval_every
         rows = run_loop(
-            envs,
+            self.envs,
             self.agent,
             steps=total,
             start=self.steps,
+            at=at,
             generator=self.generator,
             cut_due=self._cut_due,
-            seeds=lambda: self.seeds.branch("env", self.steps).environments(envs.num_envs),
+            seeds=self._restart_seeds,
         )
         try:
             for row in rows:
-                before, self.steps = self.steps, row.steps
-                self.monitor.row(self.steps, row.metrics, envs.take_finished())
-                if self.monitor.is_due(self.steps):
+                before, self.steps, self.memory = self.steps, row.steps, row.state
+                self.monitor.row(self.steps, row.metrics, self.envs.envs.take_finished())
+                log = self.monitor.is_due(self.steps)
+                self._watch_numbers(row.metrics, log)
+                if log:
                     self._log()
-                every = self.config.eval_every
-                if self.steps >= total or (every and self.steps // every > before // every):
+                self.owed = bool(every) and (self.steps >= total or self.steps // every > before // every)
+                if self.owed:
                     self._evaluate()
-                if self._cut or self.steps >= total:
-                    self._save()
-                if self.signals.received is not None and self._cut and self.steps < total:
-                    self.run.update(status="preempted", steps=self.steps, signal=signal.Signals(self.signals.received).name)
+                if self.replay is not None and (piece := self.checkpoints.segments.full(self.replay)) is not None:
+                    self.saver.submit("segment", partial(self.checkpoints.segments.write, piece))
+                leaving = self.signals.stop() or self.steps >= total
+                if self._cut or leaving:
+                    self._save(None if self._cut or self.steps >= total else fingerprint(row.step.timestep))
+                self._hear(leaving)
+                if leaving:
                     return
         finally:
             rows.close()  # type: ignore[attr-defined]
-        self._finish()
 
     def _cut_due(self, steps: int) -> bool:
         every = self.config.checkpoint_every
-        scheduled = bool(every) and steps // every > (steps - self.config.env.num_envs) // every
-        self._cut = scheduled or self.signals.received is not None
+        self._cut = bool(every) and steps // every > (steps - self.config.env.num_envs) // every
         return self._cut
+
+    def _restart_seeds(self) -> np.ndarray:
+        self.started = self.steps
+        return self.seeds.branch("env", self.started).environments(self.config.env.num_envs)
 
     def _log(self) -> None:
         extra = self.agent.scalars() if hasattr(self.agent, "scalars") else {}
         if self.heldout:
             extra |= self.heldout.read(self.agent)[0]
+        if self.bad_rows:
+            extra["health/bad_rows"] = self.bad_rows
         self.monitor.log(self.steps, extra)
 
+    def _watch_numbers(self, metrics: Metrics, log: bool) -> None:
+        """Numbers that are not finite were skipped where they arose; too many of them end the run."""
+        for bad in self.envs.envs.take_bad():
+            self.bad_rows += 1
+            told = f"{self.config.env.id}: environment {bad.env} gave a {bad.what} that is not finite"
+            if self.bad_rows == 1:
+                warn(f"warning: {told}; it is skipped, and the episode is not counted")
+            if self.bad_rows >= BAD_LIMIT:
+                raise TrainingFailed(
+                    f"{told}, the {self.bad_rows}th such row since step {self.started:,}", where=f"step {self.steps:,}"
+                )
+        skipped = metrics.get("health/skipped_updates")
+        if skipped is not None and (log or not skipped.is_cuda) and skipped >= BAD_LIMIT:
+            raise TrainingFailed(
+                f"{culprit(self.agent.network)} is not finite; {int(skipped)} updates in a row were skipped",
+                where=f"step {self.steps:,}",
+                fix="resume from the newest checkpoint, whose weights are finite; a smaller learning rate may help (--fork)",
+            )
+
     def _evaluate(self) -> None:
-        if not self.config.eval_every:
-            return
+        """Leaves `owed` set if a signal broke it off."""
         began = time.perf_counter()
-        result = evaluate(
-            self.agent,
-            self.config.env,
-            self.config.run.eval_episodes,
-            seed=self.seeds.branch("selection"),
-            device=self.config.device,
-        )
-        score = summary(result.scores)
-        values = {
-            "eval/episodic_return_mean": score["mean"],
-            "eval/episodic_return_median": score["median"],
-            "eval/ci_low": score["ci95_low"],
-            "eval/ci_high": score["ci95_high"],
-            "eval/episodic_length": float(np.mean([e.length for e in result.episodes])),
-        }
-        extra = result.to_json()
-        if extra.get("human_normalised") is not None:
-            values["eval/human_normalized"] = extra["human_normalised"]
-        if "start_value" in extra:
-            values |= {f"eval/start_value_{k}": v for k, v in extra["start_value"].items()}
-        self.monitor.scalars(self.steps, values)
-        if getattr(self.agent, "network", None) is not None and (picture := first_filters(self.agent.network)) is not None:
-            self.monitor.picture("network/first_layer_filters", picture, self.steps)
-        new_best = score["mean"] > self.best
-        if new_best:
-            try:
-                self.checkpoints.save_best(self.steps, {"agent": self._weights(), "steps": self.steps, "score": score["mean"]})
-                self.best = score["mean"]
-            except CheckpointError as e:
-                self.monitor.text(f"warning: {e.what}; training goes on")
-        self.monitor.text(
-            f"{self.steps:,} steps: evaluation {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}] over "
-            f"{len(result.episodes)} episodes, {result.policy}, {time.perf_counter() - began:.0f} s{'; the best so far' if new_best else ''}"
-        )
+        try:
+            result = evaluate(
+                self.agent,
+                self.config.env,
+                self.config.run.eval_episodes,
+                seed=self.seeds.branch("selection"),
+                device=self.config.device,
+                stop=self.signals.stop,
+            )
+        except Interrupted:
+            return
+        self.owed = False
+        best = result.mean > self.best
+        report_evaluation(self.monitor, self.agent, result, self.steps, time.perf_counter() - began, best)
+        if best:
+            state = {"agent": playing_state(self.agent.state_dict()), "steps": self.steps, "best": result.mean}
+            snapshot, before = self.checkpoints.snapshot(self.steps, state), self.best
+            self.saver.submit(f"best {before!r}", partial(self.checkpoints.write_best, snapshot))
+            self.best = result.mean
 
-    def _weights(self) -> dict[str, Any]:
-        """Enough to play."""
-        return {k: v for k, v in self.agent.state_dict().items() if k not in ("optimizer", "replay_rng")}
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
+    def _state(self, seen: str | None) -> dict[str, Any]:
+        """Everything the rest of the run depends on.  seen: the newest row's fingerprint, if the environments went on from it;
+        None if they restart now."""
         state = {
             "agent": self.agent.state_dict(),
+            "memory": {str(i): leaf for i, leaf in enumerate(state_leaves(self.memory))},
             "policy_rng": self.generator.get_state(),
             "steps": self.steps,
-            "best": self.best if np.isfinite(self.best) else None,
+            "best": self.best if math.isfinite(self.best) else None,
+            "owed": self.owed,
+            "bad_rows": 0 if seen is None else self.bad_rows,
+            "config": json.dumps(self.config.to_mapping()),
             "monitor": self.monitor.state(),
         }
-        try:
-            self.checkpoints.save(self.steps, state, getattr(self.agent, "replay", None), keep=self.config.run.keep)
-            self.run.update(steps=self.steps)
-        except CheckpointError as e:
-            if self.steps >= self.config.run.steps or self.signals.received is not None:
-                raise
-            self.monitor.text(f"warning: {e.what}; training goes on and tries again at the next checkpoint")
+        if seen is not None:
+            actions = self.envs.actions()
+            state["course"] = {"started": self.started, "seen": seen, "rows": len(actions), "actions": actions}
+        return state
 
-    def _restore(self) -> dict[str, Any]:
-        state, manifest = self.checkpoints.load_newest()
-        restore(self.agent, state["agent"], str(self.run.path))
-        if getattr(self.agent, "replay", None) is not None:
-            self.checkpoints.load_replay(self.agent.replay, manifest)
-        self.generator.set_state(state["policy_rng"])
-        self.steps = state["steps"]
-        self.best = state["best"] if state["best"] is not None else -float("inf")
-        return state["monitor"]
+    def _template(self) -> dict[str, Any]:
+        """The same names, kinds and shapes, of an agent that has done nothing."""
+        memory = state_leaves(self.agent.initial_state(self.config.env.num_envs))
+        return {
+            "agent": self.agent.state_dict(),
+            "memory": {str(i): leaf for i, leaf in enumerate(memory)},
+            "policy_rng": self.generator.get_state(),
+            "steps": 0,
+            "best": None,
+            "owed": False,
+            "bad_rows": 0,
+            "config": "",
+            "monitor": {"returns": [], "lengths": [], "episodes": 0, "metrics": [], "files": []},
+            "course": {"started": 0, "seen": "", "rows": 0, "actions": self.envs.actions()},
+        }
+
+    def _save(self, seen: str | None) -> None:
+        snapshot = self.checkpoints.snapshot(self.steps, self._state(seen), self.replay)
+        if seen is None:
+            self.bad_rows = 0
+        self.saver.submit("checkpoint", partial(self.checkpoints.write, snapshot, self.config.run.keep))
+
+    def _hear(self, leaving: bool) -> None:
+        """What has become of the saving; when leaving, after all of it is done."""
+        for name, error, result in self.saver.wait() if leaving else self.saver.outcomes():
+            if isinstance(error, TrainingFailed):
+                raise error
+            told = error.what if isinstance(error, ArcturusError) else str(error)
+            if name.startswith("best ") and error is not None:
+                self.best = float(name.removeprefix("best "))
+                warn(f"warning: {told}; training goes on")
+            if name != "checkpoint":
+                continue  # a segment that could not be written is tried again, and missed, by the checkpoint
+            if error is None:
+                if self.failed_saves:
+                    warn(f"checkpoints are written again: {result.name}")
+                self.failed_saves = 0
+                self._note(checkpoint=int(result.name.rsplit("-", 1)[-1]))
+                continue
+            self.failed_saves += 1
+            if leaving or self.failed_saves >= SAVE_LIMIT:
+                raise error if isinstance(error, ArcturusError) else CheckpointError(told, where=str(self.run.path))
+            if self.failed_saves == 1:
+                warn(f"warning: {told}; training goes on and tries again at the next checkpoint")
+
+    def _restore(self) -> Loaded | None:
+        """The newest checkpoint that verifies; None if the run was stopped before its first."""
+        if not self.checkpoints.resumable() and not self.run.about.get("checkpoint"):
+            warn(f"{self.run.path} has no checkpoint yet: it begins again at step 0")
+            return None
+        replay = getattr(self.agent, "replay", None)
+        loaded = self.checkpoints.load_newest(self._template(), replay)
+        state = loaded.state
+        with fitting(str(self.run.path)):
+            if not 0 <= state["steps"] == loaded.step:
+                raise ValueError(f"it stands at step {state['steps']} and at step {loaded.step}")
+            if replay is not None and loaded.replay:
+                self.checkpoints.segments.load(replay, loaded.replay)
+            elif replay is not None:
+                warn("the replay was not saved: it fills again before learning goes on, and the run is not an exact continuation")
+            self.steps, self.owed, self.bad_rows = state["steps"], state["owed"], state["bad_rows"]
+            self.best = float(state["best"]) if state["best"] is not None else -math.inf
+            like = self.agent.initial_state(self.config.env.num_envs)
+            self.memory = state_like(like, [state["memory"][str(i)] for i in range(len(state_leaves(like)))])
+            self.agent.load_state_dict(state["agent"])
+            self.generator.set_state(state["policy_rng"])
+        if loaded.moved:
+            warn("random generators of this kind of device begin anew: the run is not an exact continuation")
+        if not self.config.run.deterministic and not self.quiet:
+            warn(
+                f"going on from step {self.steps:,}; bit-equality with a run never stopped is promised with --deterministic only"
+            )
+        return loaded
+
+    def _return(self, loaded: Loaded) -> tuple[TimeStep, State]:
+        """To the row and memory that come next."""
+        course = loaded.state.get("course")
+        if course is not None:
+            self.started = course["started"]
+            seeds = self.seeds.branch("env", self.started).environments(self.config.env.num_envs)
+            if course["rows"] and not self.quiet:
+                self.monitor.text(f"playing {course['rows']:,} rows since step {self.started:,} again")
+            try:
+                return self.envs.retrace(seeds, course["actions"], course["seen"], self.signals.stop), self.memory
+            except Diverged:
+                warn(
+                    f"warning: {self.config.env.id} is not where the same actions took it before (is it deterministic, and the "
+                    "same version?); it restarts, and the run is not an exact continuation"
+                )
+                self.envs.envs.take_finished()
+                self.envs.envs.take_bad()
+                if getattr(self.agent, "replay", None) is not None and self.agent.replay.count:
+                    self.agent.replay.cut_last()
+        return self.envs.restart(self._restart_seeds()), self.memory
 
     def _hold_out_states(self) -> HeldOut | None:
         count = self.config.run.heldout_states
@@ -250,43 +392,11 @@ class Trainer:
             return None
         return HeldOut(collect_heldout(self.config.env, count, self.seeds.branch("heldout"), self.config.device))
 
-    def _finish(self) -> None:
-        if self.heldout:
-            arrays = self.heldout.read(self.agent)[1]
-            if "hidden" in arrays:
-                names = [str(a) for a in arrays["action"].tolist()]
-                values = [f"{v:.4f}" for v in arrays.get("value", np.zeros(len(names))).tolist()]
-                obs, frames = self.heldout.obs, None
-                if obs.dtype == torch.uint8 and obs.dim() == 4:
-                    frames = obs[:, -1:].float().cpu() / 255
-                rows = [list(pair) for pair in zip(values, names, strict=True)]
-                self.monitor.embedding(arrays["hidden"], rows, ["value", "action"], frames, self.steps)
-        self.run.update(status="finished", steps=self.steps, best=self.best if np.isfinite(self.best) else None)
 
-
-def start_run(
-    config: RunConfig, argv: list[str], *, quiet: bool = False, announce: Callable[[Run], None] = lambda run: None
-) -> Run:
-    """Trains a new run from its beginning; its folder says what happened, however it ends."""
-
-    def open_run() -> Run:
-        run = Run.create(config, argv)
-        announce(run)
-        return run
-
-    return _guarded(Trainer(config, open_run, resume=False, quiet=quiet))
-
-
-def resume_run(path: Path | str, *, quiet: bool = False, trust: tuple[str, ...] = (), steps: int | None = None) -> Run:
-    """Goes on from the newest checkpoint that verifies.  steps: a new total."""
-    run = Run(path)
-    config = run.config(trust)
-    config = validate(replace(config, run=replace(config.run, steps=steps if steps is not None else config.run.steps)))
-    return _guarded(Trainer(config, lambda: run, resume=True, quiet=quiet))
-
-
-def _guarded(trainer: Trainer) -> Run:
-    try:
-        return trainer.train()
-    except (OSError, MemoryError, torch.OutOfMemoryError) as e:
-        raise TrainingFailed(f"training stopped at step {trainer.steps:,}: {e}") from e
+def culprit(network: torch.nn.Module) -> str:
+    """The first parameter with numbers that are not finite, or the first gradient."""
+    for name, p in network.named_parameters():
+        if not torch.isfinite(p).all():
+            return f"weight {name}"
+    bad = [name for name, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return f"the gradient of {bad[0]}" if bad else "the gradient"

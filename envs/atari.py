@@ -162,6 +162,7 @@ class AtariBackend:
                 "and unset ALE_ROMS_DIR if it points elsewhere",
             ) from e
         self.action_space = self._envs.single_action_space
+        self.action_names = action_names(env_id, full_action_space)
         self._lives = np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, bool)
 

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from arcturus.envs.vector import HostRow
-from arcturus.errors import ConfigError, EnvironmentProblem, TrainingFailed, nearest
+from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem, TrainingFailed, nearest
 
 
 def encoder(space: gym.Space, env_id: str) -> tuple[tuple[int, ...], torch.dtype, Callable[[np.ndarray], np.ndarray]]:
@@ -83,13 +84,20 @@ def unknown(env_id: str) -> ConfigError:
     return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments"))
 
 
-@contextlib.contextmanager
-def told(env_id: str, where: str) -> Iterator[None]:
-    """What an environment raises, as an error that names it."""
-    try:
-        yield
-    except Exception as e:
-        raise TrainingFailed(f"{env_id} raised {type(e).__name__}: {e}", where=f"its {where}()") from e
+class Noted(gym.Wrapper):
+    """Says which environment is busy, so that one that raises or hangs can be named."""
+
+    def __init__(self, env: gym.Env, backend: ClassicBackend, index: int):
+        super().__init__(env)
+        self._backend, self._index = backend, index
+
+    def reset(self, **kwargs: Any) -> Any:
+        self._backend.busy = self._index
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        self._backend.busy = self._index
+        return self.env.step(action)
 
 
 class ClassicBackend:
@@ -106,7 +114,8 @@ class ClassicBackend:
             self.frame_shape, self.obs_dtype, self._encode = encoder(one.observation_space, env_id)
             check_actions(one.action_space, env_id)
             action_space = one.action_space
-        self._envs = SyncVectorEnv([lambda: open_one(env_id)] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self.busy = 0  # the environment that is being stepped or reset
+        self._envs = SyncVectorEnv([partial(self._open, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP)
         # agents count actions from 0
         self._start: Any = getattr(action_space, "start", 0)
         self.action_space: gym.Space
@@ -118,10 +127,13 @@ class ClassicBackend:
             self.action_space = action_space
         self._action: np.ndarray | None = None
 
+    def _open(self, index: int) -> gym.Env:
+        return Noted(open_one(self.env_id), self, index)
+
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
         # SyncVectorEnv takes the mask out of the dictionary it is given, and wants a seed for every environment
         options = None if mask is None else {"reset_mask": mask.copy()}
-        with told(self.env_id, "reset"):
+        with self._told("reset"):
             obs, _ = self._envs.reset(seed=[int(s) for s in seeds], options=options)
         no = np.zeros(self.num_envs, bool)
         return HostRow(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no)
@@ -131,11 +143,24 @@ class ClassicBackend:
 
     def recv(self) -> HostRow:
         assert self._action is not None
-        with told(self.env_id, "step"):
+        with self._told("step"):
             obs, reward, terminated, truncated, _ = self._envs.step(self._action)
         # the flags are the vector environment's own arrays, which its next step writes again
         no = np.zeros(self.num_envs, bool)
         return HostRow(self._encode(obs), reward.astype(np.float32), terminated.copy(), truncated & ~terminated, no)
+
+    @contextlib.contextmanager
+    def _told(self, where: str) -> Iterator[None]:
+        """What an environment raises, as an error that names it."""
+        try:
+            yield
+        except ArcturusError:
+            raise
+        except (Exception, SystemExit) as e:
+            action = f", action {self._action[self.busy].tolist()}" if where == "step" and self._action is not None else ""
+            raise TrainingFailed(
+                f"{self.env_id}: environment {self.busy} raised {type(e).__name__}: {e}", where=f"its {where}(){action}"
+            ) from e
 
     def close(self) -> None:
         self._envs.close()

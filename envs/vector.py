@@ -20,6 +20,7 @@ from torch import Tensor
 
 from arcturus.api import EnvSpec, TimeStep
 from arcturus.envs.frames import OLDEST, FrameStack
+from arcturus.envs.watch import waiting_for
 from arcturus.seeding import Seeds
 
 
@@ -60,6 +61,13 @@ class Episode(NamedTuple):
     length: int  # agent steps
 
 
+class BadRow(NamedTuple):
+    """A row with numbers that are not finite."""
+
+    env: int
+    what: str  # reward or observation
+
+
 class DeviceEnvs:
     """N environments as TimeSteps on a device.
 
@@ -88,6 +96,9 @@ class DeviceEnvs:
         self._age = np.zeros(n, np.int64)
         self._ended = np.zeros(n, bool)
         self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
+        self._bad: list[BadRow] = []
+        self._spoilt = np.zeros(n, bool)  # a bad row in this episode: its score is none
+        self._sent: np.ndarray | None = None
         self._state = "new"  # new, idle, sent, receiving, closed
         self._pinned: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
         self._uncut = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
@@ -107,11 +118,13 @@ class DeviceEnvs:
             )
         everyone = mask is None
         mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
-        row = self.backend.reset(np.asarray(seeds, np.int64), None if everyone else mask)
+        with waiting_for(self.backend, "reset"):
+            row = self.backend.reset(np.asarray(seeds, np.int64), None if everyone else mask)
         self._state = "idle"
         self._age[mask] = 0
         self._ended[mask] = False
-        self._score[mask], self._length[mask] = 0.0, 0
+        self._score[mask], self._length[mask], self._spoilt[mask] = 0.0, 0, False
+        row = self._mend(row, mask)
         if everyone:
             return self._timestep(row)
         self.host, before = row, self._timestep_now
@@ -140,6 +153,7 @@ class DeviceEnvs:
             raise RuntimeError(f"environments can't be sent an action while {self._state}")
         host = action.detach().cpu().numpy()
         self._check(host)
+        self._sent = host
         self.backend.send(host)
         self._state = "sent"
 
@@ -148,14 +162,17 @@ class DeviceEnvs:
         if self._state != "sent":
             raise RuntimeError(f"nothing to receive while {self._state}: send() first")
         self._state = "receiving"  # an exception here may have taken the row already: then only close() is left
-        row = self.backend.recv()
+        with waiting_for(self.backend, "step", self._sent):
+            row = self.backend.recv()
         self._state = "idle"
         opens = self._ended
+        self._spoilt &= ~opens
+        row = self._mend(row, opens)
         self._age = np.where(opens, 0, np.minimum(self._age + 1, OLDEST))
         self._score = np.where(opens, 0.0, self._score + row.reward)
         self._length = np.where(opens, 0, self._length + 1)
         self._ended = row.terminated | row.truncated
-        for i in np.flatnonzero(self._ended):
+        for i in np.flatnonzero(self._ended & ~self._spoilt):
             self.finished.append(Episode(int(i), float(self._score[i]), int(self._length[i])))
         return self._timestep(row)
 
@@ -163,13 +180,19 @@ class DeviceEnvs:
         """Back to idle from wherever an exception left us: receives a step that is under way."""
         if self._state == "sent":
             self._state = "receiving"
-            self.backend.recv()
+            with waiting_for(self.backend, "step", self._sent):
+                self.backend.recv()
             self._state = "idle"
 
     def take_finished(self) -> list[Episode]:
         """The episodes that ended since the last call.  Broken-off ones (restart) never appear."""
         done, self.finished = self.finished, []
         return done
+
+    def take_bad(self) -> list[BadRow]:
+        """The rows with numbers that were not finite since the last call."""
+        bad, self._bad = self._bad, []
+        return bad
 
     def close(self) -> None:
         """Waits for a step that is under way, then closes; twice does nothing."""
@@ -218,6 +241,25 @@ class DeviceEnvs:
             high = space.nvec if isinstance(space, gym.spaces.MultiDiscrete) else 2
         if (action < 0).any() or (action >= high).any():
             raise ValueError(f"action {action.tolist()} is out of range for {space} (actions are counted from 0)")
+
+    def _mend(self, row: HostRow, opens: np.ndarray) -> HostRow:
+        """Numbers that are not finite go no further: such a reward becomes 0, such an observation the one before it (zeros at
+        the beginning), and the episode's score is not counted."""
+        bad_reward = ~np.isfinite(row.reward)
+        if bad_reward.any():
+            row = row._replace(reward=np.where(bad_reward, 0, row.reward))
+            self._note(bad_reward, "reward")
+        if row.obs.dtype.kind == "f" and not np.isfinite(row.obs).all():
+            bad_obs = ~np.isfinite(row.obs).reshape(self.num_envs, -1).all(1)
+            wide = (-1, *[1] * (row.obs.ndim - 1))
+            before = np.where(opens.reshape(wide), 0, self.host.obs if hasattr(self, "host") else 0)
+            row = row._replace(obs=np.where(bad_obs.reshape(wide), before, row.obs).astype(row.obs.dtype))
+            self._note(bad_obs, "observation")
+        return row
+
+    def _note(self, bad: np.ndarray, what: str) -> None:
+        self._bad += [BadRow(int(i), what) for i in np.flatnonzero(bad)]
+        self._spoilt |= bad
 
     def _timestep(self, row: HostRow) -> TimeStep:
         self.host = row

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
@@ -36,13 +35,8 @@ def uniform(batch: int, low: int, high: int, num_envs: int, generator: torch.Gen
 
 def row_bytes(spec: EnvSpec) -> int:
     """Bytes of one stored agent step."""
-    frame = int(torch.tensor(spec.frame_shape).prod()) * torch.empty((), dtype=spec.obs_dtype).element_size()
-    return frame + torch.empty((), dtype=_action_dtype(spec)).element_size() + 4 + 1 + 1
-
-
-def _action_dtype(spec: EnvSpec) -> torch.dtype:
-    space = spec.action_space
-    return torch.uint8 if isinstance(space, gym.spaces.Discrete) and space.n <= 256 else torch.int64
+    frame = int(torch.tensor(spec.frame_shape).prod()) * spec.obs_dtype.itemsize
+    return frame + spec.action_dtype.itemsize + 4 + 1 + 1
 
 
 def check_memory(capacity: int, spec: EnvSpec, device: torch.device, available: int, n_step: int = 1) -> None:
@@ -89,7 +83,7 @@ class Ring:
         T, N = self.rows, spec.num_envs
         self.device = device
         self.frame = torch.zeros((T * N + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank
-        self.action = torch.zeros((T, N, *(spec.action_space.shape or ())), dtype=_action_dtype(spec), device=device)
+        self.action = torch.zeros((T, N, *(spec.action_space.shape or ())), dtype=spec.action_dtype, device=device)
         self.reward = torch.zeros((T, N), device=device)
         self.flags = torch.zeros((T, N), dtype=torch.uint8, device=device)
         self.age = torch.zeros((T, N), dtype=torch.uint8, device=device)
@@ -106,6 +100,11 @@ class Ring:
     def size(self) -> int:
         """Agent steps stored."""
         return min(self.count, self.rows) * self.spec.num_envs
+
+    @property
+    def capacity(self) -> int:
+        """Agent steps it can hold."""
+        return self.rows * self.spec.num_envs
 
     @property
     def row_bytes(self) -> int:
@@ -206,6 +205,18 @@ class Ring:
         return Transition(s_tm1, self.action.flatten(0, 1)[slot].long(), r_t, discount_t, s_t, weight)
 
     # -- for checkpoints: whole rows by their absolute numbers ---------------------------------------------------------
+
+    @property
+    def row_shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """dtype and shape [N, ...] of each tensor of one row."""
+        frame = (self.frame.dtype, (self.spec.num_envs, *self.spec.frame_shape))
+        return {"frame": frame} | {k: (getattr(self, k).dtype, tuple(getattr(self, k).shape[1:])) for k in ROW_TENSORS[1:]}
+
+    def cut_last(self) -> None:
+        """Makes the newest row one that a reset cut, after all: what follows it is not what followed it then."""
+        slot = (self.count - 1) % self.rows
+        ended = (self.flags[slot] & (TERMINATED | TRUNCATED)).ne(0)
+        self.flags[slot] = torch.where(ended, self.flags[slot], (self.flags[slot] | CUT) & ~DECIDES)
 
     def read_rows(self, first: int, end: int) -> dict[str, Tensor]:
         """Rows [first, end) as contiguous host tensors [rows, N, ...], detached from the ring."""

@@ -314,7 +314,7 @@ def benchmark_dqn(args: argparse.Namespace) -> list[dict[str, Any]]:
         return lambda: f"{done() / max(steps() - warm, 1):.3f} updates a step"
 
     def counted() -> int:
-        return int(next(iter(agent.optimizer.state.values()))["step"])
+        return int(next(iter(agent.descent.optimizer.state.values()))["step"])
 
     contenders = [
         *(

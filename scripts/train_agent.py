@@ -2,7 +2,7 @@
 
   train-agent AGENT --env ID [--preset NAME] [--config FILE] [--steps N] [--seed S] [--device auto] [--run-dir DIR] ...
   train-agent AGENT --help                every setting of that agent, its environments and the run
-  train-agent resume RUN [--steps N]      goes on from the newest checkpoint
+  train-agent resume RUN [--steps N] [--fork [DIR]]   goes on from the newest checkpoint
   train-agent list agents|envs|presets
   train-agent doctor                      versions, devices, games, encoder, speed
 
@@ -20,7 +20,7 @@ import io
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from arcturus.scripts.frontend import ERROR_LINES, guarded  # first: it sets what must be set before torch is imported
 
@@ -35,8 +35,9 @@ from arcturus.runs.settings import RunConfig, RunOptions, resolve, validate
 def short_flags() -> dict[str, str]:
     """--env for --env.id, and the like."""
     return {
-        extra.name: f"--env.{name.replace('_', '-')}"
-        for name, hint in hints(EnvConfig).items()
+        extra.name: f"--{prefix}{name.replace('_', '-')}"
+        for prefix, cls in (("env.", EnvConfig), ("", RunOptions))
+        for name, hint in hints(cls).items()
         for extra in getattr(hint, "__metadata__", ())
         if isinstance(extra, Flag)
     }
@@ -54,9 +55,6 @@ def spell_out(argv: list[str]) -> list[str]:
 
 def parse(agent: str, argv: list[str]) -> RunConfig:
     """Flags over file over preset over defaults; exits with 2 and a short message on anything unknown."""
-    import tyro
-
-    module = agents.load(agent)
     argv = spell_out(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--preset")
@@ -75,21 +73,33 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
         "env": {"id": known.env} if known.env else {},
     }
     base = resolve(agent, preset=known.preset, file=known.config, **early)
+    sources = [
+        ("preset", Annotated[str, "one of " + ", ".join(agents.load(agent).PRESETS)], base.preset),
+        ("config", Annotated[Path | None, "YAML file of settings"], known.config),
+    ]
+    return validate(settings_over(base, argv, f"train-agent {agent}", sources))
 
+
+def settings_over(base: RunConfig, argv: list[str], prog: str, more: list[tuple[str, Any, Any]] | None = None) -> RunConfig:
+    """A run's settings with flags on top; `more` are further flags (name, Annotated[type, help], default) for the help text."""
+    import tyro
+
+    module = agents.load(base.agent_name)
     fields: list[Any] = [
         ("env", EnvConfig, base.env),
         ("agent", module.Config, base.agent),
         ("run", Annotated[RunOptions, tyro.conf.arg(name="")], base.run),
-        ("preset", Annotated[str, tyro.conf.arg(help=f"one of {', '.join(module.PRESETS)}")], base.preset),
-        ("config", Annotated[Path | None, tyro.conf.arg(help="YAML file of settings")], known.config),
     ]
+    for name, hint, default in more or []:
+        kind, text = get_args(hint)
+        fields.append((name, Annotated[kind, tyro.conf.arg(help=text)], default))
     flags = dataclasses.make_dataclass("Flags", [(n, t, dataclasses.field(default=d)) for n, t, d in fields], frozen=True)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             parsed: Any = tyro.cli(
                 flags,
-                prog=f"train-agent {agent}",
+                prog=prog,
                 args=argv,
                 description=(module.__doc__ or "").split("\n\n")[0],
                 config=(tyro.conf.FlagConversionOff,),
@@ -97,7 +107,7 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
     finally:
         lines = said.getvalue().splitlines()
         print("\n".join(lines[:ERROR_LINES]), end="\n" if lines else "", file=sys.stderr)
-    return validate(RunConfig(agent, base.preset, parsed.agent, parsed.env, parsed.run))
+    return RunConfig(base.agent_name, base.preset, parsed.agent, parsed.env, parsed.run)
 
 
 def train(agent: str, argv: list[str]) -> int:
@@ -108,7 +118,7 @@ def train(agent: str, argv: list[str]) -> int:
             fix=nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents"),
         )
     config = parse(agent, argv)
-    from arcturus.training import start_run
+    from arcturus.runs.starting import start_run
 
     return finish(start_run(config, ["train-agent", agent, *argv], announce=lambda run: announce(config, run)))
 
@@ -135,16 +145,30 @@ def finish(run: Any) -> int:
 
 
 def resume(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="train-agent resume", description="Goes on with a run from its newest checkpoint.")
+    parser = argparse.ArgumentParser(
+        prog="train-agent resume",
+        allow_abbrev=False,
+        description="Goes on with a run from its newest checkpoint.  --steps N sets a new total; device and logging may change too; "
+        "any other setting (--agent.learning-rate 1e-4 ...) needs --fork.",
+    )
     parser.add_argument("run", type=Path, help="the run folder")
-    parser.add_argument("--steps", type=int, help="a new total of agent steps")
+    parser.add_argument(
+        "--fork",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="leave the run as it is, go on with a copy, in DIR or a name of its own",
+    )
     parser.add_argument(
         "--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own"
     )
-    args = parser.parse_args(argv)
-    from arcturus.training import resume_run
+    args, settings = parser.parse_known_args(argv)
+    from arcturus.runs.starting import resume_run
 
-    return finish(resume_run(args.run, steps=args.steps, trust=tuple(args.trust)))
+    def change(config: RunConfig) -> RunConfig:
+        return settings_over(config, spell_out(settings), "train-agent resume RUN")
+
+    return finish(resume_run(args.run, change=change, fork=args.fork, trust=tuple(args.trust)))
 
 
 def list_things(argv: list[str]) -> int:

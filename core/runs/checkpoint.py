@@ -2,86 +2,65 @@
 
     checkpoints/step-000000432000/  tensors.safetensors  state.json  manifest.json
     checkpoints/best-000000400000/  the same, weights only
-    replay/seg-...                  immutable compressed pieces of the replay, shared between checkpoints
 
-The manifest holds size and digest of every file and a digest of itself, so a flipped bit or a missing file is seen.
+The manifest holds size and digest of every file and a digest of itself, so a flipped bit or a missing file is seen; and it
+names the segments of the replay (segments.py).  What is read is compared with a template, the same state of an agent freshly
+made from the configuration, before it is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import sys
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from arcturus.errors import CheckpointError, TrainingFailed
 from arcturus.replay.ring import Ring
-from arcturus.runs.folder import read_json
+from arcturus.runs.files import (
+    JSON_LIMIT,
+    check_values,
+    digest,
+    flatten,
+    nbytes,
+    pack,
+    parse_json,
+    read_file,
+    read_json,
+    shapes_of,
+    size_limit,
+    sync_folder,
+    unflatten,
+    unpack,
+    write_file,
+)
+from arcturus.runs.segments import Plan, Segments
 
-FORMAT = 1
-SEGMENT_STEPS = 16_384  # agent steps in a segment of replay
-
-
-def digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=20).hexdigest()
-
-
-def flatten(state: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A nest of dicts as its tensors (contiguous, on the host) and its plain values, by 'outer/inner' names."""
-    tensors: dict[str, Tensor] = {}
-    values: dict[str, Any] = {}
-    for key, value in state.items():
-        if "/" in key:
-            raise ValueError(f"state name {key!r} holds a slash")
-        if isinstance(value, dict):
-            inner = flatten(value, f"{prefix}{key}/")
-            tensors |= inner[0]
-            values |= inner[1]
-            if not value:
-                values[f"{prefix}{key}/"] = None
-        elif isinstance(value, Tensor):
-            tensors[prefix + key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        else:
-            values[prefix + key] = value
-    return tensors, values
+FORMAT = 2
+FILES = {"tensors.safetensors", "state.json"}
+COURSE_BYTES = 64 << 20  # of actions since the last restart; beyond that a course is not kept
 
 
-def unflatten(tensors: dict[str, Tensor], values: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in [*tensors.items(), *values.items()]:
-        *outer, last = name.split("/")
-        here = out
-        for key in outer:
-            here = here.setdefault(key, {})
-        if last:
-            here[last] = value
-    return out
+class Snapshot(NamedTuple):
+    """A moment of a run, copied, so that training can go on while it is written."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    replay: Plan | None
 
 
-def _write(path: Path, data: bytes) -> dict[str, Any]:
-    with open(path, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    return {"size": len(data), "digest": digest(data)}
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class Loaded(NamedTuple):
+    state: dict[str, Any]
+    step: int
+    replay: dict[str, Any]  # the manifest's list; {} where no replay was saved
+    moved: bool = False  # its random generators were another kind of device's, and begin anew
 
 
 def _seal(manifest: dict[str, Any]) -> bytes:
@@ -90,110 +69,119 @@ def _seal(manifest: dict[str, Any]) -> bytes:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.  Every failure to write or to trust one is a CheckpointError."""
+    """The checkpoints of one run folder.  Every failure to write or to trust one is a CheckpointError.
+
+    snapshot() belongs to the thread that trains; the rest to any one thread.
+    """
 
     def __init__(self, run_path: Path):
-        self.folder, self.segments = run_path / "checkpoints", run_path / "replay"
-        self._full: dict[tuple[int, int], str] = {}  # whole segments of this course of the run, by their rows
+        self.folder, self.segments = run_path / "checkpoints", Segments(run_path)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def save(self, step: int, state: dict[str, Any], replay: Ring | None = None, *, keep: int = 2) -> Path:
+    def snapshot(self, step: int, state: dict[str, Any], replay: Ring | None = None) -> Snapshot:
+        return Snapshot(step, *flatten(state), self.segments.plan(replay) if replay is not None else None)
+
+    def write(self, snapshot: Snapshot, keep: int = 2) -> Path:
         """A resumable checkpoint; older ones beyond `keep` go, and the segments that none of the rest names."""
         try:
-            path = self._save(f"step-{step:012d}", step, state, self._write_replay(replay) if replay else {})
+            replay = self.segments.finish(snapshot.replay) if snapshot.replay is not None else {}
+            path = self._save(f"step-{snapshot.step:012d}", snapshot, replay)
             for old in self.resumable()[:-keep]:
                 self._remove(old)
-            self._drop_unused_segments()
+            self._sweep()
         except OSError as e:
-            raise CheckpointError(f"checkpoint at step {step:,} could not be written: {e}", where=str(self.folder)) from e
+            raise CheckpointError(
+                f"checkpoint at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
+            ) from e
         return path
 
-    def save_best(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, step: int, state: dict[str, Any], replay: Ring | None = None, *, keep: int = 2) -> Path:
+        return self.write(self.snapshot(step, state, replay), keep)
+
+    def write_best(self, snapshot: Snapshot) -> Path:
         """Weights only, for playing; replaces the best before."""
         try:
-            path = self._save(f"best-{step:012d}", step, state, {})
+            path = self._save(f"best-{snapshot.step:012d}", snapshot, {})
             for old in self.folder.glob("best-*"):
                 if old != path:
                     self._remove(old)
         except OSError as e:
-            raise CheckpointError(f"best weights at step {step:,} could not be written: {e}", where=str(self.folder)) from e
+            raise CheckpointError(
+                f"best weights at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
+            ) from e
         return path
 
-    def _save(self, name: str, step: int, state: dict[str, Any], replay: dict[str, Any]) -> Path:
+    def _save(self, name: str, snapshot: Snapshot, replay: dict[str, Any]) -> Path:
+        bad = [k for k, v in snapshot.tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        if bad:
+            raise TrainingFailed(
+                f"{bad[0]} holds numbers that are not finite, so nothing was saved", where=f"step {snapshot.step:,}"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         final, temporary = self.folder / name, self.folder / f".tmp-{name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            tensors, values = flatten(state)
-            bad = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-            if bad:
-                raise TrainingFailed(f"{bad[0]} holds numbers that are not finite, so nothing was saved", where=f"step {step:,}")
+            values = json.dumps(snapshot.values, indent=1).encode()
+            if len(values) > JSON_LIMIT:
+                raise ValueError(f"the agent's state holds {len(values):,} bytes of plain values: keep them in tensors")
             files = {
-                "tensors.safetensors": _write(temporary / "tensors.safetensors", tensors_to_bytes(tensors)),
-                "state.json": _write(temporary / "state.json", json.dumps(values, indent=1).encode()),
+                "tensors.safetensors": write_file(temporary / "tensors.safetensors", pack(snapshot.tensors)),
+                "state.json": write_file(temporary / "state.json", values),
             }
-            manifest = {"format": FORMAT, "step": step, "files": files, "replay": replay}
-            _write(temporary / "manifest.json", _seal(manifest))
-            _sync_folder(temporary)
+            sealed = _seal({"format": FORMAT, "step": snapshot.step, "files": files, "replay": replay})
+            write_file(temporary / "manifest.json", sealed)
+            sync_folder(temporary)
             if final.exists():
+                if (final / "manifest.json").read_bytes() == sealed and self.intact(final):
+                    return final  # the same moment of the same course
                 self._remove(final)
             os.rename(temporary, final)
-        except BaseException:
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         return final
 
-    def _write_replay(self, ring: Ring) -> dict[str, Any]:
-        """Segments of rows aligned to multiples of their length: one that is full never changes, so it is written once.
-
-        Only segments that this process wrote or loaded are taken over: a file of the same rows may stem from a course of
-        the run that was lost.
-        """
-        self.segments.mkdir(parents=True, exist_ok=True)
-        length = max(1, SEGMENT_STEPS // ring.spec.num_envs)
-        first = max(0, ring.count - ring.rows)
-        listed = []
-        for block in range(first // length * length, ring.count, length):
-            name = self._full.get((block, block + length))
-            if name is None:
-                start, end = max(block, first), min(block + length, ring.count)
-                data = zlib.compress(tensors_to_bytes(ring.read_rows(start, end)), 1)
-                name = f"seg-{start:012d}-{end:012d}-{digest(data)}.z"
-                if not (self.segments / name).exists():
-                    temporary = self.segments / f".tmp-{name}"
-                    _write(temporary, data)
-                    os.rename(temporary, self.segments / name)
-                if (start, end) == (block, block + length):
-                    self._full[start, end] = name
-            listed.append(name)
-        _sync_folder(self.segments)
-        return {"count": ring.count, "segments": listed}
+    def adopt(self, source: Path, changes: dict[str, Any]) -> None:
+        """A copy of another run's checkpoint with some of its plain values changed; a damaged one is left out."""
+        try:
+            manifest, values = self._manifest(source), self.values(source) | changes
+            data = self._file(source, "tensors.safetensors", 1 << 40, manifest)
+        except CheckpointError:
+            return
+        path = self.folder / source.name
+        path.mkdir(parents=True)
+        manifest["files"] = {
+            "tensors.safetensors": write_file(path / "tensors.safetensors", data),
+            "state.json": write_file(path / "state.json", json.dumps(values, indent=1).encode()),
+        }
+        write_file(path / "manifest.json", _seal(manifest))
 
     @staticmethod
     def _remove(path: Path) -> None:
         hidden = path.with_name(f".del-{path.name}")
+        shutil.rmtree(hidden, ignore_errors=True)
         os.rename(path, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
-    def _drop_unused_segments(self) -> None:
+    def _sweep(self) -> None:
+        """What a stopped process left half written or half removed, and the segments that no checkpoint names."""
+        for path in [*self.folder.glob(".tmp-*"), *self.folder.glob(".del-*")]:
+            shutil.rmtree(path, ignore_errors=True)
         used = set()
         for path in self.resumable():
             try:
                 used |= set(read_json(path / "manifest.json").get("replay", {}).get("segments", []))
-            except CheckpointError:
+            except (CheckpointError, TypeError, AttributeError):
                 continue  # a damaged one names nothing that could be read back
-        for path in self.segments.glob("*seg-*"):
-            if path.name not in used:
-                path.unlink(missing_ok=True)
+        self.segments.drop_all_but(used)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def resumable(self) -> list[Path]:
         """Oldest first, unverified."""
-        return sorted(p for p in self.folder.glob("step-*") if p.is_dir())
+        return sorted(p for p in self.folder.glob("step-*") if p.is_dir() and not p.is_symlink())
 
     def find(self, which: str = "last") -> Path:
         """last, best, or a step's number."""
@@ -212,77 +200,93 @@ class Checkpoints:
             )
         return found[-1]
 
-    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The verified state that was saved, and the manifest."""
-        manifest = read_json(path / "manifest.json")
-        claimed = manifest.pop("digest", None)
-        if digest(json.dumps(manifest, sort_keys=True).encode()) != claimed or manifest.get("format") != FORMAT:
-            raise CheckpointError(f"{path.name} is damaged: its manifest doesn't verify", where=str(path))
-        data = {name: self._verified(path, name, entry) for name, entry in manifest["files"].items()}
-        try:
-            tensors = tensors_from_bytes(data["tensors.safetensors"])
-            values = json.loads(data["state.json"])
-        except (KeyError, ValueError, SafetensorError) as e:
-            raise CheckpointError(f"{path.name} is damaged: {e}", where=str(path)) from e
-        return unflatten(tensors, values), manifest
+    def values(self, path: Path) -> dict[str, Any]:
+        """The plain values of a checkpoint, by flat names, unchecked but for their digest."""
+        return parse_json(self._file(path, "state.json", JSON_LIMIT, self._manifest(path)), path / "state.json")
+
+    def load(self, path: Path, template: dict[str, Any]) -> Loaded:
+        """The verified state that was saved.  Every name, dtype and shape of it must be in the template.
+
+        One tensor may have any number of rows: course/actions has as many as course/rows says, up to COURSE_BYTES.
+        """
+        tensors, values = flatten(template)
+        manifest, parsed = self._manifest(path), self.values(path)
+        check_values(parsed, values, path / "state.json")
+        shapes = shapes_of(tensors)
+        if (rows := parsed.get("course/rows")) is not None:
+            dtype, shape = shapes["course/actions"]
+            shapes["course/actions"] = dtype, (max(0, min(rows, COURSE_BYTES)), *shape[1:])
+            if nbytes({"": shapes["course/actions"]}) > COURSE_BYTES:
+                raise CheckpointError(f"{path.name} holds a course of {rows:,} rows", where=str(path))
+        data = self._file(path, "tensors.safetensors", size_limit(shapes), manifest)
+        loaded = unpack(data, shapes, path / "tensors.safetensors")
+        moved = {k: tensors[k] for k, v in loaded.items() if k.endswith("_rng") and v.shape != tensors[k].shape}
+        return Loaded(unflatten(loaded | moved, parsed), manifest["step"], manifest["replay"], bool(moved))
+
+    def load_agent(self, path: Path, template: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """The agent's part of a checkpoint, against an agent's template; and the steps it had been trained for."""
+        tensors, values = flatten({"agent": template})
+        manifest, parsed = self._manifest(path), self.values(path)
+        parsed = {k: v for k, v in parsed.items() if k.startswith("agent/")}
+        check_values(parsed, values, path / "state.json")
+        shapes, file = shapes_of(tensors), path / "tensors.safetensors"
+        data = self._file(path, file.name, size_limit(shapes) + 2 * COURSE_BYTES, manifest)
+        return unflatten(unpack(data, shapes, file, "agent/"), parsed).get("agent", {}), manifest["step"]
 
     @staticmethod
-    def _verified(path: Path, name: str, entry: dict[str, Any]) -> bytes:
-        file = path / name
-        try:
-            if Path(name).name != name or file.is_symlink() or file.stat().st_size != entry["size"]:
-                raise CheckpointError(f"{path.name}/{name} is not what was saved", where=str(path))
-            data = file.read_bytes()
-        except OSError as e:
-            raise CheckpointError(f"{path.name}/{name} can't be read: {e}", where=str(path)) from e
-        if digest(data) != entry["digest"]:
+    def _manifest(path: Path) -> dict[str, Any]:
+        if path.is_symlink():
+            raise CheckpointError(f"{path.name} is a link", where=str(path))
+        manifest = read_json(path / "manifest.json")
+        claimed = manifest.pop("digest", None)
+        if digest(json.dumps(manifest, sort_keys=True).encode()) != claimed:
+            raise CheckpointError(f"{path.name} is damaged: its manifest doesn't verify", where=str(path))
+        if manifest.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path.name} has format {str(manifest.get('format'))[:20]}, this version reads {FORMAT}", where=str(path)
+            )
+        step, replay, files = manifest.get("step"), manifest.get("replay"), manifest.get("files")
+        if not isinstance(files, dict) or files.keys() != FILES or type(step) is not int or not isinstance(replay, dict):
+            raise CheckpointError(f"{path.name}/manifest.json lists other files than a checkpoint has", where=str(path))
+        return manifest
+
+    @staticmethod
+    def _file(path: Path, name: str, limit: int, manifest: dict[str, Any]) -> bytes:
+        data = read_file(path / name, limit)
+        if {"size": len(data), "digest": digest(data)} != manifest["files"][name]:
             raise CheckpointError(f"{path.name}/{name} is damaged: its digest doesn't match", where=str(path))
         return data
 
-    def load_newest(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The newest checkpoint that verifies, its replay's segments included; older ones are tried in turn, and said so."""
+    def intact(self, path: Path) -> bool:
+        """Whether a checkpoint of our own making is still as it was written."""
+        try:
+            manifest = self._manifest(path)
+            for name in FILES:
+                self._file(path, name, 1 << 40, manifest)
+        except CheckpointError:
+            return False
+        return True
+
+    def load_newest(
+        self, template: dict[str, Any], replay: Ring | None = None, accept: Callable[[Loaded], None] = lambda loaded: None
+    ) -> Loaded:
+        """The newest checkpoint that verifies, its replay's segments included; older ones are tried in turn, and said so.
+
+        accept() may refuse one with a CheckpointError, too.
+        """
         problems = []
         for path in reversed(self.resumable()):
             try:
-                state, manifest = self.load(path)
-                for name in manifest["replay"].get("segments", []):
-                    self._segment(name)
-                return state, manifest
+                loaded = self.load(path, template)
+                if replay is not None and loaded.replay:
+                    self.segments.verify(loaded.replay, replay)
+                accept(loaded)
+                return loaded
             except CheckpointError as e:
-                problems.append(str(e))
+                problems.append(e)
                 print(f"warning: {path.name} is passed over: {e.what}", file=sys.stderr)
         raise CheckpointError(
-            f"no checkpoint in {self.folder} can be used" + (f": {problems[0]}" if problems else ": there is none yet"),
+            f"no checkpoint in {self.folder} can be used: {problems[0].what if problems else 'there is none'}",
             where=str(self.folder),
-            fix="start the run again in a new folder",
+            fix=(problems[0].fix if problems else "") or "start the run again in a new folder",
         )
-
-    def _segment(self, name: str) -> bytes:
-        path = self.segments / name
-        try:
-            if Path(name).name != name or path.is_symlink():
-                raise CheckpointError(f"segment {name!r} lies outside the run", where=str(path))
-            data = path.read_bytes()
-        except OSError as e:
-            raise CheckpointError(f"replay segment {name} can't be read: {e}", where=str(path)) from e
-        if digest(data) != path.stem.rsplit("-", 1)[-1]:
-            raise CheckpointError(f"replay segment {name} is damaged", where=str(path))
-        return data
-
-    def load_replay(self, ring: Ring, manifest: dict[str, Any]) -> None:
-        replay = manifest["replay"]
-        if not replay:
-            return
-        oldest = max(0, replay["count"] - ring.rows)
-        for name in replay["segments"]:
-            start, end = map(int, Path(name).stem.split("-")[1:3])
-            self._full[start, end] = name
-            limit = (end - start) * ring.spec.num_envs * ring.row_bytes + 65_536
-            unpacker = zlib.decompressobj()
-            try:
-                rows = tensors_from_bytes(unpacker.decompress(self._segment(name), limit))
-            except (zlib.error, SafetensorError) as e:
-                raise CheckpointError(f"replay segment {name} is damaged: {e}", where=str(self.segments)) from e
-            skip = max(0, oldest - start)
-            ring.write_rows(start + skip, {k: v[skip:] for k, v in rows.items()})
-        ring.count = replay["count"]

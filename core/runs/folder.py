@@ -9,11 +9,14 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from arcturus.config import write_yaml
 from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.files import read_json, write_atomically
 from arcturus.runs.settings import RunConfig, from_run
 
 PACKAGES = ("arcturus", "torch", "numpy", "gymnasium", "ale-py", "tensorboard", "safetensors", "stable-baselines3", "av")
@@ -29,16 +32,6 @@ def versions() -> dict[str, str]:
     return out
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """The old content or the new, never half of one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
-
-
 class Run:
     """One run on disk.
 
@@ -47,6 +40,7 @@ class Run:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self._about: dict[str, Any] = {}
         if not (self.path / "run.json").is_file():
             raise ConfigError(
                 f"{self.path} is no run folder: it has no run.json", where="RUN", fix="give the folder that train-agent named"
@@ -98,20 +92,35 @@ class Run:
         return str(self.about.get("status"))
 
     def update(self, **changes: Any) -> None:
-        write_atomically(self.path / "run.json", json.dumps(self.about | changes, indent=2))
+        """Changes run.json; None takes an entry out.  A folder that was removed comes back."""
+        with suppress(CheckpointError):
+            self._about = self.about
+        self._about = {k: v for k, v in (self._about | changes).items() if v is not None}
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "run.json", json.dumps(self._about, indent=2))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time may train in a run folder; the lock goes with its process, however that ends."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise CheckpointError(
+                f"{self.path} is being trained by another process (pid {self.about.get('pid', 'unknown')})",
+                where="RUN",
+                fix="wait for it or stop it; or go on in a folder of your own with --fork",
+            ) from None
+        try:
+            self.update(pid=os.getpid())
+            yield
+        finally:
+            lock.release()
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status})"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path} can't be read: {e}", where=str(path)) from e
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds no object", where=str(path))
-    return value
 
 
 def read_metrics(run: Run | Path | str) -> list[dict[str, Any]]:

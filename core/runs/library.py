@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from arcturus.config import from_mapping
 from arcturus.device import choose_device
 from arcturus.envs import open_envs
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, resolve, validate
-from arcturus.training import build_agent, restore, resume_run, start_run
+from arcturus.runs.starting import resume_run, start_run
+from arcturus.training import build_agent, playing_state, restore
 
 
 class LoadedActor:
@@ -52,9 +54,33 @@ def train(
     return start_run(config, ["arcturus.train", agent, env], quiet=quiet)
 
 
-def resume(run: Run | Path | str, *, steps: int | None = None, quiet: bool = False, trust: tuple[str, ...] = ()) -> Run:
-    """Goes on with a run from its newest checkpoint, as `train-agent resume RUN` does."""
-    return resume_run(run.path if isinstance(run, Run) else run, steps=steps, quiet=quiet, trust=trust)
+def resume(
+    run: Run | Path | str,
+    *,
+    steps: int | None = None,
+    fork: Path | str | None = None,
+    agent_config: Mapping[str, Any] | None = None,
+    env_config: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    trust: tuple[str, ...] = (),
+    **options: Any,
+) -> Run:
+    """Goes on with a run from its newest checkpoint, as `train-agent resume RUN` does.
+
+    steps: a new total.  fork: the folder of a copy to go on with under other settings (agent_config, env_config, options).
+    """
+    if steps is not None:
+        options["steps"] = steps
+
+    def change(config: RunConfig) -> RunConfig:
+        return replace(
+            config,
+            agent=from_mapping(type(config.agent), agent_config or {}, "agent", config.agent),
+            env=from_mapping(type(config.env), env_config or {}, "env", config.env),
+            run=from_mapping(type(config.run), options, "run", config.run),
+        )
+
+    return resume_run(run.path if isinstance(run, Run) else run, change=change, fork=fork, quiet=quiet, trust=trust)
 
 
 def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", trust: tuple[str, ...] = ()) -> LoadedActor:
@@ -63,16 +89,20 @@ def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", t
     config = run.config(trust)
     device = choose_device(device)
     checkpoints = Checkpoints(run.path)
-    state, manifest = checkpoints.load(checkpoints.find(checkpoint))
+    path = checkpoints.find(checkpoint)
     with open_envs(replace(config.env, num_envs=1), 0, device) as envs:
-        spec = envs.spec
-    playing = replace(config, agent=_small_replay(config.agent))
+        spec = replace(envs.spec, num_envs=config.env.num_envs)
+    playing = replace(config, agent=_small_replay(config.agent, spec.num_envs))
     agent = build_agent(playing, spec, device)
-    weights = {k: v for k, v in state["agent"].items() if k not in ("optimizer", "replay_rng")}
-    restore(agent, weights, str(run.path))
-    return LoadedActor(agent, config, manifest["step"])
+    state, step = checkpoints.load_agent(path, agent.state_dict())
+    restore(agent, playing_state(state), str(run.path))
+    return LoadedActor(agent, config, step)
 
 
-def _small_replay(agent_config: Any) -> Any:
+def _small_replay(agent_config: Any, num_envs: int) -> Any:
     """A playing agent needs no replay to speak of: only as much as any stack and any n-step return ask for."""
-    return replace(agent_config, capacity=512, replay_device="auto") if hasattr(agent_config, "capacity") else agent_config
+    return (
+        replace(agent_config, capacity=512 * num_envs, replay_device="auto")
+        if hasattr(agent_config, "capacity")
+        else agent_config
+    )

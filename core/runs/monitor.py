@@ -1,12 +1,13 @@
 """Logging: metrics.jsonl (the truth), TensorBoard, and a line on the terminal.  The only file that knows TensorBoard.
 
-A logging failure never ends a run: a sink that fails warns once, is silent, and is tried again at the next checkpoint.
+A logging failure never ends a run: a sink that fails warns once, is silent, and is tried again at each checkpoint.
 Device tensors are read once every log_every steps, so nothing else waits for the device.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from arcturus.api import Metrics
@@ -22,54 +24,101 @@ from arcturus.envs.vector import Episode
 from arcturus.runs.progress import Progress
 from arcturus.runs.settings import RunConfig
 
+EVENTS = "events.out.tfevents.*"
 WALL_CLOCK = ("time", "charts/SPS")  # fields that two equal runs don't share
 
 
 class Sink:
-    """Calls that may fail without ending the run."""
+    """Calls that may fail without ending the run: one warning, silence, and another try after again()."""
 
-    def __init__(self, name: str):
-        self.name, self.failed = name, False
+    def __init__(self, name: str, say: Callable[[str], None]):
+        self.name, self.say = name, say
+        self.failed = self.warned = False
 
     def __call__(self, call: Callable[[], Any]) -> Any:
         if self.failed:
             return None
         try:
-            return call()
+            out = call()
         except (OSError, ValueError, RuntimeError) as e:
-            self.failed = True
-            print(f"warning: {self.name} is not written any more ({e}); training goes on", file=sys.stderr, flush=True)
+            self.fail(e)
             return None
+        if self.warned:
+            self.warned = False
+            self.say(f"{self.name} is written again")
+        return out
+
+    def fail(self, why: object) -> None:
+        self.failed = True
+        if not self.warned:
+            self.say(f"warning: {self.name} is not written any more ({why}); training goes on and tries again at each checkpoint")
+        self.warned = True
+
+    def again(self) -> bool:
+        """Whether it had failed."""
+        failed, self.failed = self.failed, False
+        return failed
+
+
+class Lines:
+    """A file of lines that is never torn: lines that could not be written wait, and are written first when they can be."""
+
+    def __init__(self, path: Path):
+        self.path, self.waiting = path, deque[bytes](maxlen=100_000)
+        self.size = path.stat().st_size if path.exists() else 0
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.waiting.append(json.dumps(record).encode() + b"\n")
+        self.flush()
+
+    def flush(self) -> None:
+        """Opened for every batch of lines, so that a file or folder that was removed comes back."""
+        if not self.waiting:
+            return
+        if not self.path.exists():
+            self.size = 0
+        with open(self.path, "ab", buffering=0) as f:
+            while self.waiting:
+                try:
+                    if f.write(self.waiting[0]) != len(self.waiting[0]):
+                        raise OSError(28, "No space left on device")
+                except OSError:
+                    f.truncate(self.size)
+                    raise
+                self.size += len(self.waiting.popleft())
 
 
 class Monitor:
-    """Takes every row's metrics and finished episodes, and speaks when log_every steps have gone by."""
+    """Takes every row's metrics and finished episodes, and speaks when log_every steps have gone by.
+
+    state: what state() gave when the run was saved, to go on from there; what was logged after it is cut off.
+    """
 
     def __init__(self, path: Path, config: RunConfig, start: int = 0, quiet: bool = False, state: dict[str, Any] | None = None):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.config, self.path = config, path
         self.every = config.log_every
         self.returns: deque[float] = deque(maxlen=100)
         self.lengths: deque[int] = deque(maxlen=100)
         self.episodes = 0
+        self.metrics: Metrics = {}
         if state:
             self.returns.extend(state["returns"])
             self.lengths.extend(state["lengths"])
             self.episodes = state["episodes"]
+            self.metrics = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["metrics"]}
         self.due = (start // self.every + 1) * self.every
-        self.metrics: Metrics = {}
         self.clock = (time.perf_counter(), start)
-        self.file_sink, self.board_sink = Sink("metrics.jsonl"), Sink("TensorBoard")
-        if state:
-            self.file_sink(lambda: cut_file(path / "metrics.jsonl", state["metrics_bytes"]))
-        self.file: Any = self.file_sink(lambda: (path / "metrics.jsonl").open("a", encoding="utf-8"))
-        self.board: Any = self.board_sink(
-            lambda: SummaryWriter(str(path / "tensorboard"), purge_step=start + 1 if state else None, flush_secs=10)
-        )
         self.progress = Progress(config, start, quiet)
-        if not state and self.board is not None:
+        self.file_sink, self.board_sink = Sink("metrics.jsonl", warn), Sink("TensorBoard", warn)
+        cut_back(path, state["files"] if state else [])
+        self.file, self.board = Lines(path / "metrics.jsonl"), self._open_board(start + 1 if state else None)
+        if not state:
             self.board_sink(self._introduce)
+
+    def _open_board(self, purge_step: int | None = None) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return self.board_sink(lambda: SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step, flush_secs=10))
 
     def _introduce(self) -> None:
         """Settings as text and hyper-parameters, and one page of the charts that matter."""
@@ -121,12 +170,9 @@ class Monitor:
     def scalars(self, steps: int, values: dict[str, float]) -> None:
         """A line of metrics.jsonl and as many points on the board."""
         record = {"step": steps, "time": time.time()} | values
-
-        def write() -> None:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
-
-        self.file_sink(write)
+        if self.file_sink.failed:
+            self.file.waiting.append(json.dumps(record).encode() + b"\n")
+        self.file_sink(lambda: self.file.write(record))
         self.board_sink(lambda: [self.board.add_scalar(k, v, steps) for k, v in values.items()])
 
     def picture(self, tag: str, image: np.ndarray, steps: int) -> None:
@@ -145,37 +191,54 @@ class Monitor:
         self.progress.say(line)
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint: what the next lines depend on, and where the files end."""
-        self.flush()
-        try:
-            size = (self.path / "metrics.jsonl").stat().st_size
-        except OSError:
-            size = None  # unknown: then a resumed run cuts nothing
-        self._try_again()
-        return {"returns": list(self.returns), "lengths": list(self.lengths), "episodes": self.episodes, "metrics_bytes": size}
-
-    def _try_again(self) -> None:
-        """Space may have come back."""
-        if self.file_sink.failed or self.file is None:
-            self.file_sink.failed = False
-            self.file = self.file_sink(lambda: (self.path / "metrics.jsonl").open("a", encoding="utf-8"))
-        self.board_sink.failed = False
-
-    def flush(self) -> None:
-        if self.file is not None:
+        """For the checkpoint: what the next lines depend on, and where the files end.  Sinks that failed are tried again."""
+        if self.file_sink.again():
             self.file_sink(self.file.flush)
-        if self.board is not None:
-            self.board_sink(self.board.flush)
+        board = self.path / "tensorboard"
+        if not self.board_sink.failed and not any(board.glob(EVENTS)):
+            self.board_sink.fail("its folder was removed")
+        if self.board_sink.again() or self.board is None:
+            self._close_board()
+            self.board = self._open_board()
+        self.board_sink(lambda: self.board.flush())
+        files = [p for p in [self.path / "metrics.jsonl", *sorted(board.glob(EVENTS))] if p.is_file()]
+        return {
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "episodes": self.episodes,
+            "metrics": [[k, float(v)] for k, v in self.metrics.items()],
+            "files": [[p.name, p.stat().st_size] for p in files],
+        }
+
+    def _close_board(self) -> None:
+        try:
+            if self.board is not None:
+                self.board.close()
+        except (OSError, ValueError, RuntimeError):
+            pass  # what it still held is lost; metrics.jsonl has it
 
     def close(self) -> None:
         self.progress.close()
-        for sink, thing in ((self.file_sink, self.file), (self.board_sink, self.board)):
-            if thing is not None:
-                sink(thing.close)
+        self._close_board()
 
 
-def cut_file(path: Path, size: int | None) -> None:
-    """What was written after the checkpoint is written again by the resumed run."""
-    if size is not None and path.exists() and path.stat().st_size > size:
-        with open(path, "r+b") as f:
-            f.truncate(size)
+def warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def cut_back(path: Path, files: list[list[Any]]) -> None:
+    """metrics.jsonl and the event files as they were at a checkpoint: what came after is written again by the resumed run.
+
+    files: [name, bytes] of each; others of their kind came later and are removed.
+    """
+    sizes = {str(name): int(size) for name, size in files}
+    for file in [path / "metrics.jsonl", *(path / "tensorboard").glob(EVENTS)]:
+        try:
+            if file.is_symlink() or not file.is_file():
+                continue
+            if file.name not in sizes:
+                file.unlink()
+            elif file.stat().st_size > sizes[file.name] >= 0:
+                os.truncate(file, sizes[file.name])
+        except OSError as e:
+            warn(f"warning: {file.name} could not be cut back to the checkpoint: {e.strerror}")

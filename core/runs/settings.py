@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from arcturus import agents
-from arcturus.config import Bounds, check, from_mapping, read_yaml, to_plain
+from arcturus.config import Bounds, Flag, check, from_mapping, read_yaml, to_plain
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, family, is_atari
-from arcturus.errors import ConfigError, nearest
+from arcturus.errors import CheckpointError, ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class RunOptions:
     """Episodes an evaluation during training plays."""
     checkpoint_every: Annotated[int, Bounds(-1)] = -1
     """Steps between checkpoints; -1: two full-length games of every environment (Atari) or 100,000, 0: only at the end."""
+    checkpoint_replay: Annotated[Literal["all", "none"], Flag("--checkpoint.replay")] = "all"
+    """none: checkpoints without the replay; smaller, but resuming is then not exact."""
     keep: Annotated[int, Bounds(1)] = 2
     """Checkpoints kept, beside the best."""
     log_every: Annotated[int, Bounds(-1)] = -1
@@ -41,7 +43,9 @@ class RunOptions:
     torch_threads: Annotated[int, Bounds(1, 256)] = 1
     """Threads of torch on the CPU; more than one fights with the emulator's."""
     deterministic: bool = False
-    """Only deterministic kernels, TF32 off."""
+    """Only deterministic kernels, TF32 off: a resumed run ends bit-identical to one never stopped."""
+    env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0
+    """Seconds an environment may take for one step; then it is taken for hung and the run ends; 0: for ever."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +150,13 @@ def validate(config: RunConfig) -> RunConfig:
 
 def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     """The settings of a run folder.  Code named there by dotted path or module:Id is imported only if the user trusts it."""
-    values = read_yaml(path / "config.yaml")
-    agent = values.get("agent")
-    env = values.get("env")
-    if not isinstance(agent, dict) or not isinstance(env, dict) or not isinstance(agent.get("name"), str):
-        raise ConfigError(f"{path / 'config.yaml'} names no agent", where=str(path))
+    try:
+        values = read_yaml(path / "config.yaml")
+    except ConfigError as e:
+        raise CheckpointError(e.what, where=e.where, fix=e.fix) from e
+    agent, env, run = values.get("agent"), values.get("env"), values.get("run")
+    if not (isinstance(agent, dict) and isinstance(env, dict) and isinstance(run, dict) and isinstance(agent.get("name"), str)):
+        raise CheckpointError(f"{path / 'config.yaml'} is no run's", where=str(path))
     name, env_id = agent["name"], str(env.get("id", ""))
     for kind, code in (("agent", name if "." in name else ""), ("environment", env_id if ":" in env_id else "")):
         if code and code not in trust:
@@ -159,9 +165,9 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
                 where=str(path),
                 fix=f"if you know it, say so: --trust {code}",
             )
-    run = dict(values.get("run") or {}, device="cpu")
-    config = resolve(
-        name, preset=str(values.get("preset")), agent={k: v for k, v in agent.items() if k != "name"}, env=env, run=run
-    )
-    device = str((values.get("run") or {}).get("device", "auto"))
-    return replace(config, run=replace(config.run, device=device))
+    settings = {k: v for k, v in agent.items() if k != "name"}
+    try:
+        config = resolve(name, preset=str(values.get("preset")), agent=settings, env=env, run=run | {"device": "cpu"})
+    except ConfigError as e:
+        raise CheckpointError(f"{path / 'config.yaml'}: {e.what}", where=str(path), fix=e.fix) from e
+    return replace(config, run=replace(config.run, device=str(run.get("device", "auto"))))

@@ -7,7 +7,7 @@ environment plays it, and short episodes are not over-counted.  An episode is (s
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import torch
 from arcturus.api import Act, Actor, Objective, TimeStep, random_actions
 from arcturus.config import from_mapping
 from arcturus.envs import EnvConfig, is_atari, open_envs
-from arcturus.errors import ConfigError
+from arcturus.errors import ConfigError, Interrupted
 from arcturus.scoring.statistics import human_normalised, summary
 from arcturus.seeding import Seeds
 
@@ -157,6 +157,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     num_envs: int = 8,
     keep_frames: bool = False,
+    stop: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> Evaluation:
     """Plays `episodes` whole episodes and returns their scores.
@@ -164,6 +165,8 @@ def evaluate(
     env: an id, with EnvConfig's fields as options, or an EnvConfig.  policy: greedy, sample, epsilon=X, or None for what the
     protocol says.  keep_frames also keeps what the agent saw.  An actor that was trained on the environment named by id is
     scored with the settings it was trained with (frame size, stack ...), unless options say otherwise.
+
+    stop: asked at every step; Interrupted is raised once it says so.
 
     Greedy and epsilon policies score the same whatever num_envs; a sampling one draws for all environments at once.
     """
@@ -195,6 +198,8 @@ def evaluate(
 
         coins = [coin_of(episode) for episode in range(n)]
         while any(p is not None for p in playing):
+            if stop():
+                raise Interrupted
             act = choose(actor, ts, state, policy, envs.single_action_space, generator, coins)
             values = start_values(act)
             for i in (i for i in range(n) if playing[i] is not None):

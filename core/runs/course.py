@@ -1,0 +1,83 @@
+"""How the environments came to where they are: the seeds of their last restart are known, the actions since then are kept.
+
+An emulator can't be saved through its vector environment, but its course is a function of seeds and actions alone.  A
+checkpoint at a restart needs no actions; one that a signal asks for in between holds them, and they are played again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arcturus.api import TimeStep
+from arcturus.envs.vector import DeviceEnvs
+from arcturus.errors import Interrupted
+from arcturus.runs.checkpoint import COURSE_BYTES
+
+
+class Diverged(Exception):
+    """The environments are not where the same actions took them before."""
+
+
+def fingerprint(ts: TimeStep) -> str:
+    """A digest of everything the environments say in a row."""
+    out = hashlib.blake2b(digest_size=20)
+    for tensor in (ts.obs, ts.reward, ts.age, ts.terminated, ts.truncated, ts.life_lost):
+        out.update(tensor.cpu().contiguous().numpy().tobytes())
+    return out.hexdigest()
+
+
+class Course:
+    """The loop's face of the environments, remembering the actions since the last whole restart."""
+
+    def __init__(self, envs: DeviceEnvs):
+        self.envs, self.spec = envs, envs.spec
+        self._dtype = torch.empty((), dtype=self.spec.action_dtype).numpy().dtype
+        self._shape = (self.spec.num_envs, *(self.spec.action_space.shape or ()))
+        self._actions = bytearray()
+
+    def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:
+        self._actions.clear()
+        return self.envs.restart(seeds, mask)
+
+    def send(self, action: Tensor) -> None:
+        host = action.detach().cpu()
+        self.envs.send(host)
+        if len(self._actions) <= COURSE_BYTES:
+            self._actions += host.numpy().astype(self._dtype).tobytes()
+
+    def recv(self) -> TimeStep:
+        return self.envs.recv()
+
+    def settle(self) -> None:
+        self.envs.settle()
+
+    def actions(self) -> Tensor:
+        """[rows, N, *action_shape] of spec.action_dtype; no rows if there are too many to keep."""
+        kept = bytes(self._actions) if len(self._actions) <= COURSE_BYTES else b""
+        taken = np.frombuffer(kept, self._dtype).reshape(-1, *self._shape)
+        return torch.from_numpy(taken.copy())
+
+    def retrace(self, seeds: np.ndarray, actions: Tensor, expected: str, stop: Callable[[], bool]) -> TimeStep:
+        """Plays the actions [rows, N, ...] again after a restart with the seeds; the row they lead to.
+
+        expected: the fingerprint of the row at which the last of them was taken; Diverged if another came, or without actions.
+        """
+        ts = self.restart(seeds)
+        if not len(actions):
+            raise Diverged
+        for i, action in enumerate(actions):
+            if stop():
+                raise Interrupted
+            if i == len(actions) - 1:
+                if fingerprint(ts) != expected:
+                    raise Diverged
+                self.envs.take_finished()  # those before were counted; this last step's episodes were not
+                self.envs.take_bad()
+            self.send(action.long())
+            ts = self.recv()
+        return ts

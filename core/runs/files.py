@@ -1,0 +1,197 @@
+"""Files that may be trusted: written beside, fsynced and renamed; read only as what they are expected to be.
+
+Nothing here can run code.  What is read may have been made to harm: it is a regular file, no link; it is no longer than what
+is expected of it, and a tensor file's header is compared with the names, dtypes and shapes that are expected before anything
+of it is loaded.  Every refusal is a CheckpointError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from arcturus.errors import CheckpointError
+
+JSON_LIMIT = 4 << 20  # bytes of a JSON file
+DTYPES = {
+    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64", torch.bool: "BOOL",
+}  # fmt: skip
+
+Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # what a tensor file is to hold, by name
+
+
+def digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=20).hexdigest()
+
+
+# -- a nest of dicts as tensors and plain values ---------------------------------------------------------------------------
+
+
+def flatten(state: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A nest of dicts as its tensors (contiguous copies, on the host) and its plain values, by 'outer/inner' names."""
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    for key, value in state.items():
+        if "/" in key:
+            raise ValueError(f"state name {key!r} holds a slash")
+        if isinstance(value, dict):
+            inner = flatten(value, f"{prefix}{key}/")
+            tensors |= inner[0]
+            values |= inner[1]
+            if not value:
+                values[f"{prefix}{key}/"] = None
+        elif isinstance(value, Tensor):
+            tensors[prefix + key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            values[prefix + key] = value
+    return tensors, values
+
+
+def unflatten(tensors: dict[str, Tensor], values: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in [*tensors.items(), *values.items()]:
+        *outer, last = name.split("/")
+        here = out
+        for key in outer:
+            here = here.setdefault(key, {})
+        if last:
+            here[last] = value
+    return out
+
+
+def shapes_of(tensors: dict[str, Tensor]) -> Shapes:
+    return {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------------
+
+
+def write_file(path: Path, data: bytes) -> dict[str, Any]:
+    """Written and fsynced; what a manifest says of it."""
+    with open(path, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    return {"size": len(data), "digest": digest(data)}
+
+
+def sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """The old content or the new, never half of one."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        write_file(temporary, data.encode() if isinstance(data, str) else data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def pack(tensors: dict[str, Tensor]) -> bytes:
+    return tensors_to_bytes(tensors)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------------
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes, links not followed."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with open(handle, "rb") as f:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise CheckpointError(f"{path.name} is no regular file", where=str(path))
+            if about.st_size > limit:
+                raise CheckpointError(f"{path.name} has {about.st_size:,} bytes; at most {limit:,} are read", where=str(path))
+            return f.read(about.st_size)
+    except OSError as e:
+        raise CheckpointError(f"{path.name} can't be read: {e.strerror or e}", where=str(path)) from e
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path.name} can't be read: {e}", where=str(path)) from e
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name} holds no object", where=str(path))
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return parse_json(read_file(path, JSON_LIMIT), path)
+
+
+def nbytes(expected: Shapes) -> int:
+    return sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in expected.values())
+
+
+def size_limit(expected: Shapes) -> int:
+    """The most bytes a tensor file of these shapes may have, with a few small tensors beside them."""
+    return 8 + nbytes(expected) + _header_limit(expected) + 65_536
+
+
+def _header_limit(expected: Shapes) -> int:
+    return 65_536 + sum(256 + 2 * len(name) for name in expected)
+
+
+def unpack(data: bytes, expected: Shapes, where: Path, part: str = "") -> dict[str, Tensor]:
+    """The tensors in `data`, each with a name, dtype and shape that is expected; not all that are expected need be there.
+
+    part: only names that begin so are looked at and returned.  A generator's state (NAME_rng) may be that of another device.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(len(data) - 8, _header_limit(expected)):
+        raise CheckpointError(f"{where.name} has a header of {length:,} bytes", where=str(where))
+    header = parse_json(data[8 : 8 + length], where)
+    for name, entry in header.items():
+        if name == "__metadata__" or not name.startswith(part):
+            continue
+        if name not in expected:
+            raise CheckpointError(f"{where.name} holds {name[:100]!r}, which nothing here has", where=str(where))
+        dtype, shape = expected[name]
+        found = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+        if name.endswith("_rng") and found[0] == "U8" and isinstance(found[1], list) and found[1] in ([16], [5_056]):
+            continue
+        if found != (DTYPES[dtype], list(shape)):
+            raise CheckpointError(
+                f"{where.name} holds {name} as {str(found[0])[:20]} {str(found[1])[:80]}, not {DTYPES[dtype]} {list(shape)}",
+                where=str(where),
+                fix="was config.yaml changed, or is it another version's run?",
+            )
+    try:
+        return {name: tensor for name, tensor in tensors_from_bytes(data).items() if name.startswith(part)}
+    except (SafetensorError, ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{where.name} is damaged: {e}", where=str(where)) from e
+
+
+def check_values(values: dict[str, Any], expected: dict[str, Any], where: Path) -> None:
+    """Plain values by flat names against others of the kind they should have; where None is expected any number or text does."""
+    for name, value in values.items():
+        if name not in expected:
+            raise CheckpointError(f"{where.name} holds {name[:100]!r}, which nothing here has", where=str(where))
+        like = expected[name]
+        kinds: tuple[type, ...] = (type(like),)
+        if like is None or isinstance(like, float):
+            kinds = (type(None), float, int, str) if like is None else (float, int)
+        if type(value) not in kinds or (isinstance(value, int) and abs(value) >= 2**63):
+            raise CheckpointError(f"{where.name} holds {name} as {str(value)[:50]!r}", where=str(where))

@@ -1,0 +1,108 @@
+"""What may end a run from outside: signals, and an environment that no longer answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from arcturus.envs.watch import Call, under_way
+from arcturus.errors import TrainingFailed
+
+TICK = 0.5  # seconds between two looks of the watchdog
+GRACE = 5.0  # seconds between asking a hung run to end and ending it
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint and the end; a second SIGINT leaves at once.
+
+    Handlers are installed in the main thread only; in any other a run can't be signalled.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def stop(self) -> bool:
+        return self.received is not None
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Watchdog:
+    """Finds a step or reset that has been under way for `seconds`; 0 looks for none.
+
+    Time is counted in looks, not by the clock, so a process that was stopped as a whole (SIGSTOP, a sleeping laptop) is not
+    mistaken for a hung one.  The waiting thread is asked to raise TrainingFailed; where it can't, because it waits outside
+    Python, last_words() is called and the process ends with that error's exit code.
+    """
+
+    def __init__(self, seconds: float, last_words: Callable[[TrainingFailed], None]):
+        self.seconds, self.last_words = seconds, last_words
+        self.verdict: TrainingFailed | None = None
+        self._ended = threading.Event()
+        self._main = threading.current_thread() is threading.main_thread()
+        self._before: Any = None
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        if self.seconds:
+            if self._main:
+                self._before = signal.signal(signal.SIGUSR2, self._raise)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        if self.seconds:
+            self._thread.join()
+            if self._main:
+                signal.signal(signal.SIGUSR2, self._before)
+
+    def _raise(self, number: int, frame: Any) -> None:
+        if self.verdict is not None and under_way:
+            raise self.verdict
+
+    def _watch(self) -> None:
+        seen: Call | None = None
+        looks = 0
+        while not self._ended.wait(TICK):
+            call = under_way[-1] if under_way else None
+            looks = looks + 1 if call is not None and call is seen else 0
+            seen = call
+            if call is not None and looks * TICK >= self.seconds * self._patience(call):
+                break
+        else:
+            return
+        self.verdict = TrainingFailed(
+            f"an environment has not answered a {call.what} for {looks * TICK:.0f} s and was given up: {call}",
+            where=call.backend.env_id,
+            fix="train-agent resume goes on from the newest checkpoint; --env-timeout allows more seconds",
+        )
+        if self._main:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+        if not self._ended.wait(GRACE):
+            self.last_words(self.verdict)
+            sys.stderr.flush()
+            os._exit(self.verdict.exit_code)
+
+    @staticmethod
+    def _patience(call: Call) -> int:
+        """A reset of many environments is made one after another."""
+        return 1 + call.backend.num_envs // 64 if call.what == "reset" else 1

@@ -1,0 +1,138 @@
+"""Starting a run, going on with one, and going on with a copy under other settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arcturus.errors import CheckpointError, ConfigError, TrainingFailed
+from arcturus.runs.checkpoint import Checkpoints
+from arcturus.runs.folder import Run
+from arcturus.runs.settings import RunConfig, validate
+from arcturus.training import Trainer
+
+# What may change from one stretch of a run to the next: its end, its logging, and where it is computed.
+FREE = {
+    "run.steps", "run.device", "run.run_dir", "run.log_every", "run.heldout_states", "run.keep", "run.checkpoint_replay",
+    "run.torch_threads", "run.env_timeout", "env.threads",
+}  # fmt: skip
+
+
+def start_run(
+    config: RunConfig, argv: list[str], *, quiet: bool = False, announce: Callable[[Run], None] = lambda run: None
+) -> Run:
+    """Trains a new run from its beginning; its folder says what happened, however it ends."""
+
+    def open_run() -> Run:
+        run = Run.create(config, argv)
+        announce(run)
+        return run
+
+    return _guarded(Trainer(config, open_run, resume=False, quiet=quiet))
+
+
+def resume_run(
+    path: Path | str,
+    *,
+    change: Callable[[RunConfig], RunConfig] = lambda config: config,
+    fork: Path | str | None = None,
+    quiet: bool = False,
+    trust: tuple[str, ...] = (),
+) -> Run:
+    """Goes on from the newest checkpoint that verifies.
+
+    change: the run's settings to the wanted ones.  fork: leaves the run as it is and goes on with a copy, in this new folder
+    ("" makes a name), whatever was changed.
+    """
+    run = Run(path)
+    config = validate(change(run.config(trust)))
+    if fork is not None:
+        config = replace(config, run=replace(config.run, run_dir=str(fork)))
+        return _guarded(Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet))
+    changed = differences(saved_settings(run), config.to_mapping())
+    refused = [line for line in changed if line.split(":")[0] not in FREE]
+    if refused:
+        raise ConfigError(
+            "\n".join(["these settings are not those of the checkpoint:", *(f"  {line}" for line in refused[:10])]),
+            where="train-agent resume",
+            fix="--fork goes on with a copy of the run under the new settings; or set them back",
+        )
+    return _guarded(Trainer(config, lambda: run, resume=True, quiet=quiet))
+
+
+def saved_settings(run: Run) -> dict[str, Any] | None:
+    """The settings of the newest checkpoint that tells them."""
+    checkpoints = Checkpoints(run.path)
+    for path in reversed(checkpoints.resumable()):
+        try:
+            return json.loads(checkpoints.values(path)["config"])
+        except (CheckpointError, KeyError, TypeError, ValueError, RecursionError):
+            continue
+    return None
+
+
+def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """'env.num_envs: 8 -> 16' for every setting that is not the same."""
+    if not isinstance(before, dict):
+        return []
+    out = []
+    for key in sorted({*before, *now}, key=str):
+        old, new, name = before.get(key), now.get(key), f"{prefix}{key}"
+        if isinstance(new, dict):
+            out += differences(old if isinstance(old, dict) else {}, new, f"{name}.")
+        elif old != new:
+            out.append(f"{name}: {str(old)[:60]} -> {str(new)[:60]}")
+    return out
+
+
+def fork_run(run: Run, config: RunConfig) -> Run:
+    """A new run that stands where the old one's newest intact checkpoint stands; the old one is not touched."""
+    if not config.run.run_dir:
+        number = 1
+        while (path := run.path.with_name(f"{run.path.name}-fork{number}")).exists():
+            number += 1
+        config = replace(config, run=replace(config.run, run_dir=str(path)))
+    new = Run.create(config, ["train-agent", "resume", str(run.path), "--fork", config.run.run_dir])
+    try:
+        source, mine = Checkpoints(run.path), Checkpoints(new.path)
+        if not source.resumable():
+            raise CheckpointError(f"{run.path} has no checkpoint to fork from", where="--fork")
+        for file in [run.path / "metrics.jsonl", *(run.path / "tensorboard").glob("events.out.tfevents.*")]:
+            if file.is_file() and not file.is_symlink():
+                target = new.path / file.relative_to(run.path)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+        for segment in source.segments.folder.glob("seg-*"):
+            mine.segments.folder.mkdir(exist_ok=True)
+            _link(segment, mine.segments.folder / segment.name)
+        for path in source.resumable():
+            mine.adopt(path, {"config": json.dumps(config.to_mapping())})
+        new.update(forked_from=str(run.path))
+    except BaseException:
+        shutil.rmtree(new.path, ignore_errors=True)
+        raise
+    return new
+
+
+def _link(source: Path, target: Path) -> None:
+    """Segments never change, so two runs may share them."""
+    if source.is_symlink():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _guarded(trainer: Trainer) -> Run:
+    try:
+        return trainer.train()
+    except (OSError, MemoryError, torch.OutOfMemoryError) as e:
+        raise TrainingFailed(f"training stopped at step {trainer.steps:,}: {e}") from e

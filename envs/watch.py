@@ -1,0 +1,43 @@
+"""Which environments are being waited for, so that a hung one can be told by name from another thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(eq=False)
+class Call:
+    """One step or reset that has begun and not ended."""
+
+    backend: Any
+    what: str  # step or reset
+    action: Any  # the actions [N, ...] that were sent; None for a reset
+
+    def __str__(self) -> str:
+        """The game, the environment and its last action, as well as they are known."""
+        at = getattr(self.backend, "busy", None)
+        name, n = self.backend.env_id, self.backend.num_envs
+        if at is not None:
+            which, action = f"environment {at}", None if self.action is None else self.action[at].tolist()
+        else:
+            which = f"one of environments 0 to {n - 1}" if n > 1 else "environment 0"
+            action = None if self.action is None else self.action.tolist()
+        names = getattr(self.backend, "action_names", ())
+        told = f"last action{'' if at is not None or n == 1 else 's'} {action}" if action is not None else "being reset"
+        return f"{name}: {which}, {told}{' of ' + ' '.join(names) if names and action is not None else ''}"
+
+
+under_way: list[Call] = []
+
+
+@contextmanager
+def waiting_for(backend: Any, what: str, action: Any = None) -> Iterator[None]:
+    call = Call(backend, what, action)
+    under_way.append(call)
+    try:
+        yield
+    finally:
+        under_way.remove(call)
