@@ -102,7 +102,7 @@ class Trainer:
         self.owed = False  # an evaluation at this step is due, or was broken off by a signal
         self.bad_rows = self.failed_saves = 0
         self.memory: State = ()  # of the agent, after the newest row
-        self._cut = False
+        self.restored = self._cut = False
 
     def train(self) -> Run:
         """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
@@ -144,6 +144,7 @@ class Trainer:
 
     def _train(self) -> None:
         loaded = self._restore() if self.resume else None
+        self.restored = True
         total = self.config.run.steps
         if self.resume and self.steps >= total and self.run.status == "finished":
             raise ConfigError(

@@ -72,7 +72,7 @@ def digests(path: Path) -> dict[str, str]:
         "evaluation": _digest([(e.score, e.length, e.actions.tolist()) for e in result.episodes]),
     }
     best = sorted((path / "checkpoints").glob("best-*"))
-    return out | {"best": best[-1].name + _digest((best[-1] / "tensors.safetensors").read_bytes())}
+    return out | {"best": best[-1].name + _digest((best[-1] / "tensors.safetensors").read_bytes()) if best else "none"}
 
 
 def _digest(thing: Any) -> str:
@@ -85,6 +85,8 @@ def replay_rows(path: Path, checkpoint: Path) -> dict[str, str]:
     from safetensors.torch import load
 
     replay = json.loads((checkpoint / "manifest.json").read_text())["replay"]
+    if not replay:
+        return {}
     capacity = json.loads(json.loads((checkpoint / "state.json").read_text())["config"])["agent"]["capacity"]
     out: dict[str, Any] = {}
     for name in replay["segments"]:

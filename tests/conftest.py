@@ -9,15 +9,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
+import signal
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from arcturus.api import Act
 from arcturus.envs.vector import DeviceEnvs, HostRow
 
 torch.set_num_threads(1)
+
+# `make test` draws the same examples every time; `make test-learning` searches, with HYPOTHESIS_PROFILE=search
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 class CounterBackend:
@@ -116,3 +124,37 @@ def counter():
 @pytest.fixture
 def random_actor():
     return RandomActor
+
+
+@pytest.fixture(scope="session")
+def small_run():
+    """small_run(path, steps, ...): a DQN run of a second or two; other agents, environments and options on demand."""
+    import arcturus
+
+    fast = {"capacity": 600, "learn_start": 64, "batch_size": 16, "epsilon_steps": 500}
+    options = {"heldout_states": 16, "quiet": True, "device": "cpu", "eval_episodes": 2, "deterministic": True}
+
+    def train(path, steps=1200, agent="dqn", env="CartPole-v1", agent_config=None, **more):
+        config = (fast if agent == "dqn" else {}) | (agent_config or {})
+        return arcturus.train(agent, env, steps=steps, run_dir=path, agent_config=config, **(options | more))
+
+    return train
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(step): the run in this process gets a SIGTERM at the row that reaches this many steps."""
+    from arcturus.runs.monitor import Monitor
+
+    row = Monitor.row
+
+    def arm(step, number=signal.SIGTERM):
+        def watched(self, steps, metrics, finished):
+            row(self, steps, metrics, finished)
+            if steps >= step:
+                monkeypatch.setattr(Monitor, "row", row)
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Monitor, "row", watched)
+
+    return arm

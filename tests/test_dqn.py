@@ -98,7 +98,7 @@ def test_updates_per_agent_step_hold_for_any_number_of_environments(n, ratio):
     feed(a, 96 // n)
     assert a.updates == int((96 - 16) * ratio)
     if a.config.optimizer == "adam":
-        assert int(next(iter(a.optimizer.state.values()))["step"]) == a.updates
+        assert int(next(iter(a.descent.optimizer.state.values()))["step"]) == a.updates
 
 
 def test_every_environment_throws_its_own_coin():

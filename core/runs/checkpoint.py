@@ -63,6 +63,11 @@ class Loaded(NamedTuple):
     moved: bool = False  # its random generators were another kind of device's, and begin anew
 
 
+def not_finite(tensors: dict[str, Tensor]) -> str:
+    """The first tensor with numbers that are not finite; "" if there is none."""
+    return next((k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()), "")
+
+
 def _seal(manifest: dict[str, Any]) -> bytes:
     body = json.dumps(manifest, sort_keys=True)
     return json.dumps(manifest | {"digest": digest(body.encode())}, sort_keys=True, indent=1).encode()
@@ -113,10 +118,9 @@ class Checkpoints:
         return path
 
     def _save(self, name: str, snapshot: Snapshot, replay: dict[str, Any]) -> Path:
-        bad = [k for k, v in snapshot.tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-        if bad:
+        if bad := not_finite(snapshot.tensors):
             raise TrainingFailed(
-                f"{bad[0]} holds numbers that are not finite, so nothing was saved", where=f"step {snapshot.step:,}"
+                f"{bad} holds numbers that are not finite, so nothing was saved", where=f"step {snapshot.step:,}"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         final, temporary = self.folder / name, self.folder / f".tmp-{name}"
@@ -220,6 +224,8 @@ class Checkpoints:
                 raise CheckpointError(f"{path.name} holds a course of {rows:,} rows", where=str(path))
         data = self._file(path, "tensors.safetensors", size_limit(shapes), manifest)
         loaded = unpack(data, shapes, path / "tensors.safetensors")
+        if bad := not_finite(loaded):
+            raise CheckpointError(f"{path.name} holds numbers that are not finite, in {bad}", where=str(path))
         moved = {k: tensors[k] for k, v in loaded.items() if k.endswith("_rng") and v.shape != tensors[k].shape}
         return Loaded(unflatten(loaded | moved, parsed), manifest["step"], manifest["replay"], bool(moved))
 
@@ -237,9 +243,11 @@ class Checkpoints:
     def _manifest(path: Path) -> dict[str, Any]:
         if path.is_symlink():
             raise CheckpointError(f"{path.name} is a link", where=str(path))
-        manifest = read_json(path / "manifest.json")
-        claimed = manifest.pop("digest", None)
-        if digest(json.dumps(manifest, sort_keys=True).encode()) != claimed:
+        file = path / "manifest.json"
+        data = read_file(file, JSON_LIMIT)
+        manifest = parse_json(data, file)
+        manifest.pop("digest", None)
+        if _seal(manifest) != data:
             raise CheckpointError(f"{path.name} is damaged: its manifest doesn't verify", where=str(path))
         if manifest.get("format") != FORMAT:
             raise CheckpointError(

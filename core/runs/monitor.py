@@ -118,6 +118,10 @@ class Monitor:
     def _open_board(self, purge_step: int | None = None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
+        for _ in range(30):  # TensorBoard reads files by name, which holds the second they were opened in
+            if not any(p.name.split(".")[3] >= f"{int(time.time()):010d}" for p in (self.path / "tensorboard").glob(EVENTS)):
+                break
+            time.sleep(0.05)
         return self.board_sink(lambda: SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step, flush_secs=10))
 
     def _introduce(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from arcturus.errors import CheckpointError, ConfigError, TrainingFailed
+from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, validate
@@ -55,7 +55,13 @@ def resume_run(
     config = validate(change(run.config(trust)))
     if fork is not None:
         config = replace(config, run=replace(config.run, run_dir=str(fork)))
-        return _guarded(Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet))
+        trainer = Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet)
+        try:
+            return _guarded(trainer)
+        except ArcturusError:
+            if not trainer.restored and hasattr(trainer, "run"):
+                shutil.rmtree(trainer.run.path, ignore_errors=True)
+            raise
     changed = differences(saved_settings(run), config.to_mapping())
     refused = [line for line in changed if line.split(":")[0] not in FREE]
     if refused:

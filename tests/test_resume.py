@@ -1,0 +1,342 @@
+"""Exact resume: a run stopped at any instant, resumed, ends as one that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import arcturus
+from arcturus import agents
+from arcturus.api import state_leaves, state_like
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.folder import Run
+from arcturus.scripts.survival import digests
+
+# 4 environments; the ring holds 100 rows; learning starts at 100 steps, the schedule ends at 500, target copies every 150
+SETTINGS = {"dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16}}
+OPTIONS = {"env_config": {"num_envs": 4}, "steps": 900, "checkpoint_every": 250, "eval_every": 350, "log_every": 60}
+MOMENTS = {
+    "in warm-up": 52, "before the first update": 100, "mid-episode": 300, "ring just wrapped": 404, "at a scheduled checkpoint": 252,
+    "at a target update": 452, "at the schedule's end": 500, "at an evaluation": 352, "one row before the end": 896,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbroken(small_run, tmp_path_factory):
+    """unbroken(agent): the digests of a run that was never stopped."""
+    known = {}
+
+    def of(agent):
+        if agent not in known:
+            run = small_run(tmp_path_factory.mktemp("whole") / agent, agent=agent, agent_config=SETTINGS.get(agent), **OPTIONS)
+            known[agent] = digests(run.path)
+        return known[agent]
+
+    return of
+
+
+@pytest.mark.parametrize("agent", agents.names())
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_stopped_at_any_moment_it_ends_the_same(agent, moment, small_run, stop_at, unbroken, tmp_path):
+    whole = unbroken(agent)
+    stop_at(MOMENTS[moment])
+    run = small_run(tmp_path / "r", agent=agent, agent_config=SETTINGS.get(agent), **OPTIONS)
+    assert run.status == "preempted"
+    assert run.about["steps"] == run.about["checkpoint"] == MOMENTS[moment]
+    assert arcturus.resume(run, quiet=True).status == "finished"
+    assert digests(run.path) == whole
+
+
+def test_stopped_again_and_again_it_ends_the_same(small_run, stop_at, unbroken, tmp_path):
+    """The second checkpoint after one restart holds the actions of both stretches."""
+    whole, path = unbroken("dqn"), tmp_path / "r"
+    stop_at(264)
+    small_run(path, agent_config=SETTINGS["dqn"], **OPTIONS)
+    for step in (280, 284, 360, 700):
+        stop_at(step)
+        assert arcturus.resume(path, quiet=True).about["checkpoint"] == step
+    arcturus.resume(path, quiet=True)
+    assert digests(path) == whole
+
+
+def test_a_signal_during_an_evaluation_breaks_it_off_and_it_is_made_up_for(small_run, unbroken, tmp_path, monkeypatch):
+    from arcturus.scoring import evaluation
+
+    choose, calls = evaluation.choose, []
+
+    def watched(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return choose(*args)
+
+    whole = unbroken("dqn")
+    monkeypatch.setattr(evaluation, "choose", watched)
+    run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
+    assert (run.status, run.about["steps"], len(calls)) == ("preempted", 352, 3)
+    assert not any("eval/episodic_return_mean" in row for row in arcturus.read_metrics(run))
+    calls.clear()
+    again = arcturus.resume(run, quiet=True)  # broken off a second time: nothing new to save
+    assert (again.status, again.about["steps"], len(calls)) == ("preempted", 352, 3)
+    calls += [1] * 3
+    arcturus.resume(run, quiet=True)
+    assert digests(run.path) == whole
+
+
+def test_a_signal_during_the_last_evaluation_leaves_a_run_that_can_finish(small_run, unbroken, tmp_path, monkeypatch):
+    from arcturus import training
+
+    evaluate, calls = training.evaluate, []
+
+    def watched(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **kwargs)
+
+    whole = unbroken("dqn")
+    monkeypatch.setattr(training, "evaluate", watched)
+    run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
+    assert (run.status, run.about["steps"]) == ("preempted", 900)
+    assert arcturus.resume(run, quiet=True).status == "finished"
+    assert digests(run.path) == whole | {"values": digests(run.path)["values"]}  # its checkpoint is from before the evaluation
+
+
+@pytest.mark.parametrize("step", [180, 404])
+def test_a_real_game_goes_on_exactly(small_run, stop_at, tmp_path, step):
+    options = {"env": "ALE/Breakout-v5", "env_config": {"num_envs": 2, "frame_size": 36}, "steps": 600, "checkpoint_every": 250,
+               "agent_config": {"capacity": 300, "torso": "small"}, "eval_every": 0}  # fmt: skip
+    whole = small_run(tmp_path / "whole", **options)
+    stop_at(step)
+    run = small_run(tmp_path / "r", **options)
+    assert run.about["checkpoint"] == step
+    arcturus.resume(run, quiet=True)
+    assert digests(run.path) == digests(whole.path)
+
+
+MEMORY_AGENT = '''
+"""Remembers a sum of what it saw, and acts on it; learns nothing."""
+from dataclasses import dataclass
+import torch
+from arcturus.api import Act
+from arcturus.config import Preset
+@dataclass(frozen=True)
+class Config: ...
+PRESETS = {"default": Preset("a test")}
+class Agent:
+    stochastic, on_policy, network, objective = True, True, None, None
+    def __init__(self, config, spec, device, seeds): self.spec, self.seen = spec, torch.zeros(4)
+    def initial_state(self, n): return (torch.zeros(n), (torch.zeros(n, 4),))
+    def act(self, ts, state, *, explore, generator=None):
+        keep = (~ts.first).float()
+        total, (trace,) = state
+        total, trace = total * keep + ts.obs.sum(-1), trace * keep[:, None] + ts.obs
+        noise = torch.rand(len(total), generator=generator)
+        return Act(((total.abs() * 10 + noise) % 2).long(), (total, (trace,)), {})
+    def observe(self, step): self.seen += step.state[1][0].sum(0)
+    def learn(self, ts=None, state=()): return {}
+    def state_dict(self): return {"seen": self.seen}
+    def load_state_dict(self, state): self.seen.copy_(state["seen"])
+'''
+
+
+@pytest.mark.parametrize("step", [300, 500, 504])
+def test_what_an_agent_remembers_is_saved(small_run, stop_at, tmp_path, monkeypatch, step):
+    (tmp_path / "remembering").mkdir()
+    (tmp_path / "remembering" / "__init__.py").touch()
+    (tmp_path / "remembering" / "agent.py").write_text(MEMORY_AGENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole = small_run(tmp_path / "whole", agent="remembering.agent", **OPTIONS)
+    stop_at(step)
+    run = small_run(tmp_path / "r", agent="remembering.agent", **OPTIONS)
+    arcturus.resume(run, quiet=True, trust=("remembering.agent",))
+    one, two = (sorted((r.path / "checkpoints").iterdir())[-1] / "tensors.safetensors" for r in (whole, run))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_memory_keeps_its_nest():
+    from typing import NamedTuple
+
+    class Pair(NamedTuple):
+        a: torch.Tensor
+        b: tuple
+
+    state = Pair(torch.ones(2), (torch.zeros(2, 3), torch.arange(2)))
+    back = state_like(Pair(torch.zeros(2), (torch.zeros(2, 3), torch.arange(2))), state_leaves(state))
+    assert isinstance(back, Pair)
+    assert all(torch.equal(x, y) for x, y in zip(state_leaves(back), state_leaves(state), strict=True))
+    assert state_leaves(()) == []
+    assert state_like((), []) == ()
+
+
+# -- what is not exact says so -----------------------------------------------------------------------------------------------
+
+
+RESTLESS = '''
+import time
+import gymnasium as gym, numpy as np
+class Restless(gym.Env):
+    """No seed governs it."""
+    observation_space = gym.spaces.Box(-9, 9, (2,), np.float32); action_space = gym.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed); self.t = 0; return self._obs(), {}
+    def _obs(self): return np.random.default_rng(time.perf_counter_ns()).normal(size=2).clip(-9, 9).astype(np.float32)
+    def step(self, action):
+        self.t += 1
+        return self._obs(), 1.0, self.t == 30, False, {}
+gym.register('Restless-v0', entry_point=Restless)
+'''
+
+
+def test_environments_that_do_not_come_back_are_told_and_their_last_row_is_cut(small_run, stop_at, tmp_path, monkeypatch, capsys):
+    (tmp_path / "restless.py").write_text(RESTLESS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stop_at(300)
+    run = small_run(tmp_path / "r", env="restless:Restless-v0", steps=600, agent_config={"capacity": 4000})
+    assert arcturus.resume(run, quiet=True, trust=("restless:Restless-v0",)).status == "finished"
+    assert "not an exact continuation" in capsys.readouterr().err
+    from arcturus.replay.ring import CUT, DECIDES, LAST, TERMINATED, Ring
+    from arcturus.runs.checkpoint import Checkpoints
+    from arcturus.envs import open_envs
+    from arcturus.runs.files import read_json
+
+    with open_envs(run.config(("restless:Restless-v0",)).env, 0, "cpu") as envs:
+        ring, checkpoints = Ring(4000, envs.spec, "cpu"), Checkpoints(run.path)
+        checkpoints.segments.load(ring, read_json(checkpoints.resumable()[-1] / "manifest.json")["replay"])
+    seam = ring.flags[304 // 8 - 1]
+    assert ((seam & LAST) != 0).all()
+    assert ((seam & CUT) != 0)[(seam & TERMINATED) == 0].all()
+    assert ((seam & DECIDES) == 0).all()
+    assert (ring.age[304 // 8] == 0).all()
+
+
+def test_without_the_replay_a_resumed_run_fills_it_before_it_learns(small_run, stop_at, tmp_path, capsys):
+    stop_at(600)
+    run = small_run(tmp_path / "r", checkpoint_replay="none", agent_config={"learn_start": 200})
+    assert not (run.path / "replay").exists()
+    before = arcturus.load(run).agent.updates
+    stop_at(760)
+    arcturus.resume(run, quiet=True)
+    assert "replay was not saved" in capsys.readouterr().err
+    agent = arcturus.load(run).agent
+    assert before > 50
+    assert agent.updates == int((760 - 200) * 0.5)  # those due while it filled are forgiven, not made up for at once
+    assert arcturus.resume(run, quiet=True).status == "finished"
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(small_run, tmp_path, unbroken, capsys):
+    path = tmp_path / "r"
+    run = small_run(path, agent_config=SETTINGS["dqn"], **OPTIONS)
+    shutil.rmtree(path / "checkpoints")
+    about = {k: v for k, v in run.about.items() if k != "checkpoint"} | {"status": "running"}
+    (path / "run.json").write_text(json.dumps(about))
+    arcturus.resume(path, quiet=True)
+    assert "begins again" in capsys.readouterr().err
+    assert digests(path) == unbroken("dqn")
+
+
+# -- changed settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_changed_settings_are_listed_and_refused_without_a_fork(small_run, stop_at, tmp_path):
+    stop_at(600)
+    run = small_run(tmp_path / "r", eval_every=0)
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match="--fork") as e:
+        arcturus.resume(run, quiet=True, agent_config={"learning_rate": 1e-4}, env_config={"num_envs": 4}, steps=2000)
+    assert "agent.learning_rate: 0.001 -> 0.0001" in str(e.value)
+    assert "env.num_envs: 8 -> 4" in str(e.value)
+    assert "run.steps" not in str(e.value)
+    text = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(text.replace("gamma: 0.99", "gamma: 0.5"))
+    with pytest.raises(ConfigError, match="agent.gamma: 0.99 -> 0.5"):
+        arcturus.resume(run, quiet=True)
+    (run.path / "config.yaml").write_text(text)
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
+    done = arcturus.resume(run, quiet=True, steps=800, log_every=50, keep=3)
+    assert (done.status, done.about["steps"]) == ("finished", 800)
+
+
+def test_a_fork_goes_on_under_new_settings_and_leaves_the_old_run_alone(small_run, stop_at, tmp_path):
+    stop_at(600)
+    run = small_run(tmp_path / "r", eval_every=0, checkpoint_every=400)
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    stop_at(800)
+    fork = arcturus.resume(run, quiet=True, fork=tmp_path / "fork", agent_config={"learning_rate": 1e-4})
+    assert (fork.path, fork.about["forked_from"], fork.about["steps"]) == (tmp_path / "fork", str(run.path), 800)
+    shutil.rmtree(fork.path / "checkpoints" / "step-000000000800")  # killed before a checkpoint of its own:
+    assert arcturus.resume(fork, quiet=True).status == "finished"  # the copied one has the new settings
+    assert fork.config().agent.learning_rate == 1e-4
+    steps = [row["step"] for row in arcturus.read_metrics(fork)]
+    assert steps == sorted(steps)
+    assert steps[0] < 100
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
+    named = arcturus.resume(run, quiet=True, fork="")
+    assert named.path.name == "r-fork1"
+
+
+def test_a_fork_that_cannot_be_leaves_nothing(small_run, tmp_path):
+    run = small_run(tmp_path / "r", steps=400, eval_every=0)
+    with pytest.raises(CheckpointError, match="replay|fit|holds"):
+        arcturus.resume(run, quiet=True, steps=800, fork=tmp_path / "fork", agent_config={"n_step": 1}, env_config={"num_envs": 3})
+    assert not (tmp_path / "fork").exists()
+
+
+# -- two processes, signals ----------------------------------------------------------------------------------------------------
+
+
+def start(*argv):
+    command = [sys.executable, "-m", "arcturus.scripts.train_agent", *map(str, argv)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def until(condition, process, seconds=60):
+    import time
+
+    for _ in range(seconds * 50):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError("nothing happened")
+
+
+def test_a_second_process_is_refused_and_a_second_interrupt_leaves_at_once(tmp_path):
+    path = tmp_path / "r"
+    flags = "--env CartPole-v1 --steps 400000 --heldout-states 0 --eval-every 0 --log-every 200 --device cpu".split()
+    process = start("dqn", *flags, "--run-dir", path)
+    until(lambda: (path / "metrics.jsonl").exists() and (path / "metrics.jsonl").stat().st_size > 500, process)
+    second = start("resume", path)
+    out = second.communicate(timeout=60)[0]
+    assert second.returncode == 5, out
+    assert f"another process (pid {process.pid})" in out
+    assert Run(path).status == "running"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert Run(path).status in ("preempted", "running")
+    third = start("resume", path, "--steps", 400, "--fork", tmp_path / "fork")
+    assert third.wait(60) in (0, 2, 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    path = tmp_path / "r"
+    flags = "--env CartPole-v1 --steps 400000 --heldout-states 0 --eval-every 0 --log-every 200 --device cpu".split()
+    process = start("dqn", *flags, "--run-dir", path)
+    until(lambda: (path / "metrics.jsonl").exists() and (path / "metrics.jsonl").stat().st_size > 500, process)
+    process.send_signal(number)
+    out = process.communicate(timeout=20)[0]
+    assert process.returncode == 143, out
+    assert "train-agent resume" in out
+    run = Run(path)
+    assert run.status == "preempted"
+    assert run.about["checkpoint"] == run.about["steps"] > 0
