@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from arcturus.errors import ConfigError, EnvironmentProblem
 
 
@@ -26,3 +29,24 @@ def choose_device(name: str, where: str = "--device") -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EnvironmentProblem(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices", where=where)
     return name
+
+
+@contextmanager
+def torch_settings(threads: int, deterministic: bool) -> Iterator[None]:
+    """Threads and determinism for as long as a run lasts."""
+    import torch
+
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    tf32, benchmark = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
+    cudnn_tf32 = torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = tf32, benchmark
+        torch.backends.cudnn.allow_tf32 = cudnn_tf32

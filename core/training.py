@@ -23,6 +23,7 @@ import torch
 from arcturus import agents
 from arcturus.api import EnvSpec, Metrics, State, TimeStep, state_leaves, state_like
 from arcturus.config import write_yaml
+from arcturus.device import torch_settings
 from arcturus.envs import open_envs
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.loop import run as run_loop
@@ -71,25 +72,6 @@ def fitting(where: str) -> Iterator[None]:
         ) from e
 
 
-@contextmanager
-def torch_settings(config: RunConfig) -> Iterator[None]:
-    """Threads and determinism for as long as a run lasts."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    tf32, benchmark = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
-    cudnn_tf32 = torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(config.run.torch_threads)
-    torch.use_deterministic_algorithms(config.run.deterministic)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not config.run.deterministic
-    torch.backends.cudnn.benchmark = not config.run.deterministic
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = tf32, benchmark
-        torch.backends.cudnn.allow_tf32 = cudnn_tf32
-
-
 class Trainer:
     """One run from where it stands to its end, or to a signal."""
 
@@ -108,7 +90,7 @@ class Trainer:
         """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
         config = self.config
         with (
-            torch_settings(config),
+            torch_settings(config.run.torch_threads, config.run.deterministic),
             self.signals,
             Watchdog(config.run.env_timeout, self._last_words),
             open_envs(config.env, config.run.seed, config.device) as envs,
@@ -136,6 +118,9 @@ class Trainer:
         except (OSError, ArcturusError) as e:  # the disk may be what failed
             warn(f"warning: run.json could not be written: {e}")
 
+    def _write_settings(self) -> None:
+        write_atomically(self.run.path / "config.yaml", write_yaml(self.config.to_mapping()))
+
     def _last_words(self, verdict: TrainingFailed) -> None:
         """Of a process that the watchdog is about to end."""
         if hasattr(self, "run"):
@@ -153,7 +138,7 @@ class Trainer:
                 fix=f"go on to more with --steps {2 * self.steps}",
             )
         if self.resume:  # what was changed is the run's from now on
-            write_atomically(self.run.path / "config.yaml", write_yaml(self.config.to_mapping()))
+            self._write_settings()
         self.run.update(status="running", steps=self.steps, error=None)
         self.heldout = self._hold_out_states()
         monitored = loaded.state["monitor"] if loaded else None
@@ -330,6 +315,8 @@ class Trainer:
                     warn(f"checkpoints are written again: {result.name}")
                 self.failed_saves = 0
                 self._note(checkpoint=int(result.name.rsplit("-", 1)[-1]))
+                if not (self.run.path / "config.yaml").exists():  # the folder was removed, and is coming back
+                    self._write_settings()
                 continue
             self.failed_saves += 1
             if leaving or self.failed_saves >= SAVE_LIMIT:

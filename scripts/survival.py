@@ -30,13 +30,17 @@ from arcturus.scripts.frontend import guarded  # first: it sets what must be set
 # isort: split
 from arcturus.errors import ArcturusError
 
-COMMON = ("--deterministic True --device cpu --eval-episodes 2 --heldout-states 16 --log-every 200 --num-envs 4 "
-          "--agent.learn-start 200 --agent.batch-size 16").split()  # fmt: skip
+COMMON = [
+    *("--deterministic", "True", "--device", "cpu", "--num-envs", "4", "--eval-episodes", "2", "--eval-every", "2300"),
+    *("--heldout-states", "16", "--log-every", "200", "--agent.learn-start", "200", "--agent.batch-size", "16"),
+]
 SETTINGS = {
-    "classic": "--steps 12000 --eval-every 2300 --checkpoint-every 1000 --agent.capacity 3000 --agent.replay-ratio 0.25".split(),
-    "atari": ("--steps 4800 --eval-every 2300 --checkpoint-every 800 --agent.capacity 2000 --preset cpu-small "
-              "--agent.replay-ratio 0.125 --env.frame-size 36 --env.threads 1").split(),
-}  # fmt: skip
+    "classic": [*("--steps", "12000", "--checkpoint-every", "1000", "--agent.capacity", "3000", "--agent.replay-ratio", "0.25")],
+    "atari": [
+        *("--steps", "4800", "--checkpoint-every", "800", "--agent.capacity", "2000", "--agent.replay-ratio", "0.125"),
+        *("--preset", "cpu-small", "--env.frame-size", "36", "--env.threads", "1"),
+    ],
+}
 
 
 def command(*argv: str) -> list[str]:

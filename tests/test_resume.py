@@ -202,9 +202,9 @@ def test_environments_that_do_not_come_back_are_told_and_their_last_row_is_cut(s
     run = small_run(tmp_path / "r", env="restless:Restless-v0", steps=600, agent_config={"capacity": 4000})
     assert arcturus.resume(run, quiet=True, trust=("restless:Restless-v0",)).status == "finished"
     assert "not an exact continuation" in capsys.readouterr().err
+    from arcturus.envs import open_envs
     from arcturus.replay.ring import CUT, DECIDES, LAST, TERMINATED, Ring
     from arcturus.runs.checkpoint import Checkpoints
-    from arcturus.envs import open_envs
     from arcturus.runs.files import read_json
 
     with open_envs(run.config(("restless:Restless-v0",)).env, 0, "cpu") as envs:
@@ -285,7 +285,9 @@ def test_a_fork_goes_on_under_new_settings_and_leaves_the_old_run_alone(small_ru
 def test_a_fork_that_cannot_be_leaves_nothing(small_run, tmp_path):
     run = small_run(tmp_path / "r", steps=400, eval_every=0)
     with pytest.raises(CheckpointError, match="replay|fit|holds"):
-        arcturus.resume(run, quiet=True, steps=800, fork=tmp_path / "fork", agent_config={"n_step": 1}, env_config={"num_envs": 3})
+        arcturus.resume(
+            run, quiet=True, steps=800, fork=tmp_path / "fork", agent_config={"n_step": 1}, env_config={"num_envs": 3}
+        )
     assert not (tmp_path / "fork").exists()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,14 +40,10 @@ class Sink:
         if self.failed:
             return None
         try:
-            out = call()
+            return call()
         except (OSError, ValueError, RuntimeError) as e:
             self.fail(e)
             return None
-        if self.warned:
-            self.warned = False
-            self.say(f"{self.name} is written again")
-        return out
 
     def fail(self, why: object) -> None:
         self.failed = True
@@ -55,8 +52,11 @@ class Sink:
         self.warned = True
 
     def again(self) -> bool:
-        """Whether it had failed."""
+        """At a checkpoint: whether it had failed since the last one."""
         failed, self.failed = self.failed, False
+        if self.warned and not failed:
+            self.warned = False
+            self.say(f"{self.name} is written again")
         return failed
 
 
@@ -110,6 +110,7 @@ class Monitor:
         self.clock = (time.perf_counter(), start)
         self.progress = Progress(config, start, quiet)
         self.file_sink, self.board_sink = Sink("metrics.jsonl", warn), Sink("TensorBoard", warn)
+        self._thread_hook, threading.excepthook = threading.excepthook, self._thread_failed
         cut_back(path, state["files"] if state else [])
         self.file, self.board = Lines(path / "metrics.jsonl"), self._open_board(start + 1 if state else None)
         if not state:
@@ -214,6 +215,11 @@ class Monitor:
             "files": [[p.name, p.stat().st_size] for p in files],
         }
 
+    def _thread_failed(self, args: Any) -> None:
+        """TensorBoard's own thread hands its error to the next call, which warns; its traceback would be a second one."""
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            self._thread_hook(args)
+
     def _close_board(self) -> None:
         try:
             if self.board is not None:
@@ -224,6 +230,7 @@ class Monitor:
     def close(self) -> None:
         self.progress.close()
         self._close_board()
+        threading.excepthook = self._thread_hook
 
 
 def warn(line: str) -> None:

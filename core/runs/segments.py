@@ -102,7 +102,13 @@ class Segments:
 
     def finish(self, plan: Plan) -> dict[str, Any]:
         """Writes what a plan still needs; the manifest's entry."""
-        written = {(piece.first, piece.end): self.write(piece) for piece in plan.pieces}
+        try:
+            written = {(piece.first, piece.end): self.write(piece) for piece in plan.pieces}
+        except OSError:
+            for piece in plan.pieces:  # those that were not reached are handed out again, too
+                if (piece.first, piece.end) not in self._names:
+                    self._taken.discard((piece.first, piece.end))
+            raise
         names = [written.get(key) or self._names.get(key) for key in plan.blocks]
         if None in names:
             raise CheckpointError("a piece of the replay could not be written", where=str(self.folder))

@@ -1,0 +1,492 @@
+"""Checkpoints: damage is always seen, nothing hostile is loaded, and nothing in a file can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load as tensors_from_bytes
+
+import arcturus
+from arcturus.envs import open_envs
+from arcturus.errors import CheckpointError, TrainingFailed
+from arcturus.loop import run as run_loop
+from arcturus.replay.ring import ROW_TENSORS, Ring
+from arcturus.runs import segments as segments_file
+from arcturus.runs.checkpoint import COURSE_BYTES, Checkpoints, _seal
+from arcturus.runs.files import digest, flatten, pack, read_json, unflatten
+from arcturus.training import Trainer
+
+
+@pytest.fixture(scope="module")
+def finished(small_run, tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("runs") / "whole", checkpoint_every=400, log_every=100, eval_every=300)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "r")
+    return tmp_path / "r"
+
+
+def reader(path):
+    """read() -> the newest checkpoint and its replay as resuming would load them: (step, tensors, values, replay's rows)."""
+    config = arcturus.runs.folder.Run(path).config()
+    trainer = Trainer(config, lambda: None, resume=True, quiet=True)
+    with open_envs(config.env, 0, "cpu") as envs:
+        spec = envs.spec
+        from arcturus.runs.course import Course
+        from arcturus.training import build_agent
+
+        trainer.agent, trainer.envs = build_agent(config, spec, "cpu"), Course(envs)
+        trainer.generator = torch.Generator()
+        template = trainer._template()
+
+    def read():
+        checkpoints, ring = Checkpoints(path), trainer.agent.replay
+        loaded = checkpoints.load_newest(template, ring)
+        checkpoints.segments.load(ring, loaded.replay)
+        rows = ring.read_rows(max(0, ring.count - ring.rows), ring.count)
+        tensors, values = flatten(loaded.state)
+        return loaded.step, {k: v.clone() for k, v in tensors.items()}, values, rows
+
+    return read
+
+
+def equal(a, b):
+    return all(torch.equal(x[k], y[k]) for x, y in ((a[1], b[1]), (a[3], b[3])) for k in x) and a[2] == b[2]
+
+
+def test_nested_state_survives():
+    state = {"a": {"b.c": torch.arange(3), "d": {}}, "n": 3, "none": None, "list": [1.5, "x"]}
+    back = unflatten(*flatten(state))
+    assert torch.equal(back["a"].pop("b.c"), state["a"].pop("b.c"))
+    assert back == state
+    with pytest.raises(ValueError, match="slash"):
+        flatten({"a/b": 1})
+
+
+# -- corruption ----------------------------------------------------------------------------------------------------------------
+
+
+def corrupt(path, rng):
+    """One random fault in the newest checkpoint or a segment that only it names; what was done."""
+    checkpoints = Checkpoints(path)
+    before, newest = checkpoints.resumable()[-2:]
+    older = read_json(before / "manifest.json")["replay"]["segments"]
+    files = [newest / n for n in ("tensors.safetensors", "state.json", "manifest.json")]
+    files += [path / "replay" / n for n in read_json(newest / "manifest.json")["replay"]["segments"] if n not in older]
+    file, how = rng.choice(files), rng.choice(["flip", "truncate", "delete", "swap", "zero", "append"])
+    data = bytearray(file.read_bytes())
+    at = rng.randrange(len(data))
+    if how == "flip":
+        data[at] ^= 1 << rng.randrange(8)
+    elif how == "truncate":
+        del data[at:]
+    elif how == "zero":
+        end = at + rng.randrange(1, 4097)
+        if not any(data[at:end]):
+            data[at] = 1
+        data[at:end] = bytes(len(data[at:end]))
+    elif how == "append":
+        data += rng.randbytes(rng.randrange(1, 100))
+    elif how == "swap":
+        others = [p for p in (*before.iterdir(), *newest.iterdir(), *(path / "replay").iterdir()) if p != file]
+        data = bytearray(rng.choice(others).read_bytes())
+    if how == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(data)
+    return f"{how} of {file.name} at {at}"
+
+
+def corruptions(finished, tmp_path, count, seed):
+    rng = random.Random(seed)
+    whole = shutil.copytree(finished.path, tmp_path / "whole")
+    read = reader(tmp_path / "r" if shutil.copytree(whole, tmp_path / "r") else "")
+    newest = read()
+    for folder in ("checkpoints", "replay"):
+        assert sorted(os.listdir(whole / folder)) == sorted(os.listdir(tmp_path / "r" / folder))
+    shutil.rmtree(sorted((tmp_path / "r" / "checkpoints").glob("step-*"))[-1])
+    older = read()
+    assert (newest[0], older[0]) == (1200, 800)
+    for i in range(count):
+        for folder in ("checkpoints", "replay"):
+            shutil.rmtree(tmp_path / "r" / folder)
+            shutil.copytree(whole / folder, tmp_path / "r" / folder)
+        done = corrupt(tmp_path / "r", rng)
+        got = read()
+        assert got[0] == 800, f"number {i}, {done}: not seen"
+        assert equal(got, older), f"number {i}, {done}: wrong data"
+
+
+def test_a_hundred_random_corruptions_are_seen_and_the_checkpoint_before_is_loaded(finished, tmp_path, capsys):
+    corruptions(finished, tmp_path, 100, 0)
+    assert capsys.readouterr().err.count("passed over") == 100
+
+
+@pytest.mark.learning
+def test_a_thousand_random_corruptions_are_seen(finished, tmp_path):
+    corruptions(finished, tmp_path, 1000, 1)
+
+
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(copy, capsys):
+    newest = Checkpoints(copy).resumable()[-1]
+    data = bytearray((newest / "tensors.safetensors").read_bytes())
+    data[-100] ^= 1
+    (newest / "tensors.safetensors").write_bytes(data)
+    assert arcturus.resume(copy, quiet=True, steps=1600).status == "finished"
+    assert "step-000000001200 is passed over" in capsys.readouterr().err
+
+
+def test_a_run_without_its_run_json_still_goes_on(copy):
+    (copy / "run.json").write_bytes(bytes(10_000_000))
+    assert arcturus.resume(copy, quiet=True, steps=1600).about["steps"] == 1600
+
+
+def test_what_is_not_there_is_said(copy, finished):
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(CheckpointError, match="there is none"):
+        arcturus.resume(copy, quiet=True, steps=1600)
+    with pytest.raises(CheckpointError, match="no checkpoint 'last'"):
+        arcturus.load(copy)
+    with pytest.raises(CheckpointError, match="no checkpoint '7'") as e:
+        arcturus.load(finished, "7")
+    assert e.value.exit_code == 5
+    assert "step-000000001200" in str(e.value)
+
+
+def test_another_agents_checkpoint_is_refused(copy):
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("CartPole-v1", "Acrobot-v1"))
+    with pytest.raises(CheckpointError, match="holds agent/network/.* not F32"):
+        arcturus.load(copy)
+
+
+# -- what is written -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_two_and_the_best_are_kept_and_nothing_else(finished):
+    names = sorted(p.name for p in (finished.path / "checkpoints").iterdir())
+    assert names[1:] == ["step-000000000800", "step-000000001200"]
+    assert names[0].startswith("best-")
+    used = {s for p in Checkpoints(finished.path).resumable() for s in read_json(p / "manifest.json")["replay"]["segments"]}
+    assert {p.name for p in (finished.path / "replay").iterdir()} == used
+
+
+def test_non_finite_weights_are_never_written_and_never_push_out_a_healthy_checkpoint(tmp_path):
+    c = Checkpoints(tmp_path)
+    c.save(1, {"agent": {"w": torch.ones(2)}}, keep=1)
+    with pytest.raises(TrainingFailed, match="agent/w"):
+        c.save(2, {"agent": {"w": torch.tensor([1.0, float("nan")])}}, keep=1)
+    assert [p.name for p in c.folder.iterdir()] == ["step-000000000001"]
+
+
+def test_the_same_checkpoint_written_again_is_left_as_it_is(tmp_path):
+    """Removing it first would lose it to a kill in between."""
+    c = Checkpoints(tmp_path)
+    path = c.save(1, {"w": torch.ones(2)})
+    before = (path / "manifest.json").stat().st_mtime_ns
+    assert c.save(1, {"w": torch.ones(2)}) == path
+    assert (path / "manifest.json").stat().st_mtime_ns == before
+    (path / "state.json").write_bytes(b"")
+    c.save(1, {"w": torch.ones(2)})
+    assert c.intact(path)
+
+
+def rows_of(envs, actor, count):
+    loop = run_loop(envs, actor, steps=count * envs.num_envs, seeds=lambda: np.arange(envs.num_envs), generator=torch.Generator())
+    return [row.step for row in loop]
+
+
+def test_segments_are_written_once_and_shared(tmp_path, counter, random_actor, monkeypatch):
+    monkeypatch.setattr(segments_file, "SEGMENT_STEPS", 30)
+    envs = counter(3)
+    ring, c, written = Ring(150, envs.spec, "cpu"), Checkpoints(tmp_path), []
+    for i, step in enumerate(rows_of(envs, random_actor(), 200), 1):
+        ring.append(step)
+        if (piece := c.segments.full(ring)) is not None:
+            c.segments.write(piece)
+        if i % 25 == 0:
+            c.save(i, {"x": 1}, ring, keep=2)
+            written.append({p.name: p.stat().st_mtime_ns for p in c.segments.folder.glob("seg-*")})
+    for old, new in zip(written, written[1:], strict=False):
+        shared = old.keys() & new.keys()
+        assert all(old[k] == new[k] for k in shared)
+        assert shared
+    assert len(written[-1]) <= 12  # two checkpoints of 50 rows in pieces of 10
+    same_rows(tmp_path, ring)
+
+
+def same_rows(path, ring):
+    """The newest checkpoint's replay, read by another process's eyes, is the ring."""
+    twin, c = Ring(ring.capacity, ring.spec, "cpu"), Checkpoints(path)
+    c.segments.load(twin, c.load_newest({"x": 1}, twin).replay)
+    assert twin.count == ring.count
+    oldest = max(0, ring.count - ring.rows)
+    one, two = (r.read_rows(oldest, ring.count) for r in (ring, twin))
+    assert all(torch.equal(one[k], two[k]) for k in ROW_TENSORS)
+    return c
+
+
+def test_a_segment_that_vanished_or_could_not_be_written_is_written_again(tmp_path, counter, random_actor, monkeypatch):
+    monkeypatch.setattr(segments_file, "SEGMENT_STEPS", 30)
+    envs = counter(3)
+    ring, c = Ring(600, envs.spec, "cpu"), Checkpoints(tmp_path)
+    steps = rows_of(envs, random_actor(), 120)
+    for step in steps[:60]:
+        ring.append(step)
+    c.save(60, {"x": 1}, ring)
+    next(c.segments.folder.glob("seg-000000000010-*")).unlink()
+    for step in steps[60:75]:
+        ring.append(step)
+        if (piece := c.segments.full(ring)) is not None:
+            with monkeypatch.context() as m:
+                m.setattr(segments_file, "write_atomically", full_disk)
+                with pytest.raises(OSError, match="space"):
+                    c.segments.write(piece)
+    with monkeypatch.context() as m:
+        m.setattr(segments_file, "write_atomically", full_disk)
+        with pytest.raises(CheckpointError, match="No space left"):
+            c.save(75, {"x": 1}, ring)
+    c.save(76, {"x": 1}, ring)
+    same_rows(tmp_path, ring)
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_lost_course_of_the_run_lends_no_segments(tmp_path, counter, random_actor, monkeypatch):
+    """After falling back to an older checkpoint the same rows come out differently."""
+    monkeypatch.setattr(segments_file, "SEGMENT_STEPS", 30)
+    envs = counter(3)
+    steps = rows_of(envs, random_actor(), 90)
+    ring, c = Ring(600, envs.spec, "cpu"), Checkpoints(tmp_path)
+    for i, step in enumerate(steps[:60], 1):
+        ring.append(step)
+        if i in (25, 60):
+            c.save(i, {"x": 1}, ring)
+    shutil.rmtree(c.resumable()[-1])
+    twin, again = Ring(600, envs.spec, "cpu"), Checkpoints(tmp_path)
+    again.segments.load(twin, again.load_newest({"x": 1}, twin).replay)
+    for step in steps[40:80]:  # other rows than before
+        twin.append(step)
+    again.save(65, {"x": 1}, twin)
+    same_rows(tmp_path, twin)
+
+
+# -- hostile files ---------------------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __init__(self, sentinel):
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return open, (str(self.sentinel), "w")
+
+
+def reseal(path, files=None, **changes):
+    """A manifest that verifies, whatever is in the files."""
+    manifest = {k: v for k, v in read_json(path / "manifest.json").items() if k != "digest"} | changes
+    for name in ("tensors.safetensors", "state.json"):
+        if (path / name).is_file() and (path / name).stat().st_size < 1 << 28:
+            data = (path / name).read_bytes()
+            manifest["files"][name] = {"size": len(data), "digest": digest(data)}
+    manifest["files"] |= files or {}
+    (path / "manifest.json").write_bytes(_seal(manifest))
+
+
+def header(entries, body=b""):
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def hostile_cases(sentinel):
+    """name -> a function that makes a run folder hostile; newest is its newest checkpoint, best its best."""
+    import pickle  # noqa: TID251
+    import zlib
+
+    bomb = pickle.dumps(Bomb(sentinel))
+
+    def tensors(data):
+        return lambda run, newest: ((newest / "tensors.safetensors").write_bytes(data), reseal(newest))
+
+    def values(**changes):
+        def make(run, newest):
+            old = json.loads((newest / "state.json").read_text())
+            (newest / "state.json").write_text(json.dumps(old | changes))
+            reseal(newest)
+
+        return make
+
+    def segment(data, name=None):
+        def make(run, newest):
+            replay = read_json(newest / "manifest.json")["replay"]
+            last = replay["segments"][-1]
+            new = name or f"{last[: last.rindex('-')]}-{digest(data)}.z"
+            if "/" not in new:
+                (run / "replay" / new).write_bytes(data)
+            reseal(newest, replay=replay | {"segments": [*replay["segments"][:-1], new]})
+
+        return make
+
+    def replaced(what, make_it):
+        def make(run, newest):
+            target = run / what.format(newest=f"checkpoints/{newest.name}")
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+            make_it(target)
+
+        return make
+
+    def sparse(path):
+        with open(path, "wb") as f:
+            f.truncate(1 << 40)
+
+    def sparse_and_sealed(run, newest):
+        sparse(newest / "tensors.safetensors")
+        reseal(newest, files={"tensors.safetensors": {"size": 1 << 40, "digest": "0" * 40}})
+
+    def outside(run, newest):
+        (run.parent / "evil.safetensors").write_bytes((newest / "tensors.safetensors").read_bytes())
+        data = (newest / "tensors.safetensors").read_bytes()
+        reseal(newest, files={"../../../evil.safetensors": {"size": len(data), "digest": digest(data)}})
+
+    def elsewhere(run, newest):
+        target = run.parent / f"elsewhere-{newest.name}"
+        shutil.copytree(newest, target)
+        shutil.rmtree(newest)
+        newest.symlink_to(target)
+
+    def linked(run, newest):
+        target = run.parent / "tensors"
+        shutil.copy(newest / "tensors.safetensors", target)
+        (newest / "tensors.safetensors").unlink()
+        (newest / "tensors.safetensors").symlink_to(target)
+
+    many = header({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(1_000_000)})
+    weight = "agent/network/head.weight"
+    huge = header({weight: {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 16]}}, bytes(16))
+    laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+    )
+    deep = b"[" * 2_000_000
+    both = ("load", "resume")
+    return {
+        "a pickle as tensors": (tensors(bomb), both),
+        "a pickle as values": (lambda run, newest: ((newest / "state.json").write_bytes(bomb), reseal(newest)), both),
+        "a pickle as a segment": (segment(bomb), ("resume",)),
+        "a header of a million tensors": (tensors(many), both),
+        "a header longer than the file": (tensors((1 << 60).to_bytes(8, "little") + b"{}"), both),
+        "a shape that overflows": (tensors(huge), both),
+        "offsets that overlap": (tensors(header({weight: {"dtype": "F32", "shape": [2, 64], "data_offsets": [0, 8]}}, bytes(8))), both),
+        "a name nothing has": (tensors(pack({"agent/network/evil": torch.zeros(3)})), both),
+        "a decompression bomb": (segment(zlib.compress(bytes(1 << 28), 9)), ("resume",)),
+        "a segment elsewhere": (segment(b"", "../../../etc/passwd"), ("resume",)),
+        "a segment list that lies": (lambda run, newest: reseal(newest, replay={"count": 10**15, "segments": []}), ("resume",)),
+        "a file elsewhere": (outside, both),
+        "a linked checkpoint": (elsewhere, both),
+        "a linked file": (linked, both),
+        "a pipe as a file": (replaced("{newest}/state.json", os.mkfifo), both),
+        "a device as a file": (replaced("{newest}/tensors.safetensors", lambda p: p.symlink_to("/dev/zero")), both),
+        "a terabyte of nothing": (sparse_and_sealed, both),
+        "a manifest of a terabyte": (replaced("{newest}/manifest.json", sparse), both),
+        "brackets": (replaced("{newest}/manifest.json", lambda p: p.write_bytes(deep)), both),
+        "steps that are no number": (values(steps="many"), ("resume",)),
+        "steps beyond counting": (values(steps=10**300), ("resume",)),
+        "an agent's counter of text": (values(**{"agent/steps": "x"}), both),
+        "a course without end": (values(**{"course/rows": COURSE_BYTES * 10, "course/started": 0, "course/seen": ""}), ("resume",)),
+        "event files elsewhere": (values(**{"monitor/files": [["../../../victim", "x"]]}), ("resume",)),
+        "YAML that unfolds": (lambda run, newest: (run / "config.yaml").write_text(laughs), both),
+        "YAML without end": (lambda run, newest: (run / "config.yaml").write_bytes(b"a: [" + b"[" * 10_000_000), both),
+        "YAML that calls": (
+            lambda run, newest: (run / "config.yaml").write_text(f"a: !!python/object/apply:builtins.open ['{sentinel}', w]"), both
+        ),
+    }  # fmt: skip
+
+
+CHECK = """
+import json, resource, sys, time, warnings
+import torch, arcturus
+from arcturus.errors import ArcturusError
+arcturus.load(sys.argv[1])                                # everything imported and warm
+try: arcturus.resume(sys.argv[1], quiet=True)
+except ArcturusError: pass
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+for line in sys.stdin:
+    how, path = line.rstrip("\\n").split("\\t")
+    began, before = time.perf_counter(), peak()
+    try:
+        arcturus.load(path) if how == "load" else arcturus.resume(path, steps=1600, quiet=True)
+        code, said = 0, "loaded"
+    except ArcturusError as e:
+        code, said = e.exit_code, str(e)
+    except BaseException as e:
+        code, said = -1, repr(e)
+    print(json.dumps([code, said, time.perf_counter() - began, peak() - before]), flush=True)
+"""
+
+
+def test_hostile_files_are_refused_at_once_and_run_nothing(finished, tmp_path):
+    sentinel = tmp_path / "sentinel"
+    cases, lines = hostile_cases(sentinel), []
+    (tmp_path / "victim").write_text("intact")
+    for i, (_, (make, hows)) in enumerate(cases.items()):
+        for how in hows:
+            run = shutil.copytree(finished.path, tmp_path / f"{i}-{how}" / "r")
+            for path in Checkpoints(run).resumable():
+                make(run, path)
+            lines.append(f"{how}\t{run}")
+    out = subprocess.run(
+        [sys.executable, "-c", CHECK, str(finished.path)], input="\n".join(lines), capture_output=True, text=True
+    )
+    results = [json.loads(line) for line in out.stdout.splitlines()]
+    assert len(results) == len(lines), out.stderr[-2000:]
+    names = [f"{name}, {how}" for name, (_, hows) in cases.items() for how in hows]
+    for name, (code, said, seconds, megabytes) in zip(names, results, strict=True):
+        assert code == 5, (name, said)
+        assert seconds < 1, (name, seconds)
+        assert megabytes < 300, (name, megabytes)
+    assert not sentinel.exists()
+    assert (tmp_path / "victim").read_text() == "intact"
+
+
+def test_a_hostile_run_exits_with_5_on_the_command_line(copy):
+    for path in Checkpoints(copy).resumable():
+        (path / "tensors.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")
+        reseal(path)
+    for command in (["train_agent", "resume", copy, "--steps", "1600"], ["evaluate_agent", copy]):
+        module, *argv = map(str, command)
+        done = subprocess.run([sys.executable, "-m", f"arcturus.scripts.{module}", *argv], capture_output=True, text=True)
+        assert done.returncode == 5, done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) <= 20
+
+
+def test_no_code_of_ours_can_execute_a_file():
+    """No pickle, torch.load, eval or exec anywhere; yaml only through the strict loader."""
+    import re
+
+    root = Path(__file__).parents[1]
+    forbidden = re.compile(
+        r"pickle|torch\.load\(|(?<![\w.])(eval|exec)\(|yaml\.(load|full_load|unsafe_load)\(|np\.load\(|allow_pickle=True"
+    )
+    for folder in ("core", "agents", "envs", "replay", "scripts"):
+        for file in (root / folder).rglob("*.py"):
+            for number, line in enumerate(file.read_text().splitlines(), 1):
+                assert not forbidden.search(line.split("#")[0]), f"{file}:{number}: {line}"
+
+
+def test_tensors_survive_packing():
+    tensors = {"a": torch.randn(3, 2), "b": torch.arange(4, dtype=torch.uint8)}
+    back = tensors_from_bytes(pack(tensors))
+    assert all(torch.equal(back[k], v) for k, v in tensors.items())
