@@ -1,5 +1,6 @@
 # make demo   trains, scores and films an agent on a real Atari game (12 minutes on two CPU cores, set-up aside)
 # make test   set-up, lint, types, the test suite (under 25 minutes)
+# make test-learning   several seeds, many kills and corruptions, hypothesis searching anew (at most 50 minutes)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
@@ -39,6 +40,7 @@ test-fast: setup
 
 test-learning: setup
 	$(BIN)/python -m pytest -n 2 -m learning
+	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n 2 -m hypothesis
 
 # the wheel in an empty environment, used from another directory: catches a package missing from pyproject.toml
 wheel-test: setup

@@ -1,4 +1,4 @@
-"""benchmark env|replay|dqn: measured speed beside the peers', in one interleaved run on this machine.
+"""benchmark env|replay|dqn|checkpoint: measured speed beside the peers', in one interleaved run on this machine.
 
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
 all of them.  Printed are the median rate over windows with the lowest and highest, and the median over rounds of the ratio to
@@ -329,7 +329,7 @@ def benchmark_dqn(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["env", "replay", "dqn"])
+    parser.add_argument("what", choices=["env", "replay", "dqn", "checkpoint"])
     parser.add_argument("--game", default="ALE/Pong-v5")
     parser.add_argument("--num-envs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a window")
@@ -347,7 +347,10 @@ def main(argv: list[str]) -> int:
     args.device = choose_device(args.device)
     about: dict[str, Any] = {"versions": versions(), "machine": platform.platform(), "cores": os.cpu_count(), "args": vars(args)}
     print(", ".join(f"{k} {v}" for k, v in about["versions"].items()) + f"; {about['cores']} cores, {args.device}")
-    tables = {"env": benchmark_env, "replay": benchmark_replay, "dqn": benchmark_dqn}[args.what](args)
+    from arcturus.scripts.benchmark_checkpoint import benchmark_checkpoint
+
+    benchmarks = {"env": benchmark_env, "replay": benchmark_replay, "dqn": benchmark_dqn, "checkpoint": benchmark_checkpoint}
+    tables = benchmarks[args.what](args)
     if args.json:
         args.json.write_text(json.dumps(about | {"tables": tables}, indent=2, default=str), encoding="utf-8")
     return 0

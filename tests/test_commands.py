@@ -150,7 +150,7 @@ VALUES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(argv=st.lists(st.one_of(FLAGS, VALUES, st.builds("{}={}".format, FLAGS, VALUES)), max_size=8))
 @example(argv=["--preset=--"])
 @example(argv=["--env=--", "--config=--"])
@@ -168,6 +168,75 @@ def test_any_line_parses_or_is_refused_without_a_traceback(argv, capsys):
         assert e.code in (0, 2)
         assert e.code == 0 or len((out.err + out.out).splitlines()) <= 20
     capsys.readouterr()
+
+
+SETTINGS = st.fixed_dictionaries({}, optional={
+    "agent.gamma": st.floats(0, 1), "agent.learning-rate": st.floats(0, 10), "agent.n-step": st.integers(1, 100),
+    "agent.double": st.booleans(), "agent.optimizer": st.sampled_from(["adam", "rmsprop"]), "num-envs": st.integers(1, 64),
+    "steps": st.integers(64, 10**12), "seed": st.integers(0, 2**63 - 1), "eval-every": st.integers(-1, 10**6),
+    "checkpoint.replay": st.sampled_from(["all", "none"]), "checkpoint-every": st.integers(-1, 10**9),
+    "env-timeout": st.floats(0, 86_400), "deterministic": st.booleans(), "env.protocol": st.sampled_from(["v5", "nature"]),
+    "preset": st.sampled_from(["nature", "adam", "classic", "cpu-small", "mnih2013"]),
+})  # fmt: skip
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=SETTINGS, equals=st.booleans(), order=st.randoms(use_true_random=False))
+def test_valid_lines_arrive_and_come_back_through_the_config_file(values, equals, order, tmp_path):
+    from arcturus.config import write_yaml
+    from arcturus.scripts.train_agent import parse
+
+    flags = [("env", "CartPole-v1"), ("device", "cpu"), *values.items()]
+    order.shuffle(flags)
+    argv = [word for name, v in flags for word in ([f"--{name}={v}"] if equals else [f"--{name}", str(v)])]
+    config = parse("dqn", argv)
+    said = {"agent": config.agent, "env": config.env}
+    for name, value in values.items():
+        part, _, field = name.rpartition(".")
+        field = {"checkpoint.replay": "checkpoint_replay"}.get(name, field.replace("-", "_"))
+        holder = config if field == "preset" else config.env if field == "num_envs" else said.get(part, config.run)
+        assert getattr(holder, field) == value, name
+    path = tmp_path / "c.yaml"
+    path.write_text(write_yaml(config.to_mapping()))
+    assert parse("dqn", ["--config", str(path)]) == config
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_config_file_with_a_fault_is_read_or_refused_with_2(data, tmp_path, capsys):
+    """A valid file with a line doubled, dropped or swapped, or some characters changed."""
+    from arcturus.config import write_yaml
+    from arcturus.errors import ArcturusError
+    from arcturus.runs.settings import resolve
+    from arcturus.scripts.train_agent import parse
+
+    lines = write_yaml(resolve("dqn", env={"id": "CartPole-v1"}, run={"device": "cpu"}).to_mapping()).splitlines()
+    for _ in range(data.draw(st.integers(1, 3))):
+        i, how = data.draw(st.integers(0, len(lines) - 1)), data.draw(st.sampled_from(["double", "drop", "swap", "change"]))
+        if how == "double":
+            lines.insert(i, lines[i])
+        elif how == "drop" and len(lines) > 1:
+            del lines[i]
+        elif how == "swap":
+            lines[i - 1], lines[i] = lines[i], lines[i - 1]
+        else:
+            at = data.draw(st.integers(0, max(0, len(lines[i]) - 1)))
+            lines[i] = lines[i][:at] + data.draw(st.text(max_size=4)) + lines[i][at + 1 :]
+    path = tmp_path / "c.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8", errors="ignore")
+    try:
+        config = parse("dqn", ["--config", str(path)])
+    except ArcturusError as e:
+        assert e.exit_code in (2, 3), e
+        assert len(str(e).splitlines()) <= 20
+        return
+    except SystemExit as e:
+        assert e.code == 2
+        return
+    finally:
+        capsys.readouterr()
+    path.write_text(write_yaml(config.to_mapping()), encoding="utf-8")
+    assert parse("dqn", ["--config", str(path)]) == config
 
 
 def test_the_readmes_python_example_runs(tmp_path):

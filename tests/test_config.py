@@ -21,7 +21,7 @@ NUMBERS = {
 }  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(agent=st.fixed_dictionaries({}, optional=NUMBERS), seed=st.integers(0, 2**63 - 1), steps=st.integers(8, 10**12),
        frame_size=st.integers(12, 210), preset=st.sampled_from(sorted(dqn.PRESETS)))  # fmt: skip
 def test_a_config_file_reads_back_as_it_was_written(tmp_path_factory, agent, seed, steps, frame_size, preset):
@@ -71,7 +71,7 @@ def test_files_that_are_no_settings_are_refused(tmp_path, text):
     assert len(str(e.value).splitlines()) <= 20
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=200))
 def test_any_text_is_read_or_refused_never_a_traceback(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("y") / "c.yaml"

@@ -206,4 +206,4 @@ class RingMachine(RuleBasedStateMachine):
 
 
 TestRingMachine = RingMachine.TestCase
-TestRingMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestRingMachine.settings = settings(max_examples=60, stateful_step_count=60)
