@@ -128,6 +128,10 @@ class Agent(Actor, Protocol):
 
     observe() stores and never computes gradients.  learn() returns {} when it is not due.  An on-policy agent is called
     before it acts, with the row that bootstraps its rollout; a replay agent while the emulator's threads run.
+
+    state_dict() is a nest of dicts of tensors and plain values that holds everything the rest of the training depends on, but
+    for an experience replay, which is the attribute `replay` (a Ring).  Its names, dtypes and shapes never change: a
+    checkpoint is compared with those of a new agent before it is loaded.
     """
 
     on_policy: bool
