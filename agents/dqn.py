@@ -273,3 +273,6 @@ class Agent:
             self.descent.load_state_dict(state["optimizer"])
             self.replay_rng.set_state(state["replay_rng"])
         self.steps, self.updates, self.copies = state["steps"], state["updates"], state["copies"]
+        due, c = int((self.steps - self.config.learn_start) * self.config.replay_ratio), self.config
+        if due - self.updates > (c.n_step + self.spec.frame_stack + 1) * self.spec.num_envs * c.replay_ratio + 1:
+            raise ValueError(f"{self.updates:,} updates are too few for {self.steps:,} steps")

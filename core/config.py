@@ -21,7 +21,7 @@ import yaml
 from arcturus.errors import ConfigError, nearest
 
 C = TypeVar("C")
-YAML_LIMIT = 100_000  # characters of a file of settings
+YAML_LIMIT = 100_000  # bytes of a file of settings
 
 
 @dataclass(frozen=True)
@@ -153,17 +153,22 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError for anything else."""
     try:
-        with open(path, encoding="utf-8") as f:
-            text = f.read(YAML_LIMIT + 1)
-        if len(text) > YAML_LIMIT:
-            raise ConfigError(f"{path} is longer than {YAML_LIMIT:,} characters: no settings are", where=str(path))
-        loader = _Loader(text)
+        with open(path, "rb") as f:
+            data = f.read(YAML_LIMIT + 1)
+    except OSError as e:
+        raise ConfigError(f"{path} can't be read: {e.strerror}", where=str(path)) from e
+    return parse_yaml(data, path)
+
+
+def parse_yaml(data: bytes, path: Path) -> dict[str, Any]:
+    if len(data) > YAML_LIMIT:
+        raise ConfigError(f"{path} is longer than {YAML_LIMIT:,} bytes: no settings are", where=str(path))
+    try:
+        loader = _Loader(data.decode("utf-8"))
         try:
             values = loader.get_single_data()
         finally:
             loader.dispose()
-    except OSError as e:
-        raise ConfigError(f"{path} can't be read: {e.strerror}", where=str(path)) from e
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as e:
         lines = [line for line in str(e).splitlines() if line.strip()]
         raise ConfigError(f"{path} is not readable YAML: {' '.join(lines[:3])[:300]}", where=str(path)) from e

@@ -93,6 +93,15 @@ class Descent:
         load_optimizer_tensors(self.optimizer, {k: v for k, v in state.items() if k != "skipped"})
 
 
+def culprit(network: nn.Module) -> str:
+    """The first parameter with numbers that are not finite, or the first gradient."""
+    for name, p in network.named_parameters():
+        if not torch.isfinite(p).all():
+            return f"weight {name}"
+    bad = [name for name, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return f"the gradient of {bad[0]}" if bad else "the gradient"
+
+
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +27,13 @@ from arcturus.device import torch_settings
 from arcturus.envs import open_envs
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.loop import run as run_loop
+from arcturus.optimizers import culprit
 from arcturus.runs.checkpoint import Checkpoints, Loaded
 from arcturus.runs.course import Course, Diverged, fingerprint
 from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run
-from arcturus.runs.monitor import Monitor, warn
+from arcturus.runs.monitor import Monitor, check_state
+from arcturus.runs.progress import say
 from arcturus.runs.reports import report_evaluation, report_hidden_layer
 from arcturus.runs.saver import Saver
 from arcturus.runs.settings import RunConfig
@@ -108,6 +110,8 @@ class Trainer:
                     self._note(status="preempted", signal="SIGINT")
                     raise
                 except BaseException as e:
+                    if not self.restored:
+                        raise  # nothing was done: the run is what it was
                     self._note(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
                     raise
         return self.run
@@ -116,7 +120,7 @@ class Trainer:
         try:
             self.run.update(**changes)
         except (OSError, ArcturusError) as e:  # the disk may be what failed
-            warn(f"warning: run.json could not be written: {e}")
+            say(f"warning: run.json could not be written: {e}")
 
     def _write_settings(self) -> None:
         write_atomically(self.run.path / "config.yaml", write_yaml(self.config.to_mapping()))
@@ -125,31 +129,36 @@ class Trainer:
         """Of a process that the watchdog is about to end."""
         if hasattr(self, "run"):
             self._note(status="failed", steps=self.steps, error=f"TrainingFailed: {verdict}")
-        print(f"error: {verdict}", file=sys.stderr)
+        say(f"error: {verdict}")
 
     def _train(self) -> None:
         loaded = self._restore() if self.resume else None
-        self.restored = True
         total = self.config.run.steps
-        if self.resume and self.steps >= total and self.run.status == "finished":
+        if self.resume and (self.steps > total or (self.steps == total and self.run.status == "finished")):
             raise ConfigError(
                 f"{self.run.path} has its {self.steps:,} steps already",
                 where="train-agent resume",
                 fix=f"go on to more with --steps {2 * self.steps}",
             )
+        self.restored = True
+        if loaded:
+            self.checkpoints.set_aside_after(self.steps)
         if self.resume:  # what was changed is the run's from now on
             self._write_settings()
-        self.run.update(status="running", steps=self.steps, error=None)
+        self.run.update(status="running", steps=self.steps, pid=os.getpid(), error=None)
         self.heldout = self._hold_out_states()
         monitored = loaded.state["monitor"] if loaded else None
-        with fitting(str(self.run.path)):
-            self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
+        self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
         try:
             with Saver() as self.saver:
                 if self.owed:
                     self._evaluate()
                 if self.steps < total and not self.signals.stop():
-                    self._loop(self._return(loaded) if loaded else None)
+                    at = None
+                if loaded:
+                    with fitting(str(self.run.path)):
+                        at = self._return(loaded)
+                self._loop(at)
                 if self.heldout and self.steps >= total and not self.owed:
                     report_hidden_layer(self.monitor, self.agent, self.heldout, self.steps)
         except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
@@ -187,7 +196,7 @@ class Trainer:
                 if self.owed:
                     self._evaluate()
                 if self.replay is not None and (piece := self.checkpoints.segments.full(self.replay)) is not None:
-                    self.saver.submit("segment", partial(self.checkpoints.segments.write, piece))
+                    self.saver.submit(("segment",), partial(self.checkpoints.segments.write, piece))
                 leaving = self.signals.stop() or self.steps >= total
                 if self._cut or leaving:
                     self._save(None if self._cut or self.steps >= total else fingerprint(row.step.timestep))
@@ -220,7 +229,7 @@ class Trainer:
             self.bad_rows += 1
             told = f"{self.config.env.id}: environment {bad.env} gave a {bad.what} that is not finite"
             if self.bad_rows == 1:
-                warn(f"warning: {told}; it is skipped, and the episode is not counted")
+                say(f"warning: {told}; it is skipped, and the episode is not counted")
             if self.bad_rows >= BAD_LIMIT:
                 raise TrainingFailed(
                     f"{told}, the {self.bad_rows}th such row since step {self.started:,}", where=f"step {self.steps:,}"
@@ -253,7 +262,7 @@ class Trainer:
         if best:
             state = {"agent": playing_state(self.agent.state_dict()), "steps": self.steps, "best": result.mean}
             snapshot, before = self.checkpoints.snapshot(self.steps, state), self.best
-            self.saver.submit(f"best {before!r}", partial(self.checkpoints.write_best, snapshot))
+            self.saver.submit(("best", result.mean, before), partial(self.checkpoints.write_best, snapshot))
             self.best = result.mean
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
@@ -289,15 +298,20 @@ class Trainer:
             "owed": False,
             "bad_rows": 0,
             "config": "",
-            "monitor": {"returns": [], "lengths": [], "episodes": 0, "metrics": [], "files": []},
+            "monitor": {"returns": [], "lengths": [], "episodes": 0, "metrics": [], "waiting": [], "files": []},
             "course": {"started": 0, "seen": "", "rows": 0, "actions": self.envs.actions()},
         }
 
     def _save(self, seen: str | None) -> None:
-        snapshot = self.checkpoints.snapshot(self.steps, self._state(seen), self.replay)
+        state = self._state(seen)
         if seen is None:
             self.bad_rows = 0
-        self.saver.submit("checkpoint", partial(self.checkpoints.write, snapshot, self.config.run.keep))
+        try:
+            snapshot = self.checkpoints.snapshot(self.steps, state, self.replay)
+        except CheckpointError as e:
+            self._failed(e)
+            return
+        self.saver.submit(("checkpoint",), partial(self.checkpoints.write, snapshot, self.config.run.keep))
 
     def _hear(self, leaving: bool) -> None:
         """What has become of the saving; when leaving, after all of it is done."""
@@ -305,29 +319,34 @@ class Trainer:
             if isinstance(error, TrainingFailed):
                 raise error
             told = error.what if isinstance(error, ArcturusError) else str(error)
-            if name.startswith("best ") and error is not None:
-                self.best = float(name.removeprefix("best "))
-                warn(f"warning: {told}; training goes on")
-            if name != "checkpoint":
+            if name[0] == "best" and error is not None:
+                if self.best == name[1]:
+                    self.best = name[2]
+                say(f"warning: {told}; training goes on")
+            if name[0] != "checkpoint":
                 continue  # a segment that could not be written is tried again, and missed, by the checkpoint
-            if error is None:
-                if self.failed_saves:
-                    warn(f"checkpoints are written again: {result.name}")
-                self.failed_saves = 0
-                self._note(checkpoint=int(result.name.rsplit("-", 1)[-1]))
-                if not (self.run.path / "config.yaml").exists():  # the folder was removed, and is coming back
-                    self._write_settings()
+            if error is not None:
+                self._failed(error if isinstance(error, ArcturusError) else CheckpointError(told, where=str(self.run.path)))
                 continue
-            self.failed_saves += 1
-            if leaving or self.failed_saves >= SAVE_LIMIT:
-                raise error if isinstance(error, ArcturusError) else CheckpointError(told, where=str(self.run.path))
-            if self.failed_saves == 1:
-                warn(f"warning: {told}; training goes on and tries again at the next checkpoint")
+            if self.failed_saves:
+                say(f"checkpoints are written again: {result.name}")
+            self.failed_saves = 0
+            self._note(checkpoint=int(result.name.rsplit("-", 1)[-1]))
+            if not (self.run.path / "config.yaml").exists():  # the folder was removed, and is coming back
+                self._write_settings()
+
+    def _failed(self, error: ArcturusError) -> None:
+        """A checkpoint could not be written."""
+        self.failed_saves += 1
+        if self.failed_saves >= SAVE_LIMIT or self.signals.stop() or self.steps >= self.config.run.steps:
+            raise error
+        if self.failed_saves == 1:
+            say(f"warning: {error.what}; training goes on and tries again at the next checkpoint")
 
     def _restore(self) -> Loaded | None:
         """The newest checkpoint that verifies; None if the run was stopped before its first."""
         if not self.checkpoints.resumable() and not self.run.about.get("checkpoint"):
-            warn(f"{self.run.path} has no checkpoint yet: it begins again at step 0")
+            say(f"{self.run.path} has no checkpoint yet: it begins again at step 0")
             return None
         replay = getattr(self.agent, "replay", None)
         loaded = self.checkpoints.load_newest(self._template(), replay)
@@ -338,19 +357,22 @@ class Trainer:
             if replay is not None and loaded.replay:
                 self.checkpoints.segments.load(replay, loaded.replay)
             elif replay is not None:
-                warn("the replay was not saved: it fills again before learning goes on, and the run is not an exact continuation")
+                say("the replay was not saved: it fills again before learning goes on, and the run is not an exact continuation")
             self.steps, self.owed, self.bad_rows = state["steps"], state["owed"], state["bad_rows"]
-            self.best = float(state["best"]) if state["best"] is not None else -math.inf
+            there = any(self.checkpoints.folder.glob("best-*"))
+            self.best = float(state["best"]) if state["best"] is not None and there else -math.inf
+            check_state(state["monitor"])
+            course = state.get("course")
+            if course is not None and not (len(course["actions"]) == course["rows"] and course["started"] <= self.steps):
+                raise ValueError("its course makes no sense")
             like = self.agent.initial_state(self.config.env.num_envs)
             self.memory = state_like(like, [state["memory"][str(i)] for i in range(len(state_leaves(like)))])
             self.agent.load_state_dict(state["agent"])
             self.generator.set_state(state["policy_rng"])
         if loaded.moved:
-            warn("random generators of this kind of device begin anew: the run is not an exact continuation")
+            say("random generators of this kind of device begin anew: the run is not an exact continuation")
         if not self.config.run.deterministic and not self.quiet:
-            warn(
-                f"going on from step {self.steps:,}; bit-equality with a run never stopped is promised with --deterministic only"
-            )
+            say(f"going on from step {self.steps:,}; bit-equality with a run never stopped is promised with --deterministic only")
         return loaded
 
     def _return(self, loaded: Loaded) -> tuple[TimeStep, State]:
@@ -363,15 +385,13 @@ class Trainer:
                 self.monitor.text(f"playing {course['rows']:,} rows since step {self.started:,} again")
             try:
                 return self.envs.retrace(seeds, course["actions"], course["seen"], self.signals.stop), self.memory
-            except Diverged:
-                warn(
-                    f"warning: {self.config.env.id} is not where the same actions took it before (is it deterministic, and the "
-                    "same version?); it restarts, and the run is not an exact continuation"
-                )
+            except Diverged as e:
+                say(f"warning: {self.config.env.id} {e}; it restarts, and the run is not an exact continuation")
                 self.envs.envs.take_finished()
                 self.envs.envs.take_bad()
                 if getattr(self.agent, "replay", None) is not None and self.agent.replay.count:
                     self.agent.replay.cut_last()
+                    self.checkpoints.segments.forget_last(self.agent.replay)
         return self.envs.restart(self._restart_seeds()), self.memory
 
     def _hold_out_states(self) -> HeldOut | None:
@@ -379,12 +399,3 @@ class Trainer:
         if not count or getattr(self.agent, "network", None) is None:
             return None
         return HeldOut(collect_heldout(self.config.env, count, self.seeds.branch("heldout"), self.config.device))
-
-
-def culprit(network: torch.nn.Module) -> str:
-    """The first parameter with numbers that are not finite, or the first gradient."""
-    for name, p in network.named_parameters():
-        if not torch.isfinite(p).all():
-            return f"weight {name}"
-    bad = [name for name, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    return f"the gradient of {bad[0]}" if bad else "the gradient"

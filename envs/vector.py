@@ -201,7 +201,8 @@ class DeviceEnvs:
                 self.settle()
             finally:
                 self._state = "closed"
-                self.backend.close()
+                with waiting_for(self.backend, "close"):
+                    self.backend.close()
 
     def __enter__(self) -> DeviceEnvs:
         return self

@@ -13,8 +13,8 @@ class Call:
     """One step or reset that has begun and not ended."""
 
     backend: Any
-    what: str  # step or reset
-    action: Any  # the actions [N, ...] that were sent; None for a reset
+    what: str  # step, reset or close
+    action: Any  # the actions [N, ...] that were sent; None but for a step
 
     def __str__(self) -> str:
         """The game, the environment and its last action, as well as they are known."""
@@ -26,7 +26,7 @@ class Call:
             which = f"one of environments 0 to {n - 1}" if n > 1 else "environment 0"
             action = None if self.action is None else self.action.tolist()
         names = getattr(self.backend, "action_names", ())
-        told = f"last action{'' if at is not None or n == 1 else 's'} {action}" if action is not None else "being reset"
+        told = f"last action{'' if at is not None or n == 1 else 's'} {action}" if action is not None else f"in its {self.what}"
         return f"{name}: {which}, {told}{' of ' + ' '.join(names) if names and action is not None else ''}"
 
 

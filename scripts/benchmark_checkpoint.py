@@ -61,12 +61,12 @@ class Training:
         replay: Ring = self.agent.replay
         began = time.perf_counter()
         if self.segments and (piece := self.checkpoints.segments.full(replay)) is not None:
-            self.saver.submit("segment", partial(self._timed, "segment, CPU", partial(self.checkpoints.segments.write, piece)))
+            self.saver.submit(("segment",), partial(self._timed, "segment, CPU", partial(self.checkpoints.segments.write, piece)))
             self.spent["segment, training stops"].append(time.perf_counter() - began)
         if self.every and row.step.timestep.cut.any():
             state = {"agent": self.agent.state_dict(), "policy_rng": torch.get_rng_state(), "steps": self.steps}
             snapshot = self.checkpoints.snapshot(self.steps, state, replay)
-            self.saver.submit("checkpoint", partial(self._timed, "checkpoint, CPU", partial(self.checkpoints.write, snapshot)))
+            self.saver.submit(("checkpoint",), partial(self._timed, "checkpoint, CPU", partial(self.checkpoints.write, snapshot)))
             self.spent["checkpoint, training stops"].append(time.perf_counter() - began)
         return n
 

@@ -12,7 +12,7 @@ from typing import Any
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
-from arcturus.errors import ConfigError
+from arcturus.errors import CheckpointError, ConfigError
 
 POLICIES = "greedy, sample, or epsilon=X (default: what the protocol says)"
 
@@ -77,12 +77,16 @@ def main(argv: list[str]) -> int:
     folder = (
         run.path / "evaluations" / f"step-{actor.step:012d}-{config.protocol}-{result.policy.replace('=', '')}-seed{args.seed}"
     )
-    result.save(folder)
     report = result.to_json()
     if args.json:
         print(json.dumps(report, indent=2))
     else:
-        tell(report, folder)
+        tell(report)
+    try:
+        result.save(folder)
+        print(f"kept in {folder}  (--replay N --video FILE films episode N)", file=sys.stderr)
+    except OSError as e:
+        print(f"warning: the episodes could not be kept in {folder}: {e.strerror}", file=sys.stderr)
     if args.rollouts:
         write_rollouts(args.rollouts, result)
     order = sorted(result.episodes, key=lambda e: e.score)
@@ -114,7 +118,7 @@ def line(name: str, s: dict[str, Any]) -> str:
     )
 
 
-def tell(report: dict[str, Any], folder: Path) -> None:
+def tell(report: dict[str, Any]) -> None:
     print(f"{report['env']}  {report['protocol_rules']}\npolicy {report['policy']}, checkpoint at step {report['checkpoint']:,}")
     print(line(report["agent"], report["score"]))
     for name, floor in report.get("floors", {}).items():
@@ -128,7 +132,6 @@ def tell(report: dict[str, Any], folder: Path) -> None:
         )
     if report["stalled"]:
         print(f"{report['stalled']} episodes went nowhere and were ended; their scores stand")
-    print(f"kept in {folder}  (--replay N --video FILE films episode N)")
 
 
 def write_rollouts(path: Path, result: Any) -> None:
@@ -150,9 +153,10 @@ def write_rollouts(path: Path, result: Any) -> None:
 
 
 def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as tensors_from_bytes
 
-    from arcturus.runs.folder import read_json
+    from arcturus.runs.files import read_file, read_json
     from arcturus.runs.library import load
     from arcturus.scoring.evaluation import ScoredEpisode
 
@@ -163,30 +167,32 @@ def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
         raise ConfigError(
             "--replay films an episode: where to?", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png"
         )
-    report = read_json(saved[-1])
-    episodes = report["per_episode"]
-    if not 0 <= args.replay < len(episodes):
-        raise ConfigError(f"there is no episode {args.replay}; there are 0 to {len(episodes) - 1}", where="--replay")
-    arrays, chosen = load_file(saved[-1].parent / "episodes.safetensors"), episodes[args.replay]
-    actor = load(run, str(report["checkpoint"]), device, tuple(args.trust))
-    episode = ScoredEpisode(
-        chosen["seed"],
-        chosen["score"],
-        chosen["length"],
-        chosen["stalled"],
-        arrays[f"{args.replay}/actions"],
-        arrays[f"{args.replay}/rewards"],
-        None,
-        None,
-    )
+    run.config(tuple(args.trust))  # refuses what it must before anything else is read
+    try:
+        report = read_json(saved[-1])
+        episodes, step, rules = report["per_episode"], str(int(report["checkpoint"])), str(report["protocol"])
+        if not 0 <= args.replay < len(episodes):
+            raise ConfigError(f"there is no episode {args.replay}; there are 0 to {len(episodes) - 1}", where="--replay")
+        chosen = episodes[args.replay]
+        data = read_file(saved[-1].with_name("episodes.safetensors"), 1 << 28)
+        if int.from_bytes(data[:8], "little") > 1 << 20:
+            raise ValueError("a header that long belongs to no evaluation")
+        arrays = tensors_from_bytes(data)
+        episode = ScoredEpisode(
+            int(chosen["seed"]),
+            float(chosen["score"]),
+            int(chosen["length"]),
+            bool(chosen["stalled"]),
+            arrays[f"{args.replay}/actions"],
+            arrays[f"{args.replay}/rewards"],
+            None,
+            None,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, SafetensorError) as e:
+        raise CheckpointError(f"{saved[-1].parent} holds no evaluation that can be read: {e}", where="--replay") from e
+    actor = load(run, step, device, tuple(args.trust))
     config = actor.config.env
-    draw(
-        args,
-        actor,
-        replace(config, protocol=report["protocol"] if report["protocol"] != "-" else config.protocol),
-        episode,
-        device,
-    )
+    draw(args, actor, replace(config, protocol=rules if rules != "-" else config.protocol), episode, device)
     return 0
 
 

@@ -25,7 +25,12 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     args = [a for a in argv if a != "--debug"]
     debug = len(args) != len(argv)
     try:
-        return main(args)
+        code = main(args)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _to_nowhere()
+        return code
     except ArcturusError as e:
         if debug:
             traceback.print_exc()
@@ -34,7 +39,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # head, less: who read has seen enough; what is left may go nowhere
+        _to_nowhere()
         return 0
     except Exception as e:
         if debug:
@@ -44,3 +50,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _to_nowhere() -> None:
+    """What stdout still holds can't be written: the interpreter's own last flush must not fail over it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -29,6 +29,7 @@ from arcturus import agents
 from arcturus.config import Flag, hints
 from arcturus.envs import EnvConfig
 from arcturus.errors import ConfigError, nearest
+from arcturus.runs.progress import say
 from arcturus.runs.settings import RunConfig, RunOptions, resolve, validate
 
 
@@ -105,8 +106,8 @@ def settings_over(base: RunConfig, argv: list[str], prog: str, more: list[tuple[
                 config=(tyro.conf.FlagConversionOff,),
             )
     finally:
-        lines = said.getvalue().splitlines()
-        print("\n".join(lines[:ERROR_LINES]), end="\n" if lines else "", file=sys.stderr)
+        if lines := said.getvalue().splitlines():
+            say("\n".join(lines[:ERROR_LINES]))
     return RunConfig(base.agent_name, base.preset, parsed.agent, parsed.env, parsed.run)
 
 
@@ -123,24 +124,30 @@ def train(agent: str, argv: list[str]) -> int:
     return finish(start_run(config, ["train-agent", agent, *argv], announce=lambda run: announce(config, run)))
 
 
+def tell(text: str) -> None:
+    """To stdout, come what may: training doesn't depend on who reads."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
 def announce(config: RunConfig, run: Any) -> None:
     from arcturus.envs import is_atari
 
     unit = f" ({4 * config.run.steps:,} frames)" if is_atari(config.env.id) else ""
-    print(
+    tell(
         f"{config.agent_name} on {config.env.id}, preset {config.preset}, {config.run.steps:,} steps{unit}, "
         f"{config.env.num_envs} environments, {config.run.device}, seed {config.run.seed}\n"
-        f"run folder {run.path}\nwatch it:  tensorboard --logdir {run.path}",
-        flush=True,
+        f"run folder {run.path}\nwatch it:  tensorboard --logdir {run.path}"
     )
 
 
 def finish(run: Any) -> int:
     about = run.about
     if about["status"] == "preempted":
-        print(f"stopped at step {about['steps']:,}; go on with:  train-agent resume {run.path}")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C that comes late changes nothing
+        tell(f"stopped at step {about['steps']:,}; go on with:  train-agent resume {run.path}")
         return 128 + {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM}.get(about.get("signal", ""), signal.SIGINT)
-    print(f"done: {about['steps']:,} steps\nscore it:  evaluate-agent {run.path} --video {run.path}/videos/film.mp4")
+    tell(f"done: {about['steps']:,} steps\nscore it:  evaluate-agent {run.path} --video {run.path}/videos/film.mp4")
     return 0
 
 

@@ -37,6 +37,10 @@ def copy(finished, tmp_path):
     return tmp_path / "r"
 
 
+def save(checkpoints, step, state, replay=None, keep=2):
+    return checkpoints.write(checkpoints.snapshot(step, state, replay), keep)
+
+
 def reader(path):
     """read() -> the newest checkpoint and its replay as resuming would load them: (step, tensors, values, replay's rows)."""
     config = arcturus.runs.folder.Run(path).config()
@@ -152,6 +156,17 @@ def test_a_run_without_its_run_json_still_goes_on(copy):
     assert arcturus.resume(copy, quiet=True, steps=1600).about["steps"] == 1600
 
 
+def test_a_damaged_newer_checkpoint_never_pushes_out_a_good_one(copy, stop_at):
+    """Step 1200 is damaged, so the run goes on from 800; pruning by number would remove what is saved at 904."""
+    newest = Checkpoints(copy).resumable()[-1]
+    (newest / "state.json").write_bytes(b"{}")
+    stop_at(904)
+    run = arcturus.resume(copy, quiet=True, steps=1600, keep=1)
+    assert (run.status, run.about["checkpoint"]) == ("preempted", 904)
+    assert [p.name for p in Checkpoints(copy).resumable()] == ["step-000000000904"]
+    assert arcturus.resume(copy, quiet=True).status == "finished"
+
+
 def test_what_is_not_there_is_said(copy, finished):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="there is none"):
@@ -184,21 +199,21 @@ def test_the_last_two_and_the_best_are_kept_and_nothing_else(finished):
 
 def test_non_finite_weights_are_never_written_and_never_push_out_a_healthy_checkpoint(tmp_path):
     c = Checkpoints(tmp_path)
-    c.save(1, {"agent": {"w": torch.ones(2)}}, keep=1)
+    save(c, 1, {"agent": {"w": torch.ones(2)}}, keep=1)
     with pytest.raises(TrainingFailed, match="agent/w"):
-        c.save(2, {"agent": {"w": torch.tensor([1.0, float("nan")])}}, keep=1)
+        save(c, 2, {"agent": {"w": torch.tensor([1.0, float("nan")])}}, keep=1)
     assert [p.name for p in c.folder.iterdir()] == ["step-000000000001"]
 
 
 def test_the_same_checkpoint_written_again_is_left_as_it_is(tmp_path):
     """Removing it first would lose it to a kill in between."""
     c = Checkpoints(tmp_path)
-    path = c.save(1, {"w": torch.ones(2)})
+    path = save(c, 1, {"w": torch.ones(2)})
     before = (path / "manifest.json").stat().st_mtime_ns
-    assert c.save(1, {"w": torch.ones(2)}) == path
+    assert save(c, 1, {"w": torch.ones(2)}) == path
     assert (path / "manifest.json").stat().st_mtime_ns == before
     (path / "state.json").write_bytes(b"")
-    c.save(1, {"w": torch.ones(2)})
+    save(c, 1, {"w": torch.ones(2)})
     assert c.intact(path)
 
 
@@ -216,7 +231,7 @@ def test_segments_are_written_once_and_shared(tmp_path, counter, random_actor, m
         if (piece := c.segments.full(ring)) is not None:
             c.segments.write(piece)
         if i % 25 == 0:
-            c.save(i, {"x": 1}, ring, keep=2)
+            save(c, i, {"x": 1}, ring, keep=2)
             written.append({p.name: p.stat().st_mtime_ns for p in c.segments.folder.glob("seg-*")})
     for old, new in zip(written, written[1:], strict=False):
         shared = old.keys() & new.keys()
@@ -244,7 +259,7 @@ def test_a_segment_that_vanished_or_could_not_be_written_is_written_again(tmp_pa
     steps = rows_of(envs, random_actor(), 120)
     for step in steps[:60]:
         ring.append(step)
-    c.save(60, {"x": 1}, ring)
+    save(c, 60, {"x": 1}, ring)
     next(c.segments.folder.glob("seg-000000000010-*")).unlink()
     for step in steps[60:75]:
         ring.append(step)
@@ -256,13 +271,41 @@ def test_a_segment_that_vanished_or_could_not_be_written_is_written_again(tmp_pa
     with monkeypatch.context() as m:
         m.setattr(segments_file, "write_atomically", full_disk)
         with pytest.raises(CheckpointError, match="No space left"):
-            c.save(75, {"x": 1}, ring)
-    c.save(76, {"x": 1}, ring)
+            save(c, 75, {"x": 1}, ring)
+    save(c, 76, {"x": 1}, ring)
     same_rows(tmp_path, ring)
 
 
 def full_disk(*args, **kwargs):
     raise OSError(28, "No space left on device")
+
+
+def test_a_row_cut_afterwards_reaches_the_disk(tmp_path, counter, random_actor, monkeypatch):
+    """Where a resumed run's environments did not come back, the row at the seam may end a segment that is written already."""
+    monkeypatch.setattr(segments_file, "SEGMENT_STEPS", 30)
+    envs = counter(3)
+    ring, c = Ring(600, envs.spec, "cpu"), Checkpoints(tmp_path)
+    for step in rows_of(envs, random_actor(), 40)[:30]:
+        ring.append(step)
+    save(c, 30, {"x": 1}, ring)
+    ring.cut_last()
+    c.segments.forget_last(ring)
+    save(c, 31, {"x": 1}, ring)
+    same_rows(tmp_path, ring)
+
+
+def test_a_whole_ring_is_written_again_without_a_copy_of_it(tmp_path, counter, random_actor, monkeypatch):
+    monkeypatch.setattr(segments_file, "SEGMENT_STEPS", 30)
+    envs = counter(3)
+    ring, c = Ring(300, envs.spec, "cpu"), Checkpoints(tmp_path)
+    for step in rows_of(envs, random_actor(), 157):
+        ring.append(step)
+    save(c, 1, {"x": 1}, ring)
+    shutil.rmtree(tmp_path / "replay")
+    snapshot = c.snapshot(2, {"x": 1}, ring)
+    assert len(snapshot.replay.pieces) <= segments_file.COPIED
+    c.write(snapshot)
+    same_rows(tmp_path, ring)
 
 
 def test_a_lost_course_of_the_run_lends_no_segments(tmp_path, counter, random_actor, monkeypatch):
@@ -274,13 +317,13 @@ def test_a_lost_course_of_the_run_lends_no_segments(tmp_path, counter, random_ac
     for i, step in enumerate(steps[:60], 1):
         ring.append(step)
         if i in (25, 60):
-            c.save(i, {"x": 1}, ring)
+            save(c, i, {"x": 1}, ring)
     shutil.rmtree(c.resumable()[-1])
     twin, again = Ring(600, envs.spec, "cpu"), Checkpoints(tmp_path)
     again.segments.load(twin, again.load_newest({"x": 1}, twin).replay)
     for step in steps[40:80]:  # other rows than before
         twin.append(step)
-    again.save(65, {"x": 1}, twin)
+    save(again, 65, {"x": 1}, twin)
     same_rows(tmp_path, twin)
 
 
@@ -311,6 +354,19 @@ def header(entries, body=b""):
     return len(text).to_bytes(8, "little") + text + body
 
 
+LINKED = (
+    ".tmp-run.json",
+    ".tmp-config.yaml",
+    ".lock",
+    "run.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "replay",
+    "checkpoints",
+    "evaluations",
+)
+
+
 def hostile_cases(sentinel):
     """name -> a function that makes a run folder hostile; newest is its newest checkpoint, best its best."""
     import pickle  # noqa: TID251
@@ -337,6 +393,34 @@ def hostile_cases(sentinel):
             if "/" not in new:
                 (run / "replay" / new).write_bytes(data)
             reseal(newest, replay=replay | {"segments": [*replay["segments"][:-1], new]})
+
+        return make
+
+    def values_without(*names):
+        def make(run, newest):
+            old = json.loads((newest / "state.json").read_text())
+            (newest / "state.json").write_text(json.dumps({k: v for k, v in old.items() if k not in names}))
+            reseal(newest)
+
+        return make
+
+    def many_folders(run, newest):
+        shutil.rmtree(newest)
+        for i in range(1500):
+            (run / "checkpoints" / f"step-{i + 10**6 * int(newest.name[-4] == '8'):012d}").mkdir(exist_ok=True)
+
+    def link(name):
+        """What a run writes, truncates or deletes would lie elsewhere."""
+
+        def make(run, newest):
+            target, there = run.parent / "elsewhere", run / name
+            if not target.exists():
+                shutil.copytree(there, target) if there.is_dir() else target.write_text("not yours")
+            if there.is_dir() and not there.is_symlink():
+                shutil.rmtree(there)
+            else:
+                there.unlink(missing_ok=True)
+            there.symlink_to(target)
 
         return make
 
@@ -406,6 +490,15 @@ def hostile_cases(sentinel):
         "an agent's counter of text": (values(**{"agent/steps": "x"}), both),
         "a course without end": (values(**{"course/rows": COURSE_BYTES * 10, "course/started": 0, "course/seen": ""}), ("resume",)),
         "event files elsewhere": (values(**{"monitor/files": [["../../../victim", "x"]]}), ("resume",)),
+        "settings as a pipe": (replaced("config.yaml", os.mkfifo), both),
+        "no logs' state": (values_without("monitor/returns", "monitor/metrics"), ("resume",)),
+        "logs' state of text": (values(**{"monitor/returns": ["x"]}), ("resume",)),
+        "logs' state of lists": (values(**{"monitor/metrics": [["a", [1, 2]]]}), ("resume",)),
+        "a course without actions": (values(**{"course/rows": 3, "course/started": 0, "course/seen": ""}), ("resume",)),
+        "counters below zero": (values(**{"agent/updates": -(10**18)}), both),
+        "updates without end": (values(**{"agent/updates": 0, "agent/steps": 10**15}), ("resume",)),
+        "three thousand checkpoints": (many_folders, ("resume",)),
+        **{f"a link as {name}": (link(name), ("resume",)) for name in LINKED},
         "YAML that unfolds": (lambda run, newest: (run / "config.yaml").write_text(laughs), both),
         "YAML without end": (lambda run, newest: (run / "config.yaml").write_bytes(b"a: [" + b"[" * 10_000_000), both),
         "YAML that calls": (
@@ -414,17 +507,29 @@ def hostile_cases(sentinel):
     }  # fmt: skip
 
 
+def contents(folder):
+    """Every file below and its bytes, but for the lock's."""
+    out = {}
+    for place, folders, files in os.walk(folder):
+        for name in files:
+            path = Path(place) / name
+            regular = path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 25
+            out[str(path)] = path.read_bytes() if regular else os.lstat(path).st_mode
+    return {k: v for k, v in out.items() if not k.endswith("/.lock")}
+
+
 CHECK = """
-import json, resource, sys, time, warnings
+import json, sys, time
 import torch, arcturus
 from arcturus.errors import ArcturusError
 arcturus.load(sys.argv[1])                                # everything imported and warm
 try: arcturus.resume(sys.argv[1], quiet=True)
 except ArcturusError: pass
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory(what): return int(next(x for x in open('/proc/self/status') if x.startswith(what)).split()[1]) / 1024
 for line in sys.stdin:
     how, path = line.rstrip("\\n").split("\\t")
-    began, before = time.perf_counter(), peak()
+    open('/proc/self/clear_refs', 'w').write('5')  # the peak begins anew
+    began, before = time.perf_counter(), memory('VmRSS')
     try:
         arcturus.load(path) if how == "load" else arcturus.resume(path, steps=1600, quiet=True)
         code, said = 0, "loaded"
@@ -432,19 +537,20 @@ for line in sys.stdin:
         code, said = e.exit_code, str(e)
     except BaseException as e:
         code, said = -1, repr(e)
-    print(json.dumps([code, said, time.perf_counter() - began, peak() - before]), flush=True)
+    print(json.dumps([code, said, time.perf_counter() - began, memory('VmHWM') - before]), flush=True)
 """
 
 
 def test_hostile_files_are_refused_at_once_and_run_nothing(finished, tmp_path):
     sentinel = tmp_path / "sentinel"
-    cases, lines = hostile_cases(sentinel), []
+    cases, lines, before = hostile_cases(sentinel), [], {}
     (tmp_path / "victim").write_text("intact")
     for i, (_, (make, hows)) in enumerate(cases.items()):
         for how in hows:
             run = shutil.copytree(finished.path, tmp_path / f"{i}-{how}" / "r")
             for path in Checkpoints(run).resumable():
                 make(run, path)
+            before[run] = contents(run.parent)
             lines.append(f"{how}\t{run}")
     out = subprocess.run(
         [sys.executable, "-c", CHECK, str(finished.path)], input="\n".join(lines), capture_output=True, text=True
@@ -456,6 +562,8 @@ def test_hostile_files_are_refused_at_once_and_run_nothing(finished, tmp_path):
         assert code == 5, (name, said)
         assert seconds < 1, (name, seconds)
         assert megabytes < 300, (name, megabytes)
+    for run, there in before.items():
+        assert contents(run.parent) == there, run  # nothing was written, cut or removed, inside or outside
     assert not sentinel.exists()
     assert (tmp_path / "victim").read_text() == "intact"
 

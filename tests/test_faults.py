@@ -221,6 +221,72 @@ def test_a_full_disk_is_survived_and_the_run_recovers_when_space_returns(kind, t
             subprocess.run(["umount", folder], capture_output=True)
 
 
+def test_a_log_that_nobody_takes_never_ends_a_run(tmp_path):
+    """stderr goes to the disk that is full, or to a pipe whose reader has gone."""
+    code = "import os, sys; {}; from arcturus.scripts.train_agent import cli; cli()"
+    flags = ["dqn", "--env", "CartPole-v1", "--steps", "2000", *FLAGS, "--run-dir"]
+    full_log = "os.dup2(os.open('/dev/full', os.O_WRONLY), 2); os.dup2(2, 1)"
+    gone = "r, w = os.pipe(); os.dup2(w, 2); os.dup2(w, 1); os.close(r); os.close(w)"
+    for name, how in (("full", full_log), ("gone", gone)):
+        path = tmp_path / name
+        slow = "import arcturus.runs.progress as p; p.PLAIN_SECONDS = 0"
+        subprocess.run([sys.executable, "-c", code.format(f"{how}; {slow}"), *flags, str(path)], timeout=60)
+        assert Run(path).status == "finished"
+
+
+def test_lines_that_wait_for_space_are_in_the_checkpoint(small_run, tmp_path, monkeypatch, stop_at):
+    write = Lines.flush
+
+    def failing(self):
+        if os.environ.get("FULL"):
+            full()
+        write(self)
+
+    monkeypatch.setattr(Lines, "flush", failing)
+    monkeypatch.setenv("FULL", "1")
+    stop_at(1000)
+    run = small_run(tmp_path / "r", log_every=104, eval_every=0, checkpoint_every=400)
+    assert not (run.path / "metrics.jsonl").exists()
+    monkeypatch.delenv("FULL")
+    arcturus.resume(run, quiet=True)
+    assert [row["step"] for row in arcturus.read_metrics(run)] == [104 * i for i in range(1, 12)] + [1200][: 1200 // 104 - 11]
+
+
+def test_a_failed_best_does_not_undo_a_better_one(small_run, tmp_path, monkeypatch):
+    write, scores = Checkpoints.write_best, []
+
+    def failing_once(self, snapshot):
+        scores.append(snapshot.values["best"])
+        if len(scores) == 1:
+            time.sleep(0.5)  # the next evaluation is over by then
+            raise CheckpointError("no space")
+        return write(self, snapshot)
+
+    monkeypatch.setattr(Checkpoints, "write_best", failing_once)
+    run = small_run(tmp_path / "r", steps=1600, eval_every=80)
+    assert run.about["best"] == max(scores)
+    assert arcturus.runs.files.read_json(next((run.path / "checkpoints").glob("best-*")) / "state.json")["best"] == max(scores)
+
+
+def test_a_folder_that_may_only_be_read_is_refused_for_training_and_still_scored(small_run, tmp_path):
+    small_run(tmp_path / "r", steps=400, eval_every=0)
+    if subprocess.run(["mount", "--bind", tmp_path / "r", tmp_path / "r"], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", tmp_path / "r"], check=True)
+        process = start("resume", tmp_path / "r", "--steps", "800")
+        out = process.communicate(timeout=60)[0]
+        assert process.returncode == 5, out
+        assert "can't be written" in out
+        done = subprocess.run([sys.executable, "-m", "arcturus.scripts.evaluate_agent", tmp_path / "r", "--episodes", "1"],
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "mean" in done.stdout
+        assert "could not be kept" in done.stderr
+    finally:
+        subprocess.run(["umount", tmp_path / "r"], check=True)
+
+
 # -- numbers gone bad ---------------------------------------------------------------------------------------------------------------
 
 
@@ -362,7 +428,9 @@ def test_an_environment_that_breaks_is_named_and_the_run_goes_on_once_it_is_mend
     assert "Traceback" not in out
     assert time.monotonic() - began < 30
     assert Run(path).status == ("failed" if says else "running")
-    assert Checkpoints(path).resumable()[-1].name == "step-000000000480"
+    checkpoints = Checkpoints(path)  # of those at 160, 320 and 480 the last may have been in the saver's hands
+    assert checkpoints.resumable()[-1].name >= "step-000000000160"
+    assert all(map(checkpoints.intact, checkpoints.resumable()))
     process = start("resume", path, "--trust", f"breaking_envs:{how}-v0", env=env | {"MENDED": "1"})
     out = process.communicate(timeout=60)[0]
     assert process.returncode == 0, out
@@ -386,6 +454,29 @@ cli()
 """
 
 
+SLOW_END = """
+import sys, time
+from arcturus.runs import checkpoint
+write = checkpoint.write_file
+def slow(path, data):
+    if path.name == 'tensors.safetensors' and '480' in path.parent.name: time.sleep(7)
+    return write(path, data)
+checkpoint.write_file = slow
+from arcturus.scripts.train_agent import cli
+cli()
+"""
+
+
+def test_a_hung_environment_does_not_cut_off_a_checkpoint_that_is_being_written(tmp_path):
+    (tmp_path / "breaking_envs.py").write_text(BREAKING)
+    argv = ["dqn", "--env", "breaking_envs:Hangs-v0", *FLAGS, "--checkpoint-every", "160", "--env-timeout", "1", "--run-dir",
+            str(tmp_path / "r")]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", SLOW_END, *argv], capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 4, done.stderr
+    assert Checkpoints(tmp_path / "r").resumable()[-1].name == "step-000000000480"
+
+
 def test_emulators_that_hang_outside_python_end_the_run(tmp_path):
     """An action out of range makes ale-py's threads wait for ever; with the check switched off, so do we."""
     path = tmp_path / "r"
@@ -395,7 +486,8 @@ def test_emulators_that_hang_outside_python_end_the_run(tmp_path):
     assert done.returncode == 4, done.stderr
     assert "ALE/Pong-v5" in done.stderr
     assert Run(path).status == "failed"
-    assert Checkpoints(path).resumable()[-1].name == "step-000000000200"
+    assert all(map(Checkpoints(path).intact, Checkpoints(path).resumable()))
+    assert Checkpoints(path).resumable()
 
 
 def test_a_process_that_was_stopped_for_a_while_is_not_taken_for_hung(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -126,6 +128,27 @@ def test_a_new_total_of_steps_is_remembered(tmp_path):
     run = train(tmp_path / "r", steps=400)
     arcturus.resume(run, steps=800, quiet=True)
     assert Run(run.path).config().run.steps == 800
+
+
+def test_processes_that_start_at_once_never_share_a_folder(tmp_path, monkeypatch):
+    """A sweep begun with & in one second: each makes its folder whole before it has the name."""
+    monkeypatch.chdir(tmp_path)
+    code = ("import sys; from arcturus.runs.settings import *; from arcturus.runs.folder import Run\n"
+            "c = resolve('uniform', env={'id': 'CartPole-v1'}, run={'device': 'cpu'}); sys.stdin.readline()\n"
+            "import time; time.strftime = lambda *a: 'now'\n"
+            "print(Run.create(c, []).path, flush=True); sys.stdin.readline()")  # fmt: skip
+    many = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    for p in many:
+        p.stdin.write("\n")
+        p.stdin.flush()
+    paths = [p.stdout.readline().strip() for p in many]
+    for p in many:
+        p.communicate("\n", timeout=60)
+    assert len(set(paths)) == 4
+    assert not list((tmp_path / "runs").glob(".tmp*"))
+    assert all(Run(tmp_path / p).config().env.id == "CartPole-v1" for p in paths)
 
 
 def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):

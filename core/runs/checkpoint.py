@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,11 +38,13 @@ from arcturus.runs.files import (
     unpack,
     write_file,
 )
-from arcturus.runs.segments import Plan, Segments
+from arcturus.runs.progress import say
+from arcturus.runs.segments import NAME, Plan, Segments
 
 FORMAT = 2
+TRIED = 50  # checkpoints, newest first, before a run is given up
 FILES = {"tensors.safetensors", "state.json"}
-COURSE_BYTES = 64 << 20  # of actions since the last restart; beyond that a course is not kept
+COURSE_BYTES = 32 << 20  # of actions since the last restart; beyond that a course is not kept
 
 
 class Snapshot(NamedTuple):
@@ -85,14 +85,23 @@ class Checkpoints:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def snapshot(self, step: int, state: dict[str, Any], replay: Ring | None = None) -> Snapshot:
-        return Snapshot(step, *flatten(state), self.segments.plan(replay) if replay is not None else None)
+        if replay is None:
+            return Snapshot(step, *flatten(state), None)
+        try:
+            self.segments.catch_up(replay)
+        except OSError as e:
+            raise CheckpointError(
+                f"the replay at step {step:,} could not be written: {e.strerror or e}", where=str(self.segments.folder)
+            ) from e
+        return Snapshot(step, *flatten(state), self.segments.plan(replay))
 
     def write(self, snapshot: Snapshot, keep: int = 2) -> Path:
         """A resumable checkpoint; older ones beyond `keep` go, and the segments that none of the rest names."""
         try:
             replay = self.segments.finish(snapshot.replay) if snapshot.replay is not None else {}
             path = self._save(f"step-{snapshot.step:012d}", snapshot, replay)
-            for old in self.resumable()[:-keep]:
+            older = [p for p in self.resumable() if p < path]
+            for old in older[: len(older) + 1 - keep]:
                 self._remove(old)
             self._sweep()
         except OSError as e:
@@ -100,9 +109,6 @@ class Checkpoints:
                 f"checkpoint at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
             ) from e
         return path
-
-    def save(self, step: int, state: dict[str, Any], replay: Ring | None = None, *, keep: int = 2) -> Path:
-        return self.write(self.snapshot(step, state, replay), keep)
 
     def write_best(self, snapshot: Snapshot) -> Path:
         """Weights only, for playing; replaces the best before."""
@@ -147,10 +153,17 @@ class Checkpoints:
         sync_folder(self.folder)
         return final
 
+    def set_aside_after(self, step: int) -> None:
+        """Renames newer checkpoints than the one at `step`, which were passed over: the course of the run that goes on from
+        there must not take them for its own."""
+        for path in self.resumable():
+            if path.name > f"step-{step:012d}":
+                path.rename(path.with_name(f"damaged-{path.name}"))
+
     def adopt(self, source: Path, changes: dict[str, Any]) -> None:
-        """A copy of another run's checkpoint with some of its plain values changed; a damaged one is left out."""
+        """A copy of another run's checkpoint with some of its plain values changed (a best one's not); damaged ones are left out."""
         try:
-            manifest, values = self._manifest(source), self.values(source) | changes
+            manifest, values = self._manifest(source), self.values(source) | (changes if source.name.startswith("step-") else {})
             data = self._file(source, "tensors.safetensors", 1 << 40, manifest)
         except CheckpointError:
             return
@@ -173,13 +186,16 @@ class Checkpoints:
         """What a stopped process left half written or half removed, and the segments that no checkpoint names."""
         for path in [*self.folder.glob(".tmp-*"), *self.folder.glob(".del-*")]:
             shutil.rmtree(path, ignore_errors=True)
-        used = set()
-        for path in self.resumable():
-            try:
-                used |= set(read_json(path / "manifest.json").get("replay", {}).get("segments", []))
-            except (CheckpointError, TypeError, AttributeError):
-                continue  # a damaged one names nothing that could be read back
-        self.segments.drop_all_but(used)
+        self.segments.drop_all_but({name for path in self.resumable() for name in self.segments_of(path)})
+
+    @staticmethod
+    def segments_of(path: Path) -> list[str]:
+        """What a checkpoint names of the replay; a damaged one names nothing that could be read back."""
+        try:
+            names = read_json(path / "manifest.json")["replay"].get("segments", [])
+            return [name for name in names if NAME.fullmatch(name)]
+        except (CheckpointError, KeyError, TypeError, AttributeError):
+            return []
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -192,6 +208,8 @@ class Checkpoints:
         found = self.resumable()
         if which == "best":
             found = sorted(self.folder.glob("best-*")) or found
+            if found and found[-1].name.startswith("step-"):
+                say("warning: this run was never evaluated in training: best is its last checkpoint")
         elif which != "last":
             try:
                 found = [p for kind in ("best", "step") if (p := self.folder / f"{kind}-{int(which):012d}").is_dir()]
@@ -224,6 +242,9 @@ class Checkpoints:
                 raise CheckpointError(f"{path.name} holds a course of {rows:,} rows", where=str(path))
         data = self._file(path, "tensors.safetensors", size_limit(shapes), manifest)
         loaded = unpack(data, shapes, path / "tensors.safetensors")
+        missing = [k for k in sorted({*tensors, *values} - {*loaded, *parsed}) if not k.startswith("course/")]
+        if missing:
+            raise CheckpointError(f"{path.name} lacks {missing[0]}", where=str(path))
         if bad := not_finite(loaded):
             raise CheckpointError(f"{path.name} holds numbers that are not finite, in {bad}", where=str(path))
         moved = {k: tensors[k] for k, v in loaded.items() if k.endswith("_rng") and v.shape != tensors[k].shape}
@@ -236,7 +257,7 @@ class Checkpoints:
         parsed = {k: v for k, v in parsed.items() if k.startswith("agent/")}
         check_values(parsed, values, path / "state.json")
         shapes, file = shapes_of(tensors), path / "tensors.safetensors"
-        data = self._file(path, file.name, size_limit(shapes) + 2 * COURSE_BYTES, manifest)
+        data = self._file(path, file.name, size_limit(shapes) + COURSE_BYTES + (16 << 20), manifest)
         return unflatten(unpack(data, shapes, file, "agent/"), parsed).get("agent", {}), manifest["step"]
 
     @staticmethod
@@ -275,24 +296,18 @@ class Checkpoints:
             return False
         return True
 
-    def load_newest(
-        self, template: dict[str, Any], replay: Ring | None = None, accept: Callable[[Loaded], None] = lambda loaded: None
-    ) -> Loaded:
-        """The newest checkpoint that verifies, its replay's segments included; older ones are tried in turn, and said so.
-
-        accept() may refuse one with a CheckpointError, too.
-        """
+    def load_newest(self, template: dict[str, Any], replay: Ring | None = None) -> Loaded:
+        """The newest checkpoint that verifies, its replay's segments included; older ones are tried in turn, and said so."""
         problems = []
-        for path in reversed(self.resumable()):
+        for path in self.resumable()[: -TRIED - 1 : -1]:
             try:
                 loaded = self.load(path, template)
                 if replay is not None and loaded.replay:
                     self.segments.verify(loaded.replay, replay)
-                accept(loaded)
                 return loaded
             except CheckpointError as e:
                 problems.append(e)
-                print(f"warning: {path.name} is passed over: {e.what}", file=sys.stderr)
+                say(f"warning: {path.name} is passed over: {e.what}")
         raise CheckpointError(
             f"no checkpoint in {self.folder} can be used: {problems[0].what if problems else 'there is none'}",
             where=str(self.folder),

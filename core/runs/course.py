@@ -20,7 +20,7 @@ from arcturus.runs.checkpoint import COURSE_BYTES
 
 
 class Diverged(Exception):
-    """The environments are not where the same actions took them before."""
+    """The environments can't be brought to where they were; says why."""
 
 
 def fingerprint(ts: TimeStep) -> str:
@@ -69,13 +69,13 @@ class Course:
         """
         ts = self.restart(seeds)
         if not len(actions):
-            raise Diverged
+            raise Diverged("took more steps since its last restart than are kept")
         for i, action in enumerate(actions):
             if stop():
                 raise Interrupted
             if i == len(actions) - 1:
                 if fingerprint(ts) != expected:
-                    raise Diverged
+                    raise Diverged("is not where the same actions took it before (is it deterministic, and the same version?)")
                 self.envs.take_finished()  # those before were counted; this last step's episodes were not
                 self.envs.take_bad()
             self.send(action.long())

@@ -78,8 +78,10 @@ def shapes_of(tensors: dict[str, Tensor]) -> Shapes:
 
 
 def write_file(path: Path, data: bytes) -> dict[str, Any]:
-    """Written and fsynced; what a manifest says of it."""
-    with open(path, "wb") as f:
+    """Written and fsynced; what a manifest says of it.  Never through a link that stands in the way."""
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    with open(handle, "wb") as f:
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
@@ -141,6 +143,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_json(read_file(path, JSON_LIMIT), path)
 
 
+def refuse_links(folder: Path) -> None:
+    """What a run writes, truncates or removes must lie inside its folder."""
+    for place, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if os.path.islink(path := os.path.join(place, name)):
+                raise CheckpointError(f"{path} is a link; a run folder holds none", where=str(folder), fix="remove it")
+
+
 def nbytes(expected: Shapes) -> int:
     return sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in expected.values())
 
@@ -185,7 +195,8 @@ def unpack(data: bytes, expected: Shapes, where: Path, part: str = "") -> dict[s
 
 
 def check_values(values: dict[str, Any], expected: dict[str, Any], where: Path) -> None:
-    """Plain values by flat names against others of the kind they should have; where None is expected any number or text does."""
+    """Plain values by flat names against others of the kind they should have; where None is expected any number or text does.
+    Whole numbers are counters, and not negative."""
     for name, value in values.items():
         if name not in expected:
             raise CheckpointError(f"{where.name} holds {name[:100]!r}, which nothing here has", where=str(where))
@@ -193,5 +204,5 @@ def check_values(values: dict[str, Any], expected: dict[str, Any], where: Path) 
         kinds: tuple[type, ...] = (type(like),)
         if like is None or isinstance(like, float):
             kinds = (type(None), float, int, str) if like is None else (float, int)
-        if type(value) not in kinds or (isinstance(value, int) and abs(value) >= 2**63):
+        if type(value) not in kinds or (isinstance(value, int) and not 0 <= value < 2**63):
             raise CheckpointError(f"{where.name} holds {name} as {str(value)[:50]!r}", where=str(where))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,19 @@ from torch import Tensor
 
 from arcturus.api import Metrics
 from arcturus.envs.vector import Episode
-from arcturus.runs.progress import Progress
+from arcturus.runs.progress import Progress, say
 from arcturus.runs.settings import RunConfig
 
 EVENTS = "events.out.tfevents.*"
+WAITING_SAVED = 2_000  # lines for which there is no space that a checkpoint keeps
 WALL_CLOCK = ("time", "charts/SPS")  # fields that two equal runs don't share
 
 
 class Sink:
     """Calls that may fail without ending the run: one warning, silence, and another try after again()."""
 
-    def __init__(self, name: str, say: Callable[[str], None]):
-        self.name, self.say = name, say
+    def __init__(self, name: str):
+        self.name = name
         self.failed = self.warned = False
 
     def __call__(self, call: Callable[[], Any]) -> Any:
@@ -48,7 +48,7 @@ class Sink:
     def fail(self, why: object) -> None:
         self.failed = True
         if not self.warned:
-            self.say(f"warning: {self.name} is not written any more ({why}); training goes on and tries again at each checkpoint")
+            say(f"warning: {self.name} is not written any more ({why}); training goes on and tries again at each checkpoint")
         self.warned = True
 
     def again(self) -> bool:
@@ -56,15 +56,15 @@ class Sink:
         failed, self.failed = self.failed, False
         if self.warned and not failed:
             self.warned = False
-            self.say(f"{self.name} is written again")
+            say(f"{self.name} is written again")
         return failed
 
 
 class Lines:
     """A file of lines that is never torn: lines that could not be written wait, and are written first when they can be."""
 
-    def __init__(self, path: Path):
-        self.path, self.waiting = path, deque[bytes](maxlen=100_000)
+    def __init__(self, path: Path, waiting: Iterable[bytes] = ()):
+        self.path, self.waiting = path, deque[bytes](waiting, maxlen=100_000)
         self.size = path.stat().st_size if path.exists() else 0
 
     def write(self, record: dict[str, Any]) -> None:
@@ -86,6 +86,12 @@ class Lines:
                     f.truncate(self.size)
                     raise
                 self.size += len(self.waiting.popleft())
+
+    def sync(self) -> None:
+        """So that a power cut can't take what a checkpoint counts on."""
+        if self.path.exists():
+            with open(self.path, "rb") as f:
+                os.fsync(f.fileno())
 
 
 class Monitor:
@@ -109,10 +115,11 @@ class Monitor:
         self.due = (start // self.every + 1) * self.every
         self.clock = (time.perf_counter(), start)
         self.progress = Progress(config, start, quiet)
-        self.file_sink, self.board_sink = Sink("metrics.jsonl", warn), Sink("TensorBoard", warn)
+        self.file_sink, self.board_sink = Sink("metrics.jsonl"), Sink("TensorBoard")
         self._thread_hook, threading.excepthook = threading.excepthook, self._thread_failed
         cut_back(path, state["files"] if state else [])
-        self.file, self.board = Lines(path / "metrics.jsonl"), self._open_board(start + 1 if state else None)
+        waiting = [line.encode() for line in state["waiting"]] if state else []
+        self.file, self.board = Lines(path / "metrics.jsonl", waiting), self._open_board(start + 1 if state else None)
         if not state:
             self.board_sink(self._introduce)
 
@@ -199,6 +206,7 @@ class Monitor:
         """For the checkpoint: what the next lines depend on, and where the files end.  Sinks that failed are tried again."""
         if self.file_sink.again():
             self.file_sink(self.file.flush)
+        self.file_sink(self.file.sync)
         board = self.path / "tensorboard"
         if not self.board_sink.failed and not any(board.glob(EVENTS)):
             self.board_sink.fail("its folder was removed")
@@ -212,6 +220,7 @@ class Monitor:
             "lengths": list(self.lengths),
             "episodes": self.episodes,
             "metrics": [[k, float(v)] for k, v in self.metrics.items()],
+            "waiting": [line.decode() for line in list(self.file.waiting)[-WAITING_SAVED:]],
             "files": [[p.name, p.stat().st_size] for p in files],
         }
 
@@ -233,8 +242,12 @@ class Monitor:
         threading.excepthook = self._thread_hook
 
 
-def warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def check_state(state: dict[str, Any]) -> None:
+    """A ValueError for what state() can't have given."""
+    numbers = [*state["returns"], *state["lengths"], *(v for _, v in state["metrics"]), *(n for _, n in state["files"])]
+    texts = [*(k for k, _ in state["metrics"]), *(n for n, _ in state["files"]), *state["waiting"]]
+    if not all(type(n) in (int, float) for n in numbers) or not all(type(t) is str for t in texts):
+        raise ValueError("the state of its logs makes no sense")
 
 
 def cut_back(path: Path, files: list[list[Any]]) -> None:
@@ -252,4 +265,4 @@ def cut_back(path: Path, files: list[list[Any]]) -> None:
             elif file.stat().st_size > sizes[file.name] >= 0:
                 os.truncate(file, sizes[file.name])
         except OSError as e:
-            warn(f"warning: {file.name} could not be cut back to the checkpoint: {e.strerror}")
+            say(f"warning: {file.name} could not be cut back to the checkpoint: {e.strerror}")

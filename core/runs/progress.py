@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from arcturus.runs.settings import RunConfig
 
 PLAIN_SECONDS = 15.0  # between lines where no terminal rewrites them
+
+
+def say(line: str) -> None:
+    """To stderr, come what may: the log that it goes to may lie on the disk that is full, or its reader may have gone."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -39,13 +46,13 @@ class Progress:
             self.bar.update(self.task, completed=steps, description=line)
         elif not self.quiet and (now - self.spoke >= PLAIN_SECONDS or steps >= self.total):
             self.spoke = now
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def say(self, line: str) -> None:
         if self.bar is not None:
             self.bar.console.print(line, highlight=False)
         elif not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -6,13 +6,14 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 WAITING = 2  # jobs that may wait, each holding a copy of what it will write: after that the trainer waits
 
 
 class Outcome(NamedTuple):
-    name: str
+    name: tuple  # what it was, and what the trainer needs to know of it
     error: Exception | None
     result: Any
 
@@ -21,12 +22,12 @@ class Saver:
     """submit() hands a job over; outcomes() gives what has ended since it was last asked."""
 
     def __init__(self) -> None:
-        self._jobs: queue.Queue[tuple[str, Callable[[], Any]] | None] = queue.Queue(WAITING)
+        self._jobs: queue.Queue[tuple[tuple, Callable[[], Any]] | None] = queue.Queue(WAITING)
         self._ended: deque[Outcome] = deque()
         self._thread = threading.Thread(target=self._work, name="saver", daemon=True)
         self._thread.start()
 
-    def submit(self, name: str, job: Callable[[], Any]) -> None:
+    def submit(self, name: tuple, job: Callable[[], Any]) -> None:
         self._jobs.put((name, job))
 
     def outcomes(self) -> list[Outcome]:
@@ -42,10 +43,17 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """Every job is done, unless the user wants to leave at once."""
+        """Every job is done, unless the user wants to leave at once: then only the one that has begun."""
         if kind is not KeyboardInterrupt:
             self._jobs.put(None)
             self._thread.join()
+            return
+        with suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        with suppress(queue.Full):
+            self._jobs.put_nowait(None)
+        self._thread.join(timeout=1.0)  # the file that is being written
 
     def _work(self) -> None:
         while (entry := self._jobs.get()) is not None:

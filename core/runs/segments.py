@@ -20,6 +20,7 @@ from arcturus.replay.ring import Ring
 from arcturus.runs.files import Shapes, digest, pack, read_file, size_limit, sync_folder, unpack, write_atomically
 
 SEGMENT_STEPS = 16_384  # agent steps in a segment
+COPIED = 4  # missing blocks of which copies are held at once
 NAME = re.compile(r"seg-(\d{12})-(\d{12})-([0-9a-f]{40})\.z")
 
 
@@ -65,6 +66,28 @@ class Segments:
             self._taken.add((first, end))
         return Piece(first, end, ring.read_rows(first, end))
 
+    def catch_up(self, ring: Ring) -> None:
+        """Where many blocks are missing (a folder was removed, a disk was full for long) they are written here, one by one: a
+        plan would hold copies of them all."""
+        length = self.length(ring)
+        blocks = [
+            (b, b + length) for b in range(-(-max(0, ring.count - ring.rows) // length) * length, ring.count - length + 1, length)
+        ]
+        missing = [key for key in blocks if not self._there(key)]
+        for first, end in missing if len(missing) > COPIED else []:
+            self.write(self._take(ring, first, end))
+
+    def _there(self, key: tuple[int, int]) -> bool:
+        """Whether a block was handed out, and its file, if it was written already, still exists."""
+        name = self._names.get(key)
+        return key in self._taken and (name is None or (self.folder / name).exists())
+
+    def forget_last(self, ring: Ring) -> None:
+        """The newest row was changed: a block that ends with it must be written again."""
+        key = (ring.count - self.length(ring), ring.count)
+        self._taken.discard(key)
+        self._names.pop(key, None)
+
     def plan(self, ring: Ring) -> Plan:
         """Every row of the ring, by blocks.
 
@@ -75,8 +98,7 @@ class Segments:
         blocks, pieces = [], []
         for block in range(first // length * length, ring.count, length):
             key = (block, block + length)
-            name = self._names.get(key)
-            if key in self._taken and (name is None or (self.folder / name).exists()):
+            if self._there(key):
                 blocks.append(key)
                 continue
             start, end = max(block, first), min(block + length, ring.count)
@@ -157,8 +179,17 @@ class Segments:
                 raise wrong
             out.append((name, start, end))
             at = end
-        if (out[-1][2] if out else 0) != count or (out and not out[0][1] <= max(0, count - ring.rows) < out[0][2]):
+        if (out[-1][2] if out else 0) != count:
             raise wrong
+        oldest = max(0, count - ring.rows)
+        if out and out[0][1] > oldest:
+            raise CheckpointError(
+                f"the replay that was saved begins at row {out[0][1]:,}; one of {ring.capacity:,} steps would begin at row {oldest:,}",
+                where=str(self.folder),
+                fix="keep --agent.capacity as it was, or make it smaller",
+            )
+        if out and out[0][2] <= oldest:
+            out = [listed for listed in out if listed[2] > oldest]  # a smaller replay than before
         return out
 
     def _expected(self, start: int, end: int, ring: Ring) -> Shapes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from arcturus import agents
-from arcturus.config import Bounds, Flag, check, from_mapping, read_yaml, to_plain
+from arcturus.config import YAML_LIMIT, Bounds, Flag, check, from_mapping, parse_yaml, read_yaml, to_plain
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, family, is_atari
 from arcturus.errors import CheckpointError, ConfigError, nearest
@@ -150,8 +150,10 @@ def validate(config: RunConfig) -> RunConfig:
 
 def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     """The settings of a run folder.  Code named there by dotted path or module:Id is imported only if the user trusts it."""
+    from arcturus.runs.files import read_file  # brings torch, which listing presets does without
+
     try:
-        values = read_yaml(path / "config.yaml")
+        values = parse_yaml(read_file(path / "config.yaml", YAML_LIMIT), path / "config.yaml")
     except ConfigError as e:
         raise CheckpointError(e.what, where=e.where, fix=e.fix) from e
     agent, env, run = values.get("agent"), values.get("env"), values.get("run")

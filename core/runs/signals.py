@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from arcturus.envs.watch import Call, under_way
 from arcturus.errors import TrainingFailed
 
 TICK = 0.5  # seconds between two looks of the watchdog
-GRACE = 5.0  # seconds between asking a hung run to end and ending it
+GRACE = 4.0  # seconds a call may hang on after its run was asked to end; then the process is ended
 
 
 class Signals:
@@ -97,10 +96,16 @@ class Watchdog:
         )
         if self._main:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
-        if not self._ended.wait(GRACE):
-            self.last_words(self.verdict)
-            sys.stderr.flush()
-            os._exit(self.verdict.exit_code)
+        stuck, seen = 0, None
+        while not self._ended.wait(TICK):  # what ends in order may take its time
+            call = under_way[-1] if under_way else None
+            stuck = stuck + 1 if call is not None and call is seen else 0
+            seen = call
+            if stuck * TICK >= GRACE:
+                try:
+                    self.last_words(self.verdict)
+                finally:
+                    os._exit(self.verdict.exit_code)
 
     @staticmethod
     def _patience(call: Call) -> int:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
-from arcturus.runs.checkpoint import Checkpoints
+from arcturus.runs.checkpoint import TRIED, Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, validate
 from arcturus.training import Trainer
 
 # What may change from one stretch of a run to the next: its end, its logging, and where it is computed.
 FREE = {
-    "run.steps", "run.device", "run.run_dir", "run.log_every", "run.heldout_states", "run.keep", "run.checkpoint_replay",
+    "run.steps", "run.device", "run.log_every", "run.heldout_states", "run.keep", "run.checkpoint_replay",
     "run.torch_threads", "run.env_timeout", "env.threads",
 }  # fmt: skip
 
@@ -52,7 +52,10 @@ def resume_run(
     ("" makes a name), whatever was changed.
     """
     run = Run(path)
-    config = validate(change(run.config(trust)))
+    before = run.config(trust)
+    config = validate(change(before))
+    if config.run.run_dir != before.run.run_dir:
+        raise ConfigError("a run stays in its folder", where="--run-dir", fix="--fork DIR goes on with a copy elsewhere")
     if fork is not None:
         config = replace(config, run=replace(config.run, run_dir=str(fork)))
         trainer = Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet)
@@ -76,7 +79,7 @@ def resume_run(
 def saved_settings(run: Run) -> dict[str, Any] | None:
     """The settings of the newest checkpoint that tells them."""
     checkpoints = Checkpoints(run.path)
-    for path in reversed(checkpoints.resumable()):
+    for path in checkpoints.resumable()[: -TRIED - 1 : -1]:
         try:
             return json.loads(checkpoints.values(path)["config"])
         except (CheckpointError, KeyError, TypeError, ValueError, RecursionError):
@@ -99,40 +102,51 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
 
 
 def fork_run(run: Run, config: RunConfig) -> Run:
-    """A new run that stands where the old one's newest intact checkpoint stands; the old one is not touched."""
+    """A new run that stands where the old one's newest intact checkpoint stands; the old one is not touched, and may go on."""
     if not config.run.run_dir:
         number = 1
         while (path := run.path.with_name(f"{run.path.name}-fork{number}")).exists():
             number += 1
         config = replace(config, run=replace(config.run, run_dir=str(path)))
-    new = Run.create(config, ["train-agent", "resume", str(run.path), "--fork", config.run.run_dir])
-    try:
-        source, mine = Checkpoints(run.path), Checkpoints(new.path)
-        if not source.resumable():
-            raise CheckpointError(f"{run.path} has no checkpoint to fork from", where="--fork")
-        for file in [run.path / "metrics.jsonl", *(run.path / "tensorboard").glob("events.out.tfevents.*")]:
-            if file.is_file() and not file.is_symlink():
-                target = new.path / file.relative_to(run.path)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, target)
-        for segment in source.segments.folder.glob("seg-*"):
-            mine.segments.folder.mkdir(exist_ok=True)
-            _link(segment, mine.segments.folder / segment.name)
-        for path in source.resumable():
-            mine.adopt(path, {"config": json.dumps(config.to_mapping())})
-        new.update(forked_from=str(run.path))
-    except BaseException:
-        shutil.rmtree(new.path, ignore_errors=True)
-        raise
-    return new
+
+    def fill(folder: Path) -> dict[str, Any]:
+        for attempt in range(5):
+            try:
+                _copy(run.path, folder, config)
+                return {"forked_from": str(run.path)}
+            except FileNotFoundError:  # the old run removed it meanwhile, having newer ones
+                if attempt == 4:
+                    raise
+        raise AssertionError
+
+    return Run.create(config, ["train-agent", "resume", str(run.path), "--fork", config.run.run_dir], fill)
+
+
+def _copy(old: Path, new: Path, config: RunConfig) -> None:
+    """Checkpoints with the segments they name, the best weights, and the logs, which resuming cuts back."""
+    source, mine = Checkpoints(old), Checkpoints(new)
+    for folder in (mine.folder, mine.segments.folder, new / "tensorboard"):
+        shutil.rmtree(folder, ignore_errors=True)
+    if not source.resumable():
+        raise CheckpointError(f"{old} has no checkpoint to fork from", where="--fork")
+    for path in [*source.folder.glob("best-*"), *source.resumable()]:
+        mine.adopt(path, {"config": json.dumps(config.to_mapping())})
+    mine.segments.folder.mkdir()
+    for name in {name for path in mine.resumable() for name in mine.segments_of(path)}:
+        _link(source.segments.folder / name, mine.segments.folder / name)
+    for file in [old / "metrics.jsonl", *(old / "tensorboard").glob("events.out.tfevents.*")]:
+        if file.is_file():
+            target = new / file.relative_to(old)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def _link(source: Path, target: Path) -> None:
     """Segments never change, so two runs may share them."""
-    if source.is_symlink():
-        return
     try:
         os.link(source, target)
+    except FileNotFoundError:
+        raise
     except OSError:
         shutil.copyfile(source, target)
 
