@@ -155,12 +155,31 @@ PRESETS = {
         },
         run={"steps": 50_000},
     ),
+    "mdp": Preset(
+        "chosen here for the tabular processes, whose optimum is known; no paper's numbers",
+        agent={
+            "gamma": 0.95,
+            "double": True,
+            "reward_clip": 0.0,
+            "target_period": 200,
+            "learning_rate": 1e-3,
+            "optimizer_eps": 1e-8,
+            "batch_size": 64,
+            "capacity": 20_000,
+            "learn_start": 500,
+            "epsilon_final": 0.5,
+            "epsilon_steps": 5_000,
+        },
+        run={"steps": 60_000},
+    ),
 }
 DEFAULT_PRESETS = {
     ("atari", "cuda"): "adam",
     ("atari", "cpu"): "cpu-small",
     ("classic", "cuda"): "classic",
     ("classic", "cpu"): "classic",
+    ("mdp", "cuda"): "mdp",
+    ("mdp", "cpu"): "mdp",
 }
 
 

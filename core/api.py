@@ -81,6 +81,7 @@ class EnvSpec:
     action_space: gym.Space
     frame_stack: int = 1  # K > 1: only obs[:, -1] is new
     has_lives: bool = False  # life_lost can be true
+    states: int = 0  # observations are one of so many states, one-hot; 0: they are something else
 
     @property
     def frame_shape(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ class EnvConfig:
     """The environments a run trains on."""
 
     id: Annotated[str, Flag("--env")] = ""
-    """Environment: an ALE/*-v5 game, a Gymnasium id, or module:Id-v0 of your own."""
+    """Environment: an ALE/*-v5 game, MDP/Chain-v0 or MDP/Grid-v0, a Gymnasium id, or module:Id-v0 of your own."""
     num_envs: Annotated[int, Flag("--num-envs"), Bounds(1, 4096)] = 8
     """Environments stepped side by side."""
     protocol: str = "v5"
@@ -43,8 +43,8 @@ def is_atari(env_id: str) -> bool:
 
 
 def family(env_id: str) -> str:
-    """Which presets fit: atari or classic."""
-    return "atari" if is_atari(env_id) else "classic"
+    """Which presets fit: atari, mdp or classic."""
+    return "atari" if is_atari(env_id) else "mdp" if env_id.startswith("MDP/") else "classic"
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
@@ -65,6 +65,8 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
         )
     from arcturus.envs.classic import ClassicBackend
 
+    if family(config.id) == "mdp":
+        import arcturus.envs.mdp  # noqa: F401  # registers them
     return ClassicBackend(config.id, config.num_envs)
 
 

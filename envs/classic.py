@@ -80,6 +80,8 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
 
 
 def unknown(env_id: str) -> ConfigError:
+    import arcturus.envs.mdp  # noqa: F401  # registers its own
+
     known = [i for i in gym.registry if not i.startswith(("GymV", "phys2d/", "tabular/"))]
     return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments"))
 
@@ -114,6 +116,7 @@ class ClassicBackend:
             self.frame_shape, self.obs_dtype, self._encode = encoder(one.observation_space, env_id)
             check_actions(one.action_space, env_id)
             action_space = one.action_space
+            self.states = int(one.observation_space.n) if isinstance(one.observation_space, spaces.Discrete) else 0
         self.busy = 0  # the environment that is being stepped or reset
         self._envs = SyncVectorEnv([partial(self._open, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP)
         # agents count actions from 0

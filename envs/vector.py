@@ -80,7 +80,9 @@ class DeviceEnvs:
         self._seeds, self._resets = Seeds(seed).branch("env"), 0
         self._stack = FrameStack(n, frame_stack, backend.frame_shape, backend.obs_dtype, device) if frame_stack > 1 else None
         shape = (frame_stack, *backend.frame_shape) if frame_stack > 1 else backend.frame_shape
-        self.spec = EnvSpec(backend.env_id, n, shape, backend.obs_dtype, backend.action_space, frame_stack, backend.has_lives)
+        states = getattr(backend, "states", 0) if frame_stack == 1 else 0
+        space = backend.action_space
+        self.spec = EnvSpec(backend.env_id, n, shape, backend.obs_dtype, space, frame_stack, backend.has_lives, states)
         self.single_action_space, self.action_space = (
             backend.action_space,
             gym.vector.utils.batch_space(backend.action_space, n),

@@ -184,8 +184,9 @@ def list_things(argv: list[str]) -> int:
     what = parser.parse_args(argv).what
     if what == "envs":
         from arcturus.envs.atari import games
+        from arcturus.envs.mdp import ENVIRONMENTS
 
-        print("\n".join(sorted(games())))
+        print("\n".join([*sorted(games()), *ENVIRONMENTS]))
         print("and every Gymnasium id with Box, Discrete, MultiDiscrete or MultiBinary observations, or module:Id-v0 of your own")
         return 0
     for name in agents.names():

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+import arcturus
 from arcturus import agents
 from arcturus.config import from_mapping
 from arcturus.errors import ConfigError
 from arcturus.loop import run
+from arcturus.runs.files import flatten, shapes_of
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 
+WORLDS = {"q_learning": "MDP/Grid-v0"}  # for agents that can't read pixels
 SMALL = {"dqn": {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8}}
 
 
@@ -30,9 +33,15 @@ def train(agent, envs, rows=40):
     return list(run(envs, agent, steps=rows * envs.num_envs, seeds=lambda: np.arange(envs.num_envs), generator=g))
 
 
+@pytest.fixture
+def world(counter):
+    """world(name): 4 environments that agent can play."""
+    return lambda name: arcturus.make(WORLDS[name], 4) if name in WORLDS else counter(4)
+
+
 @pytest.mark.parametrize("name", agents.names())
-def test_contract(name, counter):
-    envs = counter(4)
+def test_contract(name, world):
+    envs = world(name)
     agent = build(name, envs)
     rows, learnt = train(agent, envs), 0
     for row in rows:
@@ -50,12 +59,12 @@ def test_contract(name, counter):
 
 
 @pytest.mark.parametrize("name", agents.names())
-def test_the_same_seed_trains_the_same_agent(name, counter):
+def test_the_same_seed_trains_the_same_agent(name, world):
     def weights():
-        envs = counter(4)
+        envs = world(name)
         agent = build(name, envs)
         train(agent, envs)
-        return [v for v in (agent.network.state_dict().values() if agent.network else [])]
+        return list(flatten(agent.state_dict())[0].values())
 
     torch.manual_seed(1)
     first = weights()
@@ -75,6 +84,18 @@ def test_one_file_one_algorithm(name):
     assert set(card.presets) == set(module.PRESETS)
     for preset in module.PRESETS.values():
         from_mapping(module.Config, preset.agent, name)
+
+
+@pytest.mark.parametrize("name", agents.names())
+def test_the_states_names_and_shapes_never_change(name, world):
+    """A checkpoint is compared with the state of an agent that has done nothing."""
+    envs = world(name)
+    agent = build(name, envs)
+    before = flatten(agent.state_dict())
+    train(agent, envs)
+    after = flatten(agent.state_dict())
+    assert shapes_of(before[0]) == shapes_of(after[0])
+    assert {k: type(v) for k, v in before[1].items()} == {k: type(v) for k, v in after[1].items()}
 
 
 def test_unknown_agents_name_the_nearest():

@@ -22,6 +22,7 @@ from arcturus.scripts.survival import digests
 # 4 environments; the ring holds 100 rows; learning starts at 100 steps, the schedule ends at 500, target copies every 150
 SETTINGS = {"dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16}}
 OPTIONS = {"env_config": {"num_envs": 4}, "steps": 900, "checkpoint_every": 250, "eval_every": 350, "log_every": 60}
+WORLDS = {"q_learning": "MDP/Grid-v0"}
 MOMENTS = {
     "in warm-up": 52, "before the first update": 100, "mid-episode": 300, "ring just wrapped": 404, "at a scheduled checkpoint": 252,
     "at a target update": 452, "at the schedule's end": 500, "at an evaluation": 352, "one row before the end": 896,
@@ -35,7 +36,8 @@ def unbroken(small_run, tmp_path_factory):
 
     def of(agent):
         if agent not in known:
-            run = small_run(tmp_path_factory.mktemp("whole") / agent, agent=agent, agent_config=SETTINGS.get(agent), **OPTIONS)
+            run = small_run(tmp_path_factory.mktemp("whole") / agent, agent=agent, agent_config=SETTINGS.get(agent),
+                            env=WORLDS.get(agent, "CartPole-v1"), **OPTIONS)  # fmt: skip
             known[agent] = digests(run.path)
         return known[agent]
 
@@ -47,7 +49,8 @@ def unbroken(small_run, tmp_path_factory):
 def test_stopped_at_any_moment_it_ends_the_same(agent, moment, small_run, stop_at, unbroken, tmp_path):
     whole = unbroken(agent)
     stop_at(MOMENTS[moment])
-    run = small_run(tmp_path / "r", agent=agent, agent_config=SETTINGS.get(agent), **OPTIONS)
+    world = WORLDS.get(agent, "CartPole-v1")
+    run = small_run(tmp_path / "r", agent=agent, env=world, agent_config=SETTINGS.get(agent), **OPTIONS)
     assert run.status == "preempted"
     assert run.about["steps"] == run.about["checkpoint"] == MOMENTS[moment]
     assert arcturus.resume(run, quiet=True).status == "finished"
