@@ -154,11 +154,7 @@ class Trainer:
                 if self.owed:
                     self._evaluate()
                 if self.steps < total and not self.signals.stop():
-                    at = None
-                if loaded:
-                    with fitting(str(self.run.path)):
-                        at = self._return(loaded)
-                self._loop(at)
+                    self._loop(self._return(loaded) if loaded else None)
                 if self.heldout and self.steps >= total and not self.owed:
                     report_hidden_layer(self.monitor, self.agent, self.heldout, self.steps)
         except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
@@ -384,7 +380,8 @@ class Trainer:
             if course["rows"] and not self.quiet:
                 self.monitor.text(f"playing {course['rows']:,} rows since step {self.started:,} again")
             try:
-                return self.envs.retrace(seeds, course["actions"], course["seen"], self.signals.stop), self.memory
+                with fitting(str(self.run.path)):
+                    return self.envs.retrace(seeds, course["actions"], course["seen"], self.signals.stop), self.memory
             except Diverged as e:
                 say(f"warning: {self.config.env.id} {e}; it restarts, and the run is not an exact continuation")
                 self.envs.envs.take_finished()

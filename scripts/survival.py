@@ -29,6 +29,7 @@ from arcturus.scripts.frontend import guarded  # first: it sets what must be set
 
 # isort: split
 from arcturus.errors import ArcturusError
+from arcturus.runs.folder import Run
 
 COMMON = [
     *("--deterministic", "True", "--device", "cpu", "--num-envs", "4", "--eval-episodes", "2", "--eval-every", "2300"),
@@ -190,7 +191,7 @@ def torture(env: str, folder: Path, kills: int, in_save: int, interrupts: int, e
         for _ in range(min(each, len(left))):
             number, wait_for_save = left.pop()
             code, half, took = stop_once(argv, path, number, random.uniform(0, seconds / each), wait_for_save)
-            argv = command("resume", str(path)) if (path / "run.json").exists() else argv
+            argv = command("resume", str(path))
             if code == 0:  # it had ended before the signal came
                 left.insert(0, (number, wait_for_save))
                 break
@@ -198,6 +199,9 @@ def torture(env: str, folder: Path, kills: int, in_save: int, interrupts: int, e
             done["inside a save"] += half and number == signal.SIGKILL
             if number == signal.SIGINT:
                 done["slowest end s"] = max(done["slowest end s"], round(took, 2))
+            if Run(path).status == "finished":  # the kill came between its last word and its end
+                code = 0
+                break
         if code != 0:
             out = subprocess.run(argv, capture_output=True, text=True)
             if out.returncode != 0:

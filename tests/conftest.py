@@ -10,6 +10,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import signal
+import subprocess
+import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -158,3 +161,30 @@ def stop_at(monkeypatch):
         monkeypatch.setattr(Monitor, "row", watched)
 
     return arm
+
+
+@pytest.fixture(scope="session")
+def start():
+    """start(*argv): a train-agent process whose output can be read."""
+
+    def go(*argv, **more):
+        command = [sys.executable, "-m", "arcturus.scripts.train_agent", *map(str, argv)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def until():
+    """until(condition, process): waits for the condition while the process lives."""
+
+    def wait(condition, process, seconds=60):
+        for _ in range(seconds * 50):
+            if condition():
+                return
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        process.kill()
+        raise AssertionError("nothing happened")
+
+    return wait

@@ -28,21 +28,6 @@ from arcturus.scripts.survival import board_scalars
 FLAGS = ["--device", "cpu", "--heldout-states", "0", "--eval-every", "0"]
 
 
-def start(*argv, **more):
-    command = [sys.executable, "-m", "arcturus.scripts.train_agent", *map(str, argv)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
-
-
-def until(condition, process, seconds=60):
-    for _ in range(seconds * 50):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    process.kill()
-    raise AssertionError("nothing happened")
-
-
 def full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
@@ -191,7 +176,7 @@ def room(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "file size limit"])
-def test_a_full_disk_is_survived_and_the_run_recovers_when_space_returns(kind, tmp_path):
+def test_a_full_disk_is_survived_and_the_run_recovers_when_space_returns(kind, tmp_path, until):
     folder, fill, free = room(kind, tmp_path)
     try:
         path, flags = folder / "r", [*FLAGS, "--steps", "30000000", "--checkpoint-every", "30000", "--log-every", "2000"]
@@ -268,7 +253,7 @@ def test_a_failed_best_does_not_undo_a_better_one(small_run, tmp_path, monkeypat
     assert arcturus.runs.files.read_json(next((run.path / "checkpoints").glob("best-*")) / "state.json")["best"] == max(scores)
 
 
-def test_a_folder_that_may_only_be_read_is_refused_for_training_and_still_scored(small_run, tmp_path):
+def test_a_folder_that_may_only_be_read_is_refused_for_training_and_still_scored(small_run, tmp_path, start):
     small_run(tmp_path / "r", steps=400, eval_every=0)
     if subprocess.run(["mount", "--bind", tmp_path / "r", tmp_path / "r"], capture_output=True).returncode:
         pytest.skip("this user may not mount")
@@ -416,7 +401,7 @@ for how in ('raises', 'leaves', 'dies', 'hangs'):
     ("Dies", 7, ""),
     ("Hangs", 4, "breaking_envs:Hangs-v0: environment 2, last action"),
 ])  # fmt: skip
-def test_an_environment_that_breaks_is_named_and_the_run_goes_on_once_it_is_mended(tmp_path, how, code, says):
+def test_an_environment_that_breaks_is_named_and_the_run_goes_on_once_it_is_mended(tmp_path, how, code, says, start):
     (tmp_path / "breaking_envs.py").write_text(BREAKING)
     env, path = {**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path / "r"
     flags = [*FLAGS, "--checkpoint-every", "160", "--env-timeout", "2", "--steps", "1600", "--agent.learn-start", "64"]
@@ -490,7 +475,7 @@ def test_emulators_that_hang_outside_python_end_the_run(tmp_path):
     assert Checkpoints(path).resumable()
 
 
-def test_a_process_that_was_stopped_for_a_while_is_not_taken_for_hung(tmp_path):
+def test_a_process_that_was_stopped_for_a_while_is_not_taken_for_hung(tmp_path, start, until):
     path = tmp_path / "r"
     flags = [*FLAGS, "--env-timeout", "1", "--steps", "1000000", "--log-every", "80", "--agent.replay-ratio", "0.01"]
     process = start("dqn", "--env", "CartPole-v1", "--run-dir", path, *flags)

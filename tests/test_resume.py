@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -89,6 +87,41 @@ def test_a_signal_during_an_evaluation_breaks_it_off_and_it_is_made_up_for(small
     again = arcturus.resume(run, quiet=True)  # broken off a second time: nothing new to save
     assert (again.status, again.about["steps"], len(calls)) == ("preempted", 352, 3)
     calls += [1] * 3
+    arcturus.resume(run, quiet=True)
+    assert digests(run.path) == whole
+
+
+def test_a_signal_before_the_first_row_leaves_a_run_that_can_begin(small_run, unbroken, tmp_path, monkeypatch):
+    from arcturus import training
+
+    collect = training.collect_heldout
+    monkeypatch.setattr(training, "collect_heldout", lambda *args: [collect(*args), os.kill(os.getpid(), signal.SIGTERM)][0])
+    run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
+    assert (run.status, run.about["steps"]) == ("preempted", 0)
+    assert (arcturus.resume(run, quiet=True).status, run.about["steps"]) == ("preempted", 0)
+    monkeypatch.undo()
+    assert arcturus.resume(run, quiet=True).status == "finished"
+    assert digests(run.path) == unbroken("dqn")
+
+
+def test_a_signal_on_the_way_back_leaves_the_checkpoint_as_it_was(small_run, stop_at, unbroken, tmp_path, monkeypatch):
+    from arcturus.runs import course
+
+    whole = unbroken("dqn")
+    stop_at(460)
+    run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
+    before = {p: p.read_bytes() for p in (run.path / "checkpoints").rglob("*") if p.is_file()}
+    recv, calls = course.Course.recv, []
+
+    def watched(self):
+        calls.append(1)
+        if len(calls) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return recv(self)
+
+    monkeypatch.setattr(course.Course, "recv", watched)
+    assert (arcturus.resume(run, quiet=True).status, run.about["steps"], len(calls)) == ("preempted", 460, 20)
+    assert {p: p.read_bytes() for p in (run.path / "checkpoints").rglob("*") if p.is_file()} == before
     arcturus.resume(run, quiet=True)
     assert digests(run.path) == whole
 
@@ -320,23 +353,7 @@ def test_a_fork_that_cannot_be_leaves_nothing(small_run, tmp_path):
 # -- two processes, signals ----------------------------------------------------------------------------------------------------
 
 
-def start(*argv):
-    command = [sys.executable, "-m", "arcturus.scripts.train_agent", *map(str, argv)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def until(condition, process, seconds=60):
-    import time
-
-    for _ in range(seconds * 50):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    raise AssertionError("nothing happened")
-
-
-def test_a_second_process_is_refused_and_a_second_interrupt_leaves_at_once(tmp_path):
+def test_a_second_process_is_refused_and_a_second_interrupt_leaves_at_once(tmp_path, start, until):
     path = tmp_path / "r"
     flags = "--env CartPole-v1 --steps 400000 --heldout-states 0 --eval-every 0 --log-every 200 --device cpu".split()
     process = start("dqn", *flags, "--run-dir", path)
@@ -354,7 +371,7 @@ def test_a_second_process_is_refused_and_a_second_interrupt_leaves_at_once(tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, start, until):
     path = tmp_path / "r"
     flags = "--env CartPole-v1 --steps 400000 --heldout-states 0 --eval-every 0 --log-every 200 --device cpu".split()
     process = start("dqn", *flags, "--run-dir", path)
