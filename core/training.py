@@ -302,6 +302,8 @@ class Trainer:
         state = self._state(seen)
         if seen is None:
             self.bad_rows = 0
+        if self.replay is not None and self.checkpoints.segments.far_behind(self.replay):
+            self.saver.join()  # they are written at once, by this thread
         try:
             snapshot = self.checkpoints.snapshot(self.steps, state, self.replay)
         except CheckpointError as e:

@@ -249,8 +249,10 @@ def test_a_failed_best_does_not_undo_a_better_one(small_run, tmp_path, monkeypat
 
     monkeypatch.setattr(Checkpoints, "write_best", failing_once)
     run = small_run(tmp_path / "r", steps=1600, eval_every=80)
-    assert run.about["best"] == max(scores)
-    assert arcturus.runs.files.read_json(next((run.path / "checkpoints").glob("best-*")) / "state.json")["best"] == max(scores)
+    assert run.about["best"] == max(scores[1:])
+    assert arcturus.runs.files.read_json(next((run.path / "checkpoints").glob("best-*")) / "state.json")["best"] == max(
+        scores[1:]
+    )
 
 
 def test_a_folder_that_may_only_be_read_is_refused_for_training_and_still_scored(small_run, tmp_path, start):
@@ -411,7 +413,7 @@ def test_an_environment_that_breaks_is_named_and_the_run_goes_on_once_it_is_mend
     assert process.returncode == code, out
     assert says in out
     assert "Traceback" not in out
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 50  # two of them waiting for the environment
     assert Run(path).status == ("failed" if says else "running")
     checkpoints = Checkpoints(path)  # of those at 160, 320 and 480 the last may have been in the saver's hands
     assert checkpoints.resumable()[-1].name >= "step-000000000160"

@@ -34,9 +34,13 @@ class Saver:
         """Cheap when there is nothing."""
         return [self._ended.popleft() for _ in range(len(self._ended))]
 
+    def join(self) -> None:
+        """Every job done."""
+        self._jobs.join()
+
     def wait(self) -> list[Outcome]:
         """Every job done, and what is left to tell."""
-        self._jobs.join()
+        self.join()
         return self.outcomes()
 
     def __enter__(self) -> Saver:

@@ -66,15 +66,18 @@ class Segments:
             self._taken.add((first, end))
         return Piece(first, end, ring.read_rows(first, end))
 
-    def catch_up(self, ring: Ring) -> None:
-        """Where many blocks are missing (a folder was removed, a disk was full for long) they are written here, one by one: a
-        plan would hold copies of them all."""
+    def far_behind(self, ring: Ring) -> list[tuple[int, int]]:
+        """The full blocks that are missing on disk, if they are many (a folder was removed, a disk was full for long)."""
         length = self.length(ring)
         blocks = [
             (b, b + length) for b in range(-(-max(0, ring.count - ring.rows) // length) * length, ring.count - length + 1, length)
         ]
         missing = [key for key in blocks if not self._there(key)]
-        for first, end in missing if len(missing) > COPIED else []:
+        return missing if len(missing) > COPIED else []
+
+    def catch_up(self, ring: Ring) -> None:
+        """Writes those here, one by one: a plan would hold copies of them all.  No other thread may be writing."""
+        for first, end in self.far_behind(ring):
             self.write(self._take(ring, first, end))
 
     def _there(self, key: tuple[int, int]) -> bool:
@@ -143,7 +146,10 @@ class Segments:
         for path in [*self.folder.glob("seg-*"), *self.folder.glob(".tmp-seg-*")]:
             if path.name not in used:
                 path.unlink(missing_ok=True)
-        self._names = {key: name for key, name in self._names.items() if name in used}
+        for key, name in list(self._names.items()):
+            if name not in used:
+                del self._names[key]
+                self._taken.discard(key)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
