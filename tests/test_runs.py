@@ -156,3 +156,25 @@ def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
     for _ in range(3):
         arcturus.train("uniform", "CartPole-v1", steps=16, quiet=True, device="cpu", eval_every=0)
     assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+def test_the_best_is_chosen_on_other_episodes_than_it_is_scored_on(small_run, tmp_path, monkeypatch):
+    """A maximum over evaluations flatters: the score that is reported must come from episodes that had no part in the choice."""
+    from arcturus import training
+
+    evaluate, chosen = training.evaluate, []
+
+    def watched(*args, **kwargs):
+        chosen.append(evaluate(*args, **kwargs))
+        return chosen[-1]
+
+    monkeypatch.setattr(training, "evaluate", watched)
+    run = small_run(tmp_path / "r", steps=800, eval_every=200, eval_episodes=10)
+    best = arcturus.load(run, "best")
+    assert best.step in [200, 400, 600, 800]
+    assert run.about["best"] == max(e.mean for e in chosen)
+    selection = {episode.seed for e in chosen for episode in e.episodes}
+    assert len(selection) == 10  # the same ones every time, so that evaluations can be compared
+    for seed in range(5):
+        fresh = arcturus.evaluate(best, "CartPole-v1", episodes=10, seed=seed)
+        assert not selection & {episode.seed for episode in fresh.episodes}
