@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -142,6 +143,18 @@ def small_run():
         return arcturus.train(agent, env, steps=steps, run_dir=path, agent_config=config, **(options | more))
 
     return train
+
+
+@pytest.fixture(scope="session")
+def finished(small_run, tmp_path_factory):
+    """A run with checkpoints at 800 and 1200 steps and a best one; not to be changed."""
+    return small_run(tmp_path_factory.mktemp("runs") / "whole", checkpoint_every=400, log_every=100, eval_every=300)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The path of a copy of it."""
+    return shutil.copytree(finished.path, tmp_path / "r")
 
 
 @pytest.fixture
