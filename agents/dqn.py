@@ -28,7 +28,7 @@ from arcturus.config import Bounds, Preset
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import QNetwork
-from arcturus.optimizers import CentredRMSProp, Descent, adam
+from arcturus.optimizers import RMSProp, Descent, adam
 from arcturus.replay.records import Transition
 from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
@@ -216,7 +216,7 @@ class Agent:
         c, parameters = self.config, list(self.network.parameters())
         if c.optimizer == "adam":
             return adam(parameters, c.learning_rate, c.optimizer_eps)
-        return CentredRMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
+        return RMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
 
     @property
     def epsilon(self) -> float:

@@ -5,6 +5,7 @@ Leading dimensions are law: [N] live environments, [T, N] rows, [B] sampled.  Ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -178,6 +179,21 @@ def state_like(like: State, leaves: list[Tensor]) -> State:
         return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
 
     return build(like)
+
+
+def map_state(f: Callable[..., Tensor], *states: State) -> State:
+    """f over the tensors of one nest, or over those of several of one shape, in the same nest."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return f(*states)
+    parts = [map_state(f, *part) for part in zip(*states, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def where_first(first: Tensor, fresh: State, state: State) -> State:
+    """`fresh` in the environments that open an episode (first [N] bool), `state` in the others: the one place where memory is
+    wiped."""
+    return map_state(lambda new, old: torch.where(first.view(-1, *[1] * (old.dim() - 1)), new, old), fresh, state)
 
 
 def random_actions(space: gym.Space, n: int, device: torch.device | str, generator: torch.Generator | None) -> Tensor:

@@ -1,5 +1,7 @@
 """Targets and losses as pure functions of tensors; subscripts as in the papers (act at t-1, arrive at t).
 
+Of value agents, over a batch of transitions:
+
 | symbol     | shape  | meaning                                                            |
 |------------|--------|--------------------------------------------------------------------|
 | q_tm1      | [B, A] | action-values at t-1 of the network that learns                    |
@@ -7,6 +9,16 @@
 | r_t        | [B]    | (n-step) reward                                                    |
 | discount_t | [B]    | gamma^n; 0 after termination, gamma^k after a truncation at step k |
 | q_t        | [B, A] | action-values at t that are bootstrapped from                      |
+
+Of policy agents, over the rows t = 1 ... T of a rollout (row 0 only acts):
+
+| symbol     | shape  | meaning                                                                             |
+|------------|--------|-------------------------------------------------------------------------------------|
+| r_t        | [T, N] | reward on arriving at row t                                                         |
+| discount_t | [T, N] | gamma; 0 where row t ends its episode without bootstrapping                         |
+| v_t        | [T, N] | value of row t                                                                      |
+| last_t     | [T, N] | bool: row t closes its episode: nothing beyond it belongs to what came before       |
+| mask       | [T, N] | bool: something was decided at row t - 1; void rows count nowhere                   |
 """
 
 from __future__ import annotations
@@ -37,6 +49,47 @@ def td_loss(td: Tensor, weight: Tensor, *, huber: bool) -> Tensor:
         error = td.abs()
         half_square = torch.where(error <= 1.0, half_square, error - 0.5)
     return (weight * half_square).sum() / weight.sum().clamp_min(1e-8)
+
+
+def lambda_returns(r_t: Tensor, discount_t: Tensor, v_t: Tensor, last_t: Tensor, lam: float) -> Tensor:
+    """G_{t-1} = r_t + discount_t [ (1 - lam) v_t + lam G_t ], where G_t = v_t at the last row of an episode and of the rollout; [T, N].
+
+    lam = 1: the n-step return to the end of the rollout (Mnih et al. 2016), or the whole return of an episode that ends in it.
+    G - v is the generalized advantage estimate of parameter lam (Schulman et al. 2016, equation 16).
+    """
+    bootstrap = discount_t * v_t
+    onward = lam * discount_t * ~last_t
+    fixed = r_t + bootstrap - onward * v_t
+    G, out = v_t[-1], []
+    for t in reversed(range(len(r_t))):
+        G = fixed[t] + onward[t] * G
+        out.append(G)
+    return torch.stack(out[::-1])
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of x where the mask says so; 0 if nowhere."""
+    return torch.where(mask, x, 0).sum() / mask.sum().clamp_min(1)
+
+
+def normalised(x: Tensor, mask: Tensor) -> Tensor:
+    """x with mean 0 and standard deviation 1 over the rows of the mask."""
+    centred = x - masked_mean(x, mask)
+    return centred / (masked_mean(centred.square(), mask).sqrt() + 1e-8)
+
+
+def clipped_surrogate(rho: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """min(rho A, clip(rho, 1 - clip, 1 + clip) A), of rho = pi(a|s) / pi_old(a|s) (Schulman et al. 2017, equation 7)."""
+    return torch.minimum(rho * advantage, rho.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def explained_variance(v: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var[target - v] / Var[target] over the rows of the mask: 1 is a perfect value function, 0 as good as a constant."""
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, mask)).square(), mask)
+
+    return 1 - variance(target - v) / variance(target).clamp_min(1e-12)
 
 
 def linear_schedule(step: int, initial: float, final: float, start: int, duration: int) -> float:

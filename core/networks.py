@@ -1,4 +1,5 @@
-"""Torsos (observation -> features) and the action-value network.  ReLUs are named modules, so that they can be hooked.
+"""Torsos (observation -> features), and the networks made of torso, memory core and heads.  ReLUs are named modules, so that
+they can be hooked.
 
 | name     | layers                                                                                  | source                        |
 |----------|-----------------------------------------------------------------------------------------|-------------------------------|
@@ -16,8 +17,11 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import EnvSpec
+from arcturus.api import Act, EnvSpec, State, TimeStep, map_state
 from arcturus.errors import ConfigError, nearest
+from arcturus.extensions import attribute
+from arcturus.memory import make_core, unroll
+from arcturus.policies import Categoricals
 
 TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp")
 
@@ -66,7 +70,8 @@ class Torso(nn.Module):
     def __init__(self, spec: EnvSpec, name: str = "auto", average_pool: bool = False):
         super().__init__()
         if name not in TORSOS:
-            raise ConfigError(f"unknown torso {name!r}", where="--agent.torso", fix=nearest(name, TORSOS, "torsos"))
+            fix = nearest(name, TORSOS, "torsos")
+            raise ConfigError(f"unknown torso {name!r}", where="--agent.torso", fix=fix)
         image = len(spec.obs_shape) >= 3 or (len(spec.obs_shape) == 2 and spec.obs_dtype == torch.uint8)
         if name == "auto":
             name = "mlp" if not image else "nature" if min(spec.obs_shape[-2:]) >= 64 else "small"
@@ -118,13 +123,126 @@ class Torso(nn.Module):
         return self.layers(x * self.scale if x.dtype == torch.uint8 else x)
 
 
-class QNetwork(nn.Module):
-    """obs [B, *obs_shape] -> action-values [B, A]."""
+def make_torso(spec: EnvSpec, name: str, average_pool: bool = False) -> nn.Module:
+    """By name, or by dotted path for one of your own: a module made from the spec, obs [B, *obs_shape] -> [B, width]."""
+    if "." not in name:
+        return Torso(spec, name, average_pool)
+    torso = attribute(name, "--agent.torso")(spec)
+    if not isinstance(getattr(torso, "width", None), int):
+        raise ConfigError(f"{name} is no torso: it has no width", where="--agent.torso")
+    return torso
 
-    def __init__(self, spec: EnvSpec, num_actions: int, torso: str = "auto", average_pool: bool = False):
+
+def orthogonal(module: nn.Module, gain: float) -> None:
+    """Orthogonal weights, biases 0, in every layer of a module (Huang et al. 2022, detail 2)."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)
+
+
+def features(torso: nn.Module, core: nn.Module, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
+    """obs [T, N, *obs_shape], first [T, N] -> [T, N, width] and the memory after them."""
+    x = torso(obs.flatten(0, 1))
+    return unroll(core, x.view(*first.shape, -1), first, state)
+
+
+class QNetwork(nn.Module):
+    """obs [B, *obs_shape] -> action-values [B, A]; with a memory core by unroll()."""
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        num_actions: int,
+        torso: str = "auto",
+        average_pool: bool = False,
+        core: str = "none",
+        core_width: int = 128,
+    ):
         super().__init__()
-        self.torso = Torso(spec, torso, average_pool)
-        self.head = nn.Linear(self.torso.width, num_actions)
+        self.torso = make_torso(spec, torso, average_pool)
+        self.core = make_core(core, self.torso.width, core_width)  # type: ignore[arg-type]
+        self.head = nn.Linear(self.core.outputs, num_actions)  # type: ignore[arg-type]
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.head(self.torso(obs))
+
+    def initial_state(self, n: int) -> State:
+        return self.core.initial_state(n)  # type: ignore[operator]
+
+    def unroll(self, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
+        """obs [T, N, *obs_shape], first [T, N] bool, state at the first row -> action-values [T, N, A], state after the last."""
+        y, state = features(self.torso, self.core, obs, first, state)
+        return self.head(y), state
+
+    def score(self, obs: Tensor, first: Tensor, state: State, action: Tensor) -> Tensor:
+        """[N] the value of an action [N]: what --explain explains.  obs [N, *obs_shape], first [N]."""
+        q, _ = self.unroll(obs[None], first[None], state)
+        return q[0].gather(-1, action[:, None]).squeeze(-1)
+
+
+class ActorCritic(nn.Module):
+    """A policy and a state-value function, on one torso and memory (shared) or on their own.
+
+    Initial weights are orthogonal: gain sqrt(2) in the torsos, 0.01 in the policy's head, 1 in the value's (Huang et al. 2022).
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        *,
+        torso: str = "auto",
+        core: str = "none",
+        core_width: int = 128,
+        shared: bool = True,
+        value: bool = True,
+    ):
+        super().__init__()
+        self.actions = Categoricals(spec.action_space, spec.env_id)
+        self.torso = make_torso(spec, torso)
+        self.core = make_core(core, self.torso.width, core_width)  # type: ignore[arg-type]
+        self.policy = nn.Linear(self.core.outputs, self.actions.logits)  # type: ignore[arg-type]
+        self.value: nn.Module | None = None
+        self.value_torso: nn.Module | None = None
+        if value:
+            if not shared:
+                self.value_torso = make_torso(spec, torso)
+                self.value_core = make_core(core, self.torso.width, core_width)  # type: ignore[arg-type]
+            self.value = nn.Linear(self.core.outputs, 1)  # type: ignore[arg-type]
+        for module, gain in ((self.torso, 2**0.5), (self.value_torso, 2**0.5), (self.policy, 0.01), (self.value, 1.0)):
+            if module is not None:
+                orthogonal(module, gain)
+
+    def initial_state(self, n: int) -> State:
+        """(policy's memory,), or (policy's, value's) where they have their own."""
+        own = () if self.value_torso is None else (self.value_core.initial_state(n),)  # type: ignore[operator]
+        return (self.core.initial_state(n), *own)  # type: ignore[operator]
+
+    def unroll(self, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """obs [T, N, *obs_shape], first [T, N] bool, state at the first row -> logits [T, N, L], v [T, N] (0 without a value
+        head), state after the last row.  Acting is T = 1."""
+        y, memory = features(self.torso, self.core, obs, first, state[0])
+        after: tuple[State, ...] = (memory,)
+        logits = self.policy(y)
+        if self.value is None:
+            return logits, torch.zeros_like(logits[..., 0]), after
+        if self.value_torso is not None:
+            y, memory = features(self.value_torso, self.value_core, obs, first, state[1])
+            after = (*after, memory)
+        return logits, self.value(y).squeeze(-1), after
+
+    @torch.no_grad()
+    def act(self, ts: TimeStep, state: State, explore: bool, generator: torch.Generator | None = None) -> Act:
+        """A sampled action (explore) or the likeliest one.  extras: log_prob [N], logits [N, L], and value [N] if it has one."""
+        logits, v, state = self.unroll(ts.obs[None], ts.first[None], state)
+        logits = logits[0]
+        action = self.actions.sample(logits, generator) if explore else self.actions.mode(logits)
+        extras = {"log_prob": self.actions.log_prob(logits, action), "logits": logits}
+        if self.value is not None:
+            extras["value"] = v[0]
+        return Act(action, map_state(Tensor.detach, state), extras)
+
+    def score(self, obs: Tensor, first: Tensor, state: State, action: Tensor) -> Tensor:
+        """[N] the log-probability of an action [N, *action_shape]: what --explain explains.  obs [N, *obs_shape], first [N]."""
+        logits, _, _ = self.unroll(obs[None], first[None], state)
+        return self.actions.log_prob(logits[0], action)

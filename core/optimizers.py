@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from arcturus.api import Metrics
 
 
-class CentredRMSProp(torch.optim.Optimizer):
-    """RMSProp as in Mnih et al. 2015 (extended data table 1; Graves 2013, equations 38-45).
+class RMSProp(torch.optim.Optimizer):
+    """Centred as in Mnih et al. 2015 (extended data table 1; Graves 2013, equations 38-45); without the centring (g = 0) as in
+    Mnih et al. 2016 (section 4, equation 4).
 
         g2 <- rho g2 + (1 - rho) grad^2,   g <- rho g + (1 - rho) grad
         delta <- momentum delta - lr grad / sqrt(g2 - g^2 + eps),   theta <- theta + delta
@@ -22,9 +23,15 @@ class CentredRMSProp(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float = 2.5e-4, rho: float = 0.95, eps: float = 0.01, momentum: float = 0.0
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float = 2.5e-4,
+        rho: float = 0.95,
+        eps: float = 0.01,
+        momentum: float = 0.0,
+        centred: bool = True,
     ):
-        super().__init__(parameters, {"lr": lr, "rho": rho, "eps": eps, "momentum": momentum})
+        super().__init__(parameters, {"lr": lr, "rho": rho, "eps": eps, "momentum": momentum, "centred": centred})
         for p in _parameters(self):
             self.state[p] = {k: torch.zeros_like(p, requires_grad=False) for k in ("mean", "mean_square", "delta")}
 
@@ -42,7 +49,10 @@ class CentredRMSProp(torch.optim.Optimizer):
             torch._foreach_lerp_(mean, grads, 1 - rho)
             torch._foreach_mul_(square, rho)
             torch._foreach_addcmul_(square, grads, grads, 1 - rho)
-            deviation = torch._foreach_sub(square, torch._foreach_mul(mean, mean))
+            if group["centred"]:
+                deviation = torch._foreach_sub(square, torch._foreach_mul(mean, mean))
+            else:
+                deviation = torch._foreach_mul(square, 1.0)
             torch._foreach_add_(deviation, group["eps"])
             torch._foreach_sqrt_(deviation)
             torch._foreach_mul_(delta, group["momentum"])
@@ -62,7 +72,8 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.opt
 class Descent:
     """Gradient steps: backward, the gradient's norm clipped to max_grad_norm (0: not), the optimiser's step.
 
-    A step whose gradient is not finite is skipped and counted; on CUDA without waiting for the device.
+    Several losses are one step along the gradient of their sum: each is made when the one before has been backpropagated and its
+    graph is gone.  A step whose gradient is not finite is skipped and counted; on CUDA without waiting for the device.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_grad_norm: float = 0.0):
@@ -70,20 +81,25 @@ class Descent:
         self.parameters = _parameters(optimizer)
         self.skipped = torch.zeros((), device=self.parameters[0].device)  # steps skipped one after another, up to now
 
-    def __call__(self, loss: Tensor) -> Metrics:
+    def __call__(self, loss: Tensor | Iterable[Tensor]) -> Metrics:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for part in [loss] if isinstance(loss, Tensor) else loss:
+            part.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
         bad = ~norm.isfinite()
         self.skipped = (self.skipped + 1) * bad
         if bad.is_cuda:
-            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # fused Adam and CentredRMSProp heed it
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # fused Adam and RMSProp heed it
             self.optimizer.step()
         elif not bad:
             self.optimizer.step()
         return {"health/grad_norm": norm, "health/skipped_updates": self.skipped}
+
+    def set_learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
 
     def state_dict(self) -> dict[str, Tensor]:
         return optimizer_tensors(self.optimizer) | {"skipped": self.skipped}

@@ -44,7 +44,7 @@ from arcturus.seeding import Seeds
 
 BAD_LIMIT = 10  # bad rows between two scheduled checkpoints, or skipped updates in a row, that end a run
 SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
-LEARNING_STATE = ("optimizer", "replay_rng")  # what an agent that only plays does without
+LEARNING_STATE = ("optimizer", "replay_rng", "minibatch_rng", "rollout")  # what an agent that only plays does without
 
 
 def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:
@@ -388,6 +388,8 @@ class Trainer:
                 say(f"warning: {self.config.env.id} {e}; it restarts, and the run is not an exact continuation")
                 self.envs.envs.take_finished()
                 self.envs.envs.take_bad()
+                if getattr(self.agent, "rollout", None) is not None:
+                    self.agent.rollout.cut_last()
                 if getattr(self.agent, "replay", None) is not None and self.agent.replay.count:
                     self.agent.replay.cut_last()
                     self.checkpoints.segments.forget_last(self.agent.replay)

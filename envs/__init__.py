@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
 
 from arcturus.config import Bounds, Flag
 from arcturus.errors import ConfigError
@@ -19,7 +23,9 @@ class EnvConfig:
     """The environments a run trains on."""
 
     id: Annotated[str, Flag("--env")] = ""
-    """Environment: an ALE/*-v5 game, MDP/Chain-v0 or MDP/Grid-v0, a Gymnasium id, or module:Id-v0 of your own."""
+    """Environment: an ALE/*-v5 game, one of arcturus's own (MDP/, Memory/), a Gymnasium id, or module:Id-v0 of your own."""
+    options: str = ""
+    """The environment's own settings as name=value,name=value (delay=20,cues=4); not for Atari."""
     num_envs: Annotated[int, Flag("--num-envs"), Bounds(1, 4096)] = 8
     """Environments stepped side by side."""
     protocol: str = "v5"
@@ -38,13 +44,35 @@ class EnvConfig:
         return self.frame_stack or (4 if is_atari(self.id) else 1)
 
 
+OWN = {"MDP": "arcturus.envs.mdp", "Memory": "arcturus.envs.recall"}  # first part of an id -> module that registers it
+
+
+def own_environments() -> dict[str, Any]:
+    """The ids of arcturus's own environments; registers them with Gymnasium."""
+    return {k: v for module in OWN.values() for k, v in importlib.import_module(module).ENVIRONMENTS.items()}
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """name=value,name=value with values as in YAML: numbers, true, [lists], words."""
+    out: dict[str, Any] = {}
+    for part in re.split(r",(?=\s*\w+=)", text) if text.strip() else []:
+        name, equals, value = part.strip().partition("=")
+        try:
+            out[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"{part.strip()!r} is no setting", where="--env.options", fix="name=value,name=value")
+    return out
+
+
 def is_atari(env_id: str) -> bool:
     return env_id.startswith("ALE/")
 
 
 def family(env_id: str) -> str:
-    """Which presets fit: atari, mdp or classic."""
-    return "atari" if is_atari(env_id) else "mdp" if env_id.startswith("MDP/") else "classic"
+    """Which presets fit: atari, mdp, memory or classic."""
+    return {"ALE": "atari", "MDP": "mdp", "Memory": "memory"}.get(env_id.partition("/")[0], "classic")
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
@@ -53,6 +81,10 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
         raise ConfigError("no environment given", where="--env", fix="for example --env ALE/Pong-v5 (train-agent list envs)")
     if is_atari(config.id):
         from arcturus.envs.atari import AtariBackend, protocol
+
+        if config.options:
+            fix = "--env.protocol, --env.frame-size ... are settings of their own"
+            raise ConfigError("Atari games take no options", where="--env.options", fix=fix)
 
         return AtariBackend(
             config.id,
@@ -65,9 +97,8 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
         )
     from arcturus.envs.classic import ClassicBackend
 
-    if family(config.id) == "mdp":
-        import arcturus.envs.mdp  # noqa: F401  # registers them
-    return ClassicBackend(config.id, config.num_envs)
+    own_environments()
+    return ClassicBackend(config.id, config.num_envs, parse_options(config.options))
 
 
 def open_envs(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs:

@@ -71,6 +71,10 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
         raise EnvironmentProblem(f"{env_id} needs a package that is missing: {e}", where="--env") from e
     except (gym.error.UnregisteredEnv, gym.error.Error) as e:
         raise unknown(env_id) from e
+    except (TypeError, ValueError) as e:
+        if not kwargs.keys() - {"render_mode"}:
+            raise
+        raise ConfigError(f"{env_id} doesn't take {kwargs}: {e}", where="--env.options") from e
     except ModuleNotFoundError as e:
         raise ConfigError(
             f"{env_id} can't be opened: {e}",
@@ -80,8 +84,6 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
 
 
 def unknown(env_id: str) -> ConfigError:
-    import arcturus.envs.mdp  # noqa: F401  # registers its own
-
     known = [i for i in gym.registry if not i.startswith(("GymV", "phys2d/", "tabular/"))]
     return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments"))
 
@@ -110,9 +112,9 @@ class ClassicBackend:
 
     has_lives = False
 
-    def __init__(self, env_id: str, num_envs: int):
-        self.env_id, self.num_envs = env_id, num_envs
-        with contextlib.closing(open_one(env_id)) as one:
+    def __init__(self, env_id: str, num_envs: int, options: dict[str, Any] | None = None):
+        self.env_id, self.num_envs, self.options = env_id, num_envs, options or {}
+        with contextlib.closing(open_one(env_id, **self.options)) as one:
             self.frame_shape, self.obs_dtype, self._encode = encoder(one.observation_space, env_id)
             check_actions(one.action_space, env_id)
             action_space = one.action_space
@@ -131,7 +133,7 @@ class ClassicBackend:
         self._action: np.ndarray | None = None
 
     def _open(self, index: int) -> gym.Env:
-        return Noted(open_one(self.env_id), self, index)
+        return Noted(open_one(self.env_id, **self.options), self, index)
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
         # SyncVectorEnv takes the mask out of the dictionary it is given, and wants a seed for every environment

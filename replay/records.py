@@ -16,3 +16,29 @@ class Transition(NamedTuple):
     discount_t: Tensor  # [B] float32: gamma^k of the k steps it spans; 0 if s_t is terminal
     s_t: Tensor  # [B, *obs_shape]
     weight: Tensor  # [B] float32: 0 where t-1 was a void row (nothing was decided there), else 1
+
+
+class Trajectory(NamedTuple):
+    """T rows of N environments: where they acted (row t), and what came of it (row t + 1).  obs and states stay in the rollout."""
+
+    first: Tensor  # [T, N] bool: row t opens an episode
+    decides: Tensor  # [T, N] bool: the action at row t counts
+    action: Tensor  # [T, N, *action_shape] int64
+    reward: Tensor  # [T, N] float32 raw, at row t + 1, as the following
+    terminated: Tensor  # [T, N] bool
+    truncated: Tensor  # [T, N] bool
+    life_lost: Tensor  # [T, N] bool
+    last: Tensor  # [T, N] bool: row t + 1 closes its episode (terminated, truncated or cut)
+
+    def rewards(self, clip: float) -> Tensor:
+        """[T, N] clipped to [-clip, clip]; 0: raw."""
+        return self.reward.clamp(-clip, clip) if clip else self.reward
+
+    def discounts(self, gamma: float, *, bootstrap_truncated: bool = True, life_loss: bool = False) -> Tensor:
+        """[T, N] gamma, or 0 where row t + 1 ends the return: terminated; truncated if that doesn't bootstrap; a life lost."""
+        ends = self.terminated
+        if not bootstrap_truncated:
+            ends = ends | self.truncated
+        if life_loss:
+            ends = ends | self.life_lost
+        return gamma * ~ends

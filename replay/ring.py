@@ -39,7 +39,9 @@ def row_bytes(spec: EnvSpec) -> int:
     return frame + spec.action_dtype.itemsize + 4 + 1 + 1
 
 
-def check_memory(capacity: int, spec: EnvSpec, device: torch.device, available: int, n_step: int = 1) -> None:
+def check_memory(
+    capacity: int, spec: EnvSpec, device: torch.device, available: int, n_step: int = 1, flag: str = "--agent.capacity"
+) -> None:
     """One clear line before training starts, instead of a killed process hours later.  available: bytes."""
     rows = spec.frame_stack + n_step  # fewer could never hold a transition with its whole stack once they wrap
     if capacity < rows * spec.num_envs:
@@ -52,9 +54,9 @@ def check_memory(capacity: int, spec: EnvSpec, device: torch.device, available: 
     need, each = row_bytes(spec) * capacity, row_bytes(spec)
     if need > available:
         raise ConfigError(
-            f"a replay of {capacity:,} steps needs {need / 1e9:.2f} GB on {device}, where {available / 1e9:.2f} GB are free",
-            where="--agent.capacity",
-            fix=f"use at most {int(available * 0.9) // each:,} (or --agent.replay-device cpu)",
+            f"{capacity:,} steps need {need / 1e9:.2f} GB on {device}, where {available / 1e9:.2f} GB are free",
+            where=flag,
+            fix=f"use at most {int(available * 0.9) // each:,} steps (a replay may live on the host: --agent.replay-device cpu)",
         )
 
 
@@ -76,10 +78,12 @@ class Ring:
     and the reward and flags that came *with* the observation.
     """
 
-    def __init__(self, capacity: int, spec: EnvSpec, device: torch.device | str, n_step: int = 1):
+    def __init__(
+        self, capacity: int, spec: EnvSpec, device: torch.device | str, n_step: int = 1, flag: str = "--agent.capacity"
+    ):
         self.spec, self.rows, self.count = spec, capacity // spec.num_envs, 0
         device = torch.device(device)
-        check_memory(capacity, spec, device, available_bytes(device), n_step)
+        check_memory(capacity, spec, device, available_bytes(device), n_step, flag)
         T, N = self.rows, spec.num_envs
         self.device = device
         self.frame = torch.zeros((T * N + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank

@@ -183,10 +183,10 @@ def list_things(argv: list[str]) -> int:
     parser.add_argument("what", choices=["agents", "envs", "presets"])
     what = parser.parse_args(argv).what
     if what == "envs":
+        from arcturus.envs import own_environments
         from arcturus.envs.atari import games
-        from arcturus.envs.mdp import ENVIRONMENTS
 
-        print("\n".join([*sorted(games()), *ENVIRONMENTS]))
+        print("\n".join([*sorted(games()), *own_environments()]))
         print("and every Gymnasium id with Box, Discrete, MultiDiscrete or MultiBinary observations, or module:Id-v0 of your own")
         return 0
     for name in agents.names():

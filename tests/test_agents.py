@@ -20,7 +20,12 @@ from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 
 WORLDS = {"q_learning": "MDP/Grid-v0"}  # for agents that can't read pixels
-SMALL = {"dqn": {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8}}
+SMALL = {
+    "dqn": {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8},
+    "a2c": {"torso": "mlp"},
+    "ppo": {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2},
+    "reinforce": {"torso": "mlp", "episodes": 4, "horizon": 30},
+}
 
 
 def build(name, envs, seed=0):

@@ -15,7 +15,7 @@ from arcturus.config import from_mapping
 from arcturus.errors import ConfigError
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import TORSOS, QNetwork
-from arcturus.optimizers import CentredRMSProp, load_optimizer_tensors, optimizer_tensors
+from arcturus.optimizers import RMSProp, load_optimizer_tensors, optimizer_tensors
 from arcturus.replay.records import Transition
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
@@ -191,7 +191,7 @@ def test_impossible_networks_are_refused_in_one_line():
 
 def test_centred_rmsprop_is_the_papers():
     w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    opt = CentredRMSProp([w], lr=0.1, rho=0.95, eps=0.01, momentum=0.5)
+    opt = RMSProp([w], lr=0.1, rho=0.95, eps=0.01, momentum=0.5)
     grads = [[0.3, -1.0], [0.1, 2.0], [-0.5, 0.0]]
     theta, mean, square, delta = [1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     for grad in grads:

@@ -18,7 +18,10 @@ from arcturus.runs.folder import Run
 from arcturus.scripts.survival import digests
 
 # 4 environments; the ring holds 100 rows; learning starts at 100 steps, the schedule ends at 500, target copies every 150
-SETTINGS = {"dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16}}
+SETTINGS = {
+    "dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
+    "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
+}
 OPTIONS = {"env_config": {"num_envs": 4}, "steps": 900, "checkpoint_every": 250, "eval_every": 350, "log_every": 60}
 WORLDS = {"q_learning": "MDP/Grid-v0"}
 MOMENTS = {

@@ -145,7 +145,22 @@ def validate(config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"{config.run.steps} steps are less than one for each of {config.env.num_envs} environments", where="--steps"
         )
-    return replace(config, run=replace(config.run, device=choose_device(config.run.device)))
+    config = replace(config, run=replace(config.run, device=choose_device(config.run.device)))
+    return _annealed(config)
+
+
+def _annealed(config: RunConfig) -> RunConfig:
+    """An agent's schedule of -1 steps is the run's; one that ends before the run does would train at a learning rate of 0."""
+    anneal, steps = getattr(config.agent, "anneal_steps", 0), config.run.steps
+    if anneal == -1:
+        return replace(config, agent=replace(config.agent, anneal_steps=steps))
+    if 0 < anneal < steps:
+        raise ConfigError(
+            f"the learning rate reaches 0 at step {anneal:,}, before the run ends at step {steps:,}",
+            where="--agent.anneal-steps",
+            fix=f"use {steps} (on a run that exists: train-agent resume RUN --fork --agent.anneal-steps {steps}), or 0 for none",
+        )
+    return config
 
 
 def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from arcturus.api import Actor
-from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs
+from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs, parse_options
 from arcturus.envs.classic import import_module_of, open_one
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
@@ -48,7 +48,7 @@ class ColourTwin:
             self.atari = open_backend(replace(config, num_envs=1, threads=1), colour=True)
         else:
             try:
-                self.env = open_one(config.id, render_mode="rgb_array")
+                self.env = open_one(config.id, render_mode="rgb_array", **parse_options(config.options))
             except TypeError as e:
                 raise ConfigError(f"{config.id} can't draw itself: {e}", where="--video") from e
             if "rgb_array" not in self.env.metadata.get("render_modes", []):

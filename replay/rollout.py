@@ -1,0 +1,143 @@
+"""On-policy experience: the rows since the last update, kept once like replay's, with what acting knew and remembered.
+
+Every tensor is there from the beginning and keeps its shape, so a rollout half full is saved and restored like weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arcturus.api import EnvSpec, State, Step, TimeStep, map_state, state_leaves, state_like
+from arcturus.errors import ConfigError
+from arcturus.replay.records import Trajectory
+from arcturus.replay.ring import DECIDES, LAST, LIFE_LOST, ROW_TENSORS, TERMINATED, TRUNCATED, Ring
+
+
+class Rollout:
+    """At most `rows` rows [N], on `device`.
+
+    extras: name -> shape of one environment's float32 entry in Act.extras that is kept for every row ([T, N, *shape]).
+    state: an agent's memory [N, ...]; what it was before acting is kept for every `every`-th row, [T / every, N, ...].
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        spec: EnvSpec,
+        device: torch.device | str,
+        *,
+        extras: dict[str, tuple[int, ...]] | None = None,
+        state: State = (),
+        every: int = 0,
+        flag: str = "--agent.horizon",
+    ):
+        self.rows, self.spec, self.every = rows, spec, every or rows
+        if rows % self.every:
+            raise ConfigError(
+                f"a rollout of {rows} rows can't be unrolled in pieces of {self.every}",
+                where="--agent.bptt",
+                fix=f"choose a divisor of {flag} ({rows}), or 0 for all of it",
+            )
+        self.ring = Ring((rows + spec.frame_stack) * spec.num_envs, spec, device, flag=flag)  # + the frames before its first row
+        self.begin = 0  # the absolute row it begins with
+        n = spec.num_envs
+        self.extras = {k: torch.zeros((rows, n, *shape), device=device) for k, shape in (extras or {}).items()}
+        pieces = rows // self.every
+        self.states = map_state(lambda x: torch.zeros((pieces, *x.shape), dtype=x.dtype, device=device), state)
+
+    @property
+    def count(self) -> int:
+        """Rows since the last update."""
+        return self.ring.count - self.begin
+
+    @property
+    def full(self) -> bool:
+        return self.count == self.rows
+
+    def append(self, step: Step) -> None:
+        t = self.count
+        for name, kept in self.extras.items():
+            kept[t].copy_(step.extras[name])
+        if t % self.every == 0:
+            for kept, now in zip(state_leaves(self.states), state_leaves(step.state), strict=True):
+                kept[t // self.every].copy_(now)
+        self.ring.append(step)
+
+    def restart(self) -> None:
+        """The next row is the first again; older frames stay, for the stacks that reach back to them."""
+        self.begin = self.ring.count
+
+    def read(self, ts: TimeStep) -> Trajectory:
+        """All rows so far, and what came of them; ts is the row that follows the newest."""
+        slots = torch.arange(self.begin, self.ring.count, device=self.ring.device) % self.ring.rows
+        flags = self.ring.flags[slots]
+
+        def arrived(bit: int, now: Tensor) -> Tensor:
+            return torch.cat([(flags[1:] & bit).ne(0), now[None]])
+
+        return Trajectory(
+            first=self.ring.age[slots].eq(0),
+            decides=(flags & DECIDES).ne(0),
+            action=self.ring.action[slots].long(),
+            reward=torch.cat([self.ring.reward[slots[1:]], ts.reward[None]]),
+            terminated=arrived(TERMINATED, ts.terminated),
+            truncated=arrived(TRUNCATED, ts.truncated),
+            life_lost=arrived(LIFE_LOST, ts.life_lost),
+            last=arrived(LAST, ts.last),
+        )
+
+    def obs(self, t: Tensor, n: Tensor) -> Tensor:
+        """Observations [*t.shape, *obs_shape] at rows t of this rollout, of environments n (int64, of one shape)."""
+        flat = self.ring.obs(t.flatten() + self.begin, n.flatten())
+        return flat.view(*t.shape, *self.spec.obs_shape)
+
+    def state(self, piece: Tensor, n: Tensor) -> State:
+        """The memory [B, ...] at the first rows of pieces [B] of environments n [B]."""
+        return map_state(lambda x: x[piece, n], self.states)
+
+    def check_minibatches(self, count: int) -> None:
+        """Before training starts."""
+        sequences = self.rows // self.every * self.spec.num_envs
+        if sequences % count:
+            raise ConfigError(
+                f"{count} minibatches don't divide {sequences} sequences ({self.spec.num_envs} environments, {self.rows} rows in "
+                f"pieces of {self.every})",
+                where="--agent.minibatches",
+                fix="with memory, minibatches split environments: use a divisor of --num-envs",
+            )
+
+    def minibatches(self, count: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor, State]]:
+        """All pieces of all environments in `count` minibatches, shuffled by a generator: rows t [L, B], environments n [L, B],
+        and the memory [B, ...] at the first of them.  L = `every`: without memory 1, and single rows are shuffled."""
+        pieces, N, device = self.rows // self.every, self.spec.num_envs, self.ring.device
+        order = torch.arange(pieces * N, device=device) if generator is None else None
+        if order is None:
+            order = torch.randperm(pieces * N, device=device, generator=generator)
+        steps = torch.arange(self.every, device=device)[:, None]
+        for part in order.view(count, -1):
+            piece, n = part // N, part % N
+            yield piece * self.every + steps, n.expand(self.every, -1), self.state(piece, n)
+
+    def cut_last(self) -> None:
+        """Makes the newest row one that a reset cut, after all."""
+        if self.ring.count:
+            self.ring.cut_last()
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = {k: getattr(self.ring, k) for k in ROW_TENSORS}
+        states = {str(i): leaf for i, leaf in enumerate(state_leaves(self.states))}
+        return {"rows": kept, "extras": self.extras, "states": states, "count": self.ring.count, "begin": self.begin}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not 0 <= state["count"] - state["begin"] <= self.rows:
+            raise ValueError(f"a rollout of {self.rows} rows can't hold rows {state['begin']} to {state['count']}")
+        for k in ROW_TENSORS:
+            getattr(self.ring, k).copy_(state["rows"][k])
+        for k, kept in self.extras.items():
+            kept.copy_(state["extras"][k])
+        self.states = state_like(self.states, [state["states"][str(i)] for i in range(len(state_leaves(self.states)))])
+        self.ring.count, self.begin = state["count"], state["begin"]
