@@ -24,14 +24,7 @@ from torch import Tensor
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds, Preset
-from arcturus.losses import (
-    clipped_surrogate,
-    explained_variance,
-    lambda_returns,
-    linear_schedule,
-    masked_mean,
-    normalised,
-)
+from arcturus.losses import clipped_surrogate, explained_variance, lambda_returns, linear_schedule, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, adam
 from arcturus.replay.rollout import Rollout
@@ -234,8 +227,9 @@ class Agent:
         if not self.rollout.full:
             return {}
         assert ts is not None
-        c, rows, kept, metrics = self.config, self.rollout.read(ts), self.rollout.extras, {}
+        c, rows, kept = self.config, self.rollout.read(ts), self.rollout.extras
         v = kept["value"]
+        metrics: Metrics = {}
         with torch.no_grad():
             next_v = torch.cat([v[1:], self.network.unroll(ts.obs[None], ts.first[None], state)[1]])
         discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, life_loss=c.life_loss)

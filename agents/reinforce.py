@@ -175,9 +175,7 @@ class Agent:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         c, self.learned = config, config.baseline == "learned"
         with seeds.branch("init").initialising():
-            network = ActorCritic(
-                spec, torso=c.torso, core=c.core, core_width=c.core_width, shared=c.shared, value=self.learned
-            )
+            network = ActorCritic(spec, torso=c.torso, core=c.core, core_width=c.core_width, shared=c.shared, value=self.learned)
         self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
         self.rollout = Rollout(c.horizon, spec, self.device, extras={"value": ()} if self.learned else {})

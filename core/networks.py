@@ -138,7 +138,8 @@ def orthogonal(module: nn.Module, gain: float) -> None:
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def features(torso: nn.Module, core: nn.Module, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:

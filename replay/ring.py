@@ -78,9 +78,7 @@ class Ring:
     and the reward and flags that came *with* the observation.
     """
 
-    def __init__(
-        self, capacity: int, spec: EnvSpec, device: torch.device | str, n_step: int = 1, flag: str = "--agent.capacity"
-    ):
+    def __init__(self, capacity: int, spec: EnvSpec, device: torch.device | str, n_step: int = 1, flag: str = "--agent.capacity"):
         self.spec, self.rows, self.count = spec, capacity // spec.num_envs, 0
         device = torch.device(device)
         check_memory(capacity, spec, device, available_bytes(device), n_step, flag)

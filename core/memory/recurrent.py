@@ -30,7 +30,7 @@ class NoMemory(nn.Module):
 
 
 def _orthogonal(module: nn.Module) -> None:
-    for name, p in module.named_parameters():
+    for p in module.parameters():
         if p.dim() == 2:
             nn.init.orthogonal_(p)
         else:
