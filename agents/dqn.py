@@ -28,7 +28,7 @@ from arcturus.config import Bounds, Preset
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import QNetwork
-from arcturus.optimizers import RMSProp, Descent, adam
+from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.replay.records import Transition
 from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds

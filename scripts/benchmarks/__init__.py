@@ -1,0 +1,1 @@
+"""What `benchmark` measures; each file is one kind of thing."""

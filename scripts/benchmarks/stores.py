@@ -1,0 +1,134 @@
+"""Environment steps and replay, beside ale-py's and stable-baselines3's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from arcturus.scripts.benchmarks.peers import emulator_step, sb3_atari
+from arcturus.scripts.benchmarks.timing import Contender, report, timed
+
+
+def benchmark_env(args: argparse.Namespace) -> list[dict[str, Any]]:
+    import numpy as np
+    import torch
+    from ale_py.vector_env import AtariVectorEnv
+
+    from arcturus.envs import make
+    from arcturus.envs.atari import games
+
+    n, rng = args.num_envs, np.random.default_rng(0)
+    ours = make(args.game, n, device=args.device)
+    ours.reset(seed=0)
+    high = int(ours.single_action_space.n)  # type: ignore[attr-defined]
+
+    def our_step() -> int:
+        ours.step(torch.from_numpy(rng.integers(high, size=n)))
+        return n
+
+    def plain(stack: int) -> Callable[[], int]:
+        envs = AtariVectorEnv(games()[args.game], n, stack_num=stack, reward_clipping=False, repeat_action_probability=0.25)
+        envs.reset(seed=0)
+
+        def step() -> int:
+            envs.step(rng.integers(high, size=n))
+            return n
+
+        return step
+
+    def sb3(subprocesses: bool) -> Callable[[], int]:
+        envs = sb3_atari(args.game, n, subprocesses)
+        envs.reset()
+
+        def step() -> int:
+            envs.step(rng.integers(high, size=n))
+            return n
+
+        return step
+
+    contenders = [
+        Contender(f"ale-py's vector env, 4 stacked on the host, {n} envs", timed(plain(4))),
+        Contender(f"arcturus, 4 stacked on {args.device}, {n} envs", timed(our_step)),
+        Contender(f"ale-py's vector env, single frames, {n} envs", timed(plain(1))),
+        Contender("stable-baselines3, DummyVecEnv", timed(sb3(False))),
+        Contender("stable-baselines3, SubprocVecEnv", timed(sb3(True))),
+        Contender("emulator alone, one thread, no preprocessing", timed(emulator_step(args.game))),
+    ]
+    return [report(f"environment steps, {args.game}", "agent steps/s", contenders, args.seconds, args.rounds)]
+
+
+def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row of 8 environments added and two batches of 32 drawn (a batch for every 4 steps), as in training; all full before."""
+    import gymnasium as gym
+    import numpy as np
+    import torch
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    from arcturus.api import EnvSpec, Step
+    from arcturus.replay.ring import Ring
+    from arcturus.scoring.instruments import as_timestep
+
+    n, capacity, batch = 8, args.capacity, 32
+    rng = np.random.default_rng(0)
+    frames = rng.integers(256, size=(64, n, 4, 84, 84), dtype=np.uint8)
+    spec = EnvSpec("x", n, (4, 84, 84), torch.uint8, gym.spaces.Discrete(6), 4)
+    ring, generator = Ring(capacity, spec, args.device), torch.Generator(args.device).manual_seed(0)
+    steps = []
+    for i in range(64):
+        ts = as_timestep(torch.as_tensor(frames[i], device=args.device))
+        age = torch.full_like(ts.age, 255)
+        steps.append(Step(ts._replace(age=age), (), torch.zeros(n, dtype=torch.int64, device=args.device), {}))
+    peers = {
+        flag: ReplayBuffer(
+            capacity,
+            gym.spaces.Box(0, 255, (4, 84, 84), np.uint8),
+            gym.spaces.Discrete(6),
+            device=args.device,
+            n_envs=n,
+            optimize_memory_usage=flag,
+            handle_timeout_termination=not flag,
+        )
+        for flag in (False, True)
+    }
+    zeros, actions = np.zeros(n, np.float32), np.zeros((n, 1), np.int64)
+    infos: list[dict[str, Any]] = [{} for _ in range(n)]
+    count = 0
+    for i in range(capacity // n + 1):
+        ring.append(steps[i % 64])
+        for peer in peers.values():
+            peer.add(frames[i % 64], frames[(i + 1) % 64], actions, zeros, zeros, infos)
+
+    def ours() -> int:
+        nonlocal count
+        ring.append(steps[count % 64])
+        count += 1
+        for _ in range(n // 4):
+            ring.sample(batch, generator)
+        return n
+
+    def theirs(buffer: Any) -> Callable[[], int]:
+        turn = 0
+
+        def step() -> int:
+            nonlocal turn
+            buffer.add(frames[turn % 64], frames[(turn + 1) % 64], actions, zeros, zeros, infos)
+            turn += 1
+            for _ in range(n // 4):
+                buffer.sample(batch)
+            return n
+
+        return step
+
+    def size(buffer: Any) -> Callable[[], str]:
+        fields = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+        total = sum(getattr(buffer, f).nbytes for f in fields if getattr(buffer, f, None) is not None)
+        return lambda: f"{total / capacity:,.0f} bytes a step"
+
+    contenders = [
+        Contender("stable-baselines3 ReplayBuffer", timed(theirs(peers[False])), size(peers[False])),
+        Contender("stable-baselines3, optimize_memory_usage", timed(theirs(peers[True])), size(peers[True])),
+        Contender("arcturus Ring", timed(ours), lambda: f"{ring.row_bytes:,} bytes a step"),
+    ]
+    return [report(f"replay on {args.device}, capacity {capacity:,}: add + a batch of 32 every 4 steps", "agent steps/s",
+                   contenders, args.seconds, args.rounds)]  # fmt: skip
