@@ -12,20 +12,19 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from arcturus import agents
-from arcturus.api import EnvSpec, Metrics, State, TimeStep, state_leaves, state_like
+from arcturus.api import Metrics, State, TimeStep, state_leaves, state_like
+from arcturus.building import build_agent, fitting, playing_state
 from arcturus.config import write_yaml
 from arcturus.device import torch_settings
 from arcturus.envs import open_envs
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
+from arcturus.loop import Row
 from arcturus.loop import run as run_loop
 from arcturus.optimizers import culprit
 from arcturus.runs.checkpoint import Checkpoints, Loaded
@@ -36,7 +35,7 @@ from arcturus.runs.monitor import Monitor, check_state
 from arcturus.runs.progress import say
 from arcturus.runs.reports import report_evaluation, report_hidden_layer
 from arcturus.runs.saver import Saver
-from arcturus.runs.settings import RunConfig
+from arcturus.runs.settings import RunConfig, find_listeners
 from arcturus.runs.signals import Signals, Watchdog
 from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.instruments import HeldOut, collect_heldout
@@ -44,34 +43,6 @@ from arcturus.seeding import Seeds
 
 BAD_LIMIT = 10  # bad rows between two scheduled checkpoints, or skipped updates in a row, that end a run
 SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
-LEARNING_STATE = ("optimizer", "replay_rng", "minibatch_rng", "rollout")  # what an agent that only plays does without
-
-
-def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:
-    return agents.load(config.agent_name).Agent(config.agent, spec, device, Seeds(config.run.seed))
-
-
-def playing_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Enough of an agent's state to play."""
-    return {k: v for k, v in state.items() if k not in LEARNING_STATE}
-
-
-def restore(agent: Any, state: dict[str, Any], where: str) -> None:
-    """An agent's saved state, with every way not to fit told in one error."""
-    with fitting(where):
-        agent.load_state_dict(state)
-
-
-@contextmanager
-def fitting(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as e:
-        raise CheckpointError(
-            f"the checkpoint doesn't fit this agent: {(str(e).splitlines() or [type(e).__name__])[0]}",
-            where=where,
-            fix="was config.yaml changed, or is it another version's run?",
-        ) from e
 
 
 class Trainer:
@@ -101,6 +72,7 @@ class Trainer:
             self.agent = build_agent(config, envs.spec, config.device)
             self.replay = getattr(self.agent, "replay", None) if config.run.checkpoint_replay == "all" else None
             self.generator = self.seeds.branch("policy").torch(config.device)
+            self.make_listeners = find_listeners(config)
             self.run = self.open_run()
             self.checkpoints = Checkpoints(self.run.path)
             with self.run.locked():
@@ -149,6 +121,7 @@ class Trainer:
         self.heldout = self._hold_out_states()
         monitored = loaded.state["monitor"] if loaded else None
         self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
+        self.listeners = [make(self.config, self.run.path) for make in self.make_listeners]
         try:
             with Saver() as self.saver:
                 if self.owed:
@@ -161,6 +134,8 @@ class Trainer:
             pass
         finally:
             self.monitor.close()
+            for listener in self.listeners:
+                getattr(listener, "close", lambda: None)()
         if self.steps >= total and not self.owed:
             self._note(status="finished", steps=self.steps, best=self.best if math.isfinite(self.best) else None)
         else:
@@ -169,11 +144,13 @@ class Trainer:
     # -- the loop's readers --------------------------------------------------------------------------------------------
 
     def _loop(self, at: tuple[TimeStep, State] | None) -> None:
-        total, every = self.config.run.steps, self.config.eval_every
+        if hasattr(self.agent, "fit"):  # it brings a loop of its own
+            self.agent.fit(self.envs.envs, self.config.run.steps, self._read_own)
+            return
         rows = run_loop(
             self.envs,
             self.agent,
-            steps=total,
+            steps=self.config.run.steps,
             start=self.steps,
             at=at,
             generator=self.generator,
@@ -182,25 +159,37 @@ class Trainer:
         )
         try:
             for row in rows:
-                before, self.steps, self.memory = self.steps, row.steps, row.state
-                self.monitor.row(self.steps, row.metrics, self.envs.envs.take_finished())
-                log = self.monitor.is_due(self.steps)
-                self._watch_numbers(row.metrics, log)
-                if log:
-                    self._log()
-                self.owed = bool(every) and (self.steps >= total or self.steps // every > before // every)
-                if self.owed:
-                    self._evaluate()
-                if self.replay is not None and (piece := self.checkpoints.segments.full(self.replay)) is not None:
-                    self.saver.submit(("segment",), partial(self.checkpoints.segments.write, piece))
-                leaving = self.signals.stop() or self.steps >= total
-                if self._cut or leaving:
-                    self._save(None if self._cut or self.steps >= total else fingerprint(row.step.timestep))
-                self._hear(leaving)
-                if leaving:
+                if self._read(row):
                     return
         finally:
             rows.close()  # type: ignore[attr-defined]
+
+    def _read_own(self, row: Row) -> bool:
+        self._cut_due(row.steps)
+        return self._read(row)
+
+    def _read(self, row: Row) -> bool:
+        """Logs, evaluates and saves what a row asks for; whether it was the last."""
+        total, every = self.config.run.steps, self.config.eval_every
+        before, self.steps, self.memory = self.steps, row.steps, row.state
+        self.monitor.row(self.steps, row.metrics, self.envs.envs.take_finished())
+        log = self.monitor.is_due(self.steps)
+        self._watch_numbers(row.metrics, log)
+        if log:
+            self._log()
+        for listener in self.listeners:
+            listener(row)
+        self.owed = bool(every) and (self.steps >= total or self.steps // every > before // every)
+        if self.owed:
+            self._evaluate()
+        if self.replay is not None and (piece := self.checkpoints.segments.full(self.replay)) is not None:
+            self.saver.submit(("segment",), partial(self.checkpoints.segments.write, piece))
+        leaving = bool(self.signals.stop()) or self.steps >= total
+        if self._cut or leaving:
+            goes_on = not (self._cut or self.steps >= total or hasattr(self.agent, "fit"))
+            self._save(fingerprint(row.step.timestep) if goes_on else None)
+        self._hear(leaving)
+        return leaving
 
     def _cut_due(self, steps: int) -> bool:
         every = self.config.checkpoint_every

@@ -32,8 +32,8 @@ def reader(path):
     trainer = Trainer(config, lambda: None, resume=True, quiet=True)
     with open_envs(config.env, 0, "cpu") as envs:
         spec = envs.spec
+        from arcturus.building import build_agent
         from arcturus.runs.course import Course
-        from arcturus.training import build_agent
 
         trainer.agent, trainer.envs = build_agent(config, spec, "cpu"), Course(envs)
         trainer.generator = torch.Generator()

@@ -45,7 +45,7 @@ def unbroken(small_run, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("agent", agents.names())
+@pytest.mark.parametrize("agent", [a for a in agents.names() if a != "sb3"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_stopped_at_any_moment_it_ends_the_same(agent, moment, small_run, stop_at, unbroken, tmp_path):
     whole = unbroken(agent)

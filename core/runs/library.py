@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from arcturus.building import build_agent, playing_state, restore
 from arcturus.config import from_mapping
 from arcturus.device import choose_device
 from arcturus.envs import open_envs
@@ -14,7 +15,6 @@ from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, resolve, validate
 from arcturus.runs.starting import resume_run, start_run
-from arcturus.training import build_agent, playing_state, restore
 
 
 class LoadedActor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from arcturus.config import YAML_LIMIT, Bounds, Flag, check, from_mapping, parse
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, family, is_atari
 from arcturus.errors import CheckpointError, ConfigError, nearest
+from arcturus.extensions import attribute
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class RunOptions:
     """Threads of torch on the CPU; more than one fights with the emulator's."""
     deterministic: bool = False
     """Only deterministic kernels, TF32 off: a resumed run ends bit-identical to one never stopped."""
+    listeners: str = ""
+    """Code of your own that hears every row: package.module.Name,package.module.Name."""
     env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0
     """Seconds an environment may take for one step; then it is taken for hung and the run ends; 0: for ever."""
 
@@ -163,6 +166,29 @@ def _annealed(config: RunConfig) -> RunConfig:
     return config
 
 
+def _outside(agent: dict[str, Any], env_id: str, listeners: str) -> Iterator[tuple[str, str]]:
+    """The names of code outside arcturus in a run's settings."""
+    if "." in agent["name"]:
+        yield "agent", agent["name"]
+    for part in ("torso", "core"):
+        if "." in str(agent.get(part, "")):
+            yield part, str(agent[part])
+    if ":" in env_id:
+        yield "environment", env_id
+    for name in split_names(listeners):
+        yield "listener", name
+
+
+def split_names(listeners: str) -> list[str]:
+    return [name.strip() for name in listeners.split(",") if name.strip()]
+
+
+def find_listeners(config: RunConfig) -> list[Any]:
+    """What makes each: called with the run's settings and folder, it gives what is called with every row (loop.Row), and closed
+    if it has close()."""
+    return [attribute(name, "--listeners") for name in split_names(config.run.listeners)]
+
+
 def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     """The settings of a run folder.  Code named there by dotted path or module:Id is imported only if the user trusts it."""
     from arcturus.runs.files import read_file  # brings torch, which listing presets does without
@@ -175,8 +201,8 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     if not (isinstance(agent, dict) and isinstance(env, dict) and isinstance(run, dict) and isinstance(agent.get("name"), str)):
         raise CheckpointError(f"{path / 'config.yaml'} is no run's", where=str(path))
     name, env_id = agent["name"], str(env.get("id", ""))
-    for kind, code in (("agent", name if "." in name else ""), ("environment", env_id if ":" in env_id else "")):
-        if code and code not in trust:
+    for kind, code in _outside(agent, env_id, str(run.get("listeners", ""))):
+        if code not in trust:
             raise ConfigError(
                 f"this run's {kind} {code} is code outside arcturus, which opening the run would execute",
                 where=str(path),

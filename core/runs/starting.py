@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from arcturus import agents
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
 from arcturus.runs.checkpoint import TRIED, Checkpoints
 from arcturus.runs.folder import Run
@@ -21,7 +22,7 @@ from arcturus.training import Trainer
 # What may change from one stretch of a run to the next: its end, its logging, and where it is computed.
 FREE = {
     "run.steps", "run.device", "run.log_every", "run.heldout_states", "run.keep", "run.checkpoint_replay",
-    "run.torch_threads", "run.env_timeout", "env.threads",
+    "run.torch_threads", "run.env_timeout", "run.listeners", "env.threads",
 }  # fmt: skip
 
 
@@ -53,6 +54,10 @@ def resume_run(
     """
     run = Run(path)
     before = run.config(trust)
+    if not getattr(agents.load(before.agent_name), "RESUMABLE", True):
+        raise ConfigError(
+            f"a run of {before.agent_name} can't go on: only its policy is saved", where=str(path), fix="train a new one"
+        )
     config = validate(change(before))
     if config.run.run_dir != before.run.run_dir:
         raise ConfigError("a run stays in its folder", where="--run-dir", fix="--fork DIR goes on with a copy elsewhere")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from arcturus.building import build_agent
 from arcturus.envs import open_envs
 from arcturus.loop import run as run_loop
 from arcturus.replay.ring import Ring
@@ -23,7 +24,6 @@ from arcturus.runs.saver import Saver
 from arcturus.runs.segments import SEGMENT_STEPS
 from arcturus.runs.settings import RunConfig, resolve
 from arcturus.seeding import Seeds
-from arcturus.training import build_agent
 
 OFTEN = 100  # times as often as by default
 

@@ -1,0 +1,212 @@
+"""The yardstick: stable-baselines3's own DQN, A2C and PPO (Raffin et al. 2021), trained, logged, scored and filmed like ours.
+
+The algorithm, its networks and its training loop are the library's; environments, evaluation, tags and run folders are
+arcturus's.  A run keeps the policy only, as safetensors: it can be scored at any time and can't go on after a stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import BernoulliDistribution, MultiCategoricalDistribution
+from torch import Tensor, nn
+
+from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
+from arcturus.config import Bounds, Preset
+from arcturus.envs import parse_options
+from arcturus.envs.vecenv import SB3VecEnv
+from arcturus.envs.vector import DeviceEnvs
+from arcturus.errors import ConfigError
+from arcturus.loop import Row
+from arcturus.policies import Categoricals
+from arcturus.seeding import Seeds
+
+RESUMABLE = False  # `train-agent resume` refuses its runs
+ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What isn't here is the library's default."""
+
+    algorithm: Literal["ppo", "a2c", "dqn"] = "ppo"
+    """Which of its algorithms."""
+    settings: str = ""
+    """Arguments of its constructor over the preset's, as name=value,name=value; lin_X is a schedule from X down to 0."""
+    zoo: bool = False
+    """Begin with RL Zoo's numbers for Atari."""
+    reward_clip: Annotated[float, Bounds(0)] = 0.0
+    """Learn from rewards clipped to [-x, x]; 0: raw."""
+    life_loss: bool = False
+    """Losing a life ends the return (the game goes on)."""
+
+
+PRESETS = {
+    "classic": Preset("stable-baselines3's defaults", run={"steps": 100_000}),
+    "atari": Preset(
+        "RL Zoo's hyperparams for Atari (ppo.yml, a2c.yml, dqn.yml), as its wrappers clip rewards and end at a lost life",
+        agent={"zoo": True, "reward_clip": 1.0, "life_loss": True},
+        run={"steps": 10_000_000},
+    ),
+    "cpu-small": Preset(
+        "RL Zoo's numbers on the 42x42 frames and 16 environments of the other cpu-small presets; no published numbers",
+        agent={"zoo": True, "reward_clip": 1.0},
+        env={"frame_size": 42, "num_envs": 16},
+        run={"steps": 1_000_000},
+    ),
+}
+DEFAULT_PRESETS = {("atari", "cuda"): "atari", ("atari", "cpu"): "cpu-small"}
+ZOO: dict[str, dict[str, Any]] = {
+    "ppo": {
+        "n_steps": 128, "n_epochs": 4, "batch_size": 256, "learning_rate": "lin_2.5e-4", "clip_range": "lin_0.1",
+        "vf_coef": 0.5, "ent_coef": 0.01,
+    },
+    "a2c": {
+        "ent_coef": 0.01, "vf_coef": 0.25, "policy_kwargs": {"optimizer_class": "RMSpropTFLike", "optimizer_kwargs": {"eps": 1e-5}}
+    },
+    "dqn": {
+        "buffer_size": 100_000, "learning_rate": 1e-4, "batch_size": 32, "learning_starts": 100_000,
+        "target_update_interval": 1_000, "exploration_fraction": 0.1, "exploration_final_eps": 0.01,
+    },
+}  # fmt: skip
+TAGS = {
+    "train/loss": "losses/loss",
+    "train/policy_loss": "losses/policy_loss",
+    "train/policy_gradient_loss": "losses/policy_loss",
+    "train/value_loss": "losses/value_loss",
+    "train/approx_kl": "losses/approx_kl",
+    "train/clip_fraction": "losses/clipfrac",
+    "train/explained_variance": "losses/explained_variance",
+    "train/n_updates": "charts/updates",
+    "train/learning_rate": "charts/learning_rate",
+    "rollout/exploration_rate": "charts/epsilon",
+}  # its tags -> ours
+
+
+def arguments(c: Config, num_envs: int) -> dict[str, Any]:
+    """Of the algorithm's constructor."""
+    out = (dict(ZOO[c.algorithm]) if c.zoo else {}) | parse_options(c.settings)
+    for name, value in out.items():
+        if isinstance(value, str) and value.startswith("lin_"):
+            out[name] = _linear(name, value[4:])
+    if c.algorithm == "dqn" and c.zoo:  # one update for every 4 agent steps, however many environments step at once
+        out = {"train_freq": max(4 // num_envs, 1), "gradient_steps": max(num_envs // 4, 1)} | out
+    kwargs = out.get("policy_kwargs", {})
+    if isinstance(kwargs, dict) and kwargs.get("optimizer_class") == "RMSpropTFLike":
+        from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+        out["policy_kwargs"] = kwargs | {"optimizer_class": RMSpropTFLike}
+    return out
+
+
+def _linear(name: str, number: str) -> Callable[[float], float]:
+    try:
+        initial = float(number)
+    except ValueError:
+        raise ConfigError(f"{name}=lin_{number} is no schedule", where="--agent.settings", fix="lin_2.5e-4") from None
+    return lambda remaining: remaining * initial
+
+
+class Agent:
+    on_policy = True
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        self.config, self.spec, self.seeds = config, spec, seeds
+        self.stochastic = config.algorithm != "dqn"
+        if config.algorithm == "dqn":
+            spec.discrete_actions("stable-baselines3's dqn")
+        self.env = SB3VecEnv(spec, config.reward_clip, config.life_loss and spec.has_lives)
+        given = arguments(config, spec.num_envs)
+        self.buffer_size = int(given.pop("buffer_size", 1_000_000)) if config.algorithm == "dqn" else 0
+        kwargs = given | ({"buffer_size": 1} if self.buffer_size else {})  # none is needed to play
+        image = spec.obs_dtype == torch.uint8 and len(spec.obs_shape) == 3
+        self.seed = int(seeds.branch("init").environments(1)[0])
+        with torch.random.fork_rng(devices=[]):
+            try:
+                self.model = ALGORITHMS[config.algorithm](
+                    "CnnPolicy" if image else "MlpPolicy", self.env, device=str(device), seed=self.seed, **kwargs
+                )
+            except (TypeError, ValueError, AssertionError) as e:
+                raise ConfigError(
+                    f"stable-baselines3's {config.algorithm} refuses its settings: {e}", where="--agent.settings"
+                ) from e
+        self.network: nn.Module = self.model.policy
+        self.objective = Objective(self.model.gamma, config.reward_clip, self.env.life_loss)
+        self.actions = Categoricals(spec.action_space, spec.env_id)
+
+    def initial_state(self, n: int) -> State:
+        return ()
+
+    @torch.no_grad()
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        """extras: q_values [N, A]; or value [N], log_prob [N] and logits [N, L]."""
+        if not self.stochastic:
+            q = self.model.q_net(ts.obs)
+            return Act(q.argmax(-1), (), {"q_values": q})
+        self.network.set_training_mode(False)  # type: ignore[operator]
+        logits = _logits(self.model.policy.get_distribution(ts.obs))
+        action = self.actions.sample(logits, generator) if explore else self.actions.mode(logits)
+        value = self.model.policy.predict_values(ts.obs).squeeze(-1)
+        return Act(action, (), {"value": value, "log_prob": self.actions.log_prob(logits, action), "logits": logits})
+
+    def fit(self, envs: DeviceEnvs, steps: int, read: Callable[[Row], bool]) -> None:
+        """Its own loop, for `steps` agent steps; read hears of every row, and says when to leave."""
+        self.env.bind(envs, self.seeds.branch("env"))
+        if self.buffer_size:
+            m = self.model
+            m.buffer_size = self.buffer_size
+            m.replay_buffer = m.replay_buffer_class(
+                m.buffer_size,
+                m.observation_space,
+                m.action_space,
+                device=m.device,
+                n_envs=m.n_envs,
+                optimize_memory_usage=m.optimize_memory_usage,
+                **m.replay_buffer_kwargs,
+            )
+        self.model.set_random_seed(self.seed)  # of the global generators, which are all it knows
+        self.model.learn(steps, callback=Reader(self.env, read), log_interval=10**9)
+
+    def observe(self, step: Step) -> None: ...
+    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"policy": self.model.policy.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.policy.load_state_dict(state["policy"])
+
+
+def _logits(distribution: Any) -> Tensor:
+    """[N, L] the choices of each component side by side, as Categoricals reads them."""
+    inner = distribution.distribution
+    if isinstance(distribution, MultiCategoricalDistribution):
+        return torch.cat([part.logits for part in inner], -1)
+    if isinstance(distribution, BernoulliDistribution):
+        return torch.stack([torch.zeros_like(inner.logits), inner.logits], -1).flatten(-2)
+    return inner.logits
+
+
+class Reader(BaseCallback):
+    """Tells arcturus's trainer of every row, with the numbers of the newest update."""
+
+    def __init__(self, env: SB3VecEnv, read: Callable[[Row], bool]):
+        super().__init__()
+        self.env, self.read, self.told = env, read, -1.0
+
+    def _on_step(self) -> bool:
+        metrics: Metrics = {}
+        values = self.logger.name_to_value
+        if (updates := float(values.get("train/n_updates", -1))) != self.told:
+            self.told = updates
+            metrics = {ours: torch.tensor(float(values[theirs])) for theirs, ours in TAGS.items() if theirs in values}
+            if "train/entropy_loss" in values:
+                metrics["losses/entropy"] = torch.tensor(-float(values["train/entropy_loss"]))
+        row = Row(self.num_timesteps, Step(self.env.row, (), torch.as_tensor(self.locals["actions"]), {}), metrics, ())
+        return not self.read(row)

@@ -1,0 +1,44 @@
+"""Agents from their settings and from what was saved of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from arcturus import agents
+from arcturus.api import EnvSpec
+from arcturus.errors import CheckpointError
+from arcturus.runs.settings import RunConfig
+from arcturus.seeding import Seeds
+
+LEARNING_STATE = ("optimizer", "replay_rng", "minibatch_rng", "rollout")  # what an agent that only plays does without
+
+
+def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:
+    return agents.load(config.agent_name).Agent(config.agent, spec, device, Seeds(config.run.seed))
+
+
+def playing_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Enough of an agent's state to play."""
+    return {k: v for k, v in state.items() if k not in LEARNING_STATE}
+
+
+def restore(agent: Any, state: dict[str, Any], where: str) -> None:
+    """An agent's saved state, with every way not to fit told in one error."""
+    with fitting(where):
+        agent.load_state_dict(state)
+
+
+@contextmanager
+def fitting(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as e:
+        raise CheckpointError(
+            f"the checkpoint doesn't fit this agent: {(str(e).splitlines() or [type(e).__name__])[0]}",
+            where=where,
+            fix="was config.yaml changed, or is it another version's run?",
+        ) from e
