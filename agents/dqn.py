@@ -11,7 +11,8 @@ Algorithm 1 of 2013, its steps marked in the code:
 (3) and (5) are the environments' (envs/) and the loop's (core/loop.py).
 
 Switches: double Q-learning (van Hasselt et al. 2016), n-step returns, Huber's loss (the clipped error of 2015), C = 0 for no
-target network (2013), the loss of a life as an end (2015).
+target network (2013), the loss of a life as an end (2015), memory (DRQN, Hausknecht & Stone 2015): then (7) samples sequences, whose
+first rows only bring the stored memory up to date (Kapturowski et al. 2019, section 3).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
+from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep, map_state
 from arcturus.config import Bounds, Preset
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import QNetwork
 from arcturus.optimizers import Descent, RMSProp, adam
-from arcturus.replay.records import Transition
+from arcturus.replay.records import Sequence, Transition
 from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
 
@@ -39,9 +40,17 @@ class Config:
     """Numbers called steps are agent steps summed over environments (one decision is 4 emulator frames on Atari)."""
 
     torso: str = "auto"
-    """Network: mnih2013, nature, impala, small, mlp, or auto by the observation."""
+    """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
     average_pool: bool = False
     """Average-pool the IMPALA torso's last feature maps."""
+    core: str = "none"
+    """Memory: none, rnn, lstm, gru, or package.module.Name of your own."""
+    core_width: Annotated[int, Bounds(1, 16_384)] = 128
+    """Units of the memory core."""
+    bptt: Annotated[int, Bounds(1)] = 16
+    """With memory: rows of a sequence that are learnt from, and that gradients flow back through."""
+    burn_in: Annotated[int, Bounds(0)] = 8
+    """With memory: rows before them that only bring the stored memory up to date."""
     gamma: Annotated[float, Bounds(0, 1)] = 0.99
     """Discount per agent step."""
     n_step: Annotated[int, Bounds(1, 100)] = 1
@@ -64,7 +73,7 @@ class Config:
     max_grad_norm: Annotated[float, Bounds(0)] = 0.0
     """Clip the gradient's norm; 0: don't."""
     batch_size: Annotated[int, Bounds(1, 65_536)] = 32
-    """Transitions per update."""
+    """Transitions per update; with memory, sequences."""
     replay_ratio: Annotated[float, Bounds(0, 64)] = 0.25
     """Updates per agent step, whatever the number of environments."""
     capacity: Annotated[int, Bounds(2)] = 1_000_000
@@ -172,6 +181,26 @@ PRESETS = {
         },
         run={"steps": 60_000},
     ),
+    "memory": Preset(
+        "chosen here for recalling a cue; no paper's numbers",
+        agent={
+            "core": "lstm",
+            "core_width": 64,
+            "double": True,
+            "reward_clip": 0.0,
+            "target_period": 2_000,
+            "learning_rate": 1e-3,
+            "optimizer_eps": 1e-8,
+            "max_grad_norm": 10.0,
+            "replay_ratio": 0.0625,
+            "capacity": 50_000,
+            "learn_start": 2_000,
+            "epsilon_final": 0.05,
+            "epsilon_steps": 50_000,
+        },
+        env={"num_envs": 16},
+        run={"steps": 150_000},
+    ),
 }
 DEFAULT_PRESETS = {
     ("atari", "cuda"): "adam",
@@ -180,6 +209,8 @@ DEFAULT_PRESETS = {
     ("classic", "cpu"): "classic",
     ("mdp", "cuda"): "mdp",
     ("mdp", "cpu"): "mdp",
+    ("memory", "cuda"): "memory",
+    ("memory", "cpu"): "memory",
 }
 
 
@@ -194,6 +225,25 @@ def loss(q: nn.Module, q_target: nn.Module, batch: Transition, c: Config) -> tup
     return value, {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
 
 
+def sequence_loss(q: QNetwork, q_target: QNetwork, batch: Sequence, c: Config) -> tuple[Tensor, Metrics]:
+    """The same over sequences: both networks are unrolled from the stored memory, the gradient through the rows after burn-in."""
+    rows, burn_in = len(batch.a_tm1), c.burn_in
+    obs, first = batch.obs[burn_in:], batch.first[burn_in:]
+
+    def remembered(network: QNetwork) -> State:
+        return network.unroll(batch.obs[:burn_in], batch.first[:burn_in], batch.state)[1] if burn_in else batch.state
+
+    with torch.no_grad():
+        state, q_later = remembered(q), q_target.unroll(obs, first, remembered(q_target))[0]
+    q_all, _ = q.unroll(obs, first, state)  # [L + n, B, A]
+    later = (torch.arange(rows, device=obs.device)[:, None] + batch.steps)[..., None].expand(-1, -1, q_all.shape[-1])
+    select = q_all.detach().gather(0, later).flatten(0, 1) if c.double else None
+    q_t, q_tm1 = q_later.gather(0, later).flatten(0, 1), q_all[:rows].flatten(0, 1)
+    td = q_learning(q_tm1, batch.a_tm1.flatten(), batch.r_t.flatten(), batch.discount_t.flatten(), q_t, select)
+    value = td_loss(td, batch.weight.flatten(), huber=c.huber)
+    return value, {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
+
+
 class Agent:
     stochastic, on_policy = False, False
 
@@ -202,11 +252,13 @@ class Agent:
         self.num_actions = spec.discrete_actions("dqn")
         named = config.replay_device
         where = self.device if named == "auto" else torch.device(choose_device(named, "--agent.replay-device"))
-        self.replay = Ring(config.capacity, spec, where, config.n_step)  # (1)
-        self.replay_rng = seeds.branch("replay").torch(where)
         with seeds.branch("init").initialising():
-            network = QNetwork(spec, self.num_actions, config.torso, config.average_pool)  # (2)
-        self.network: nn.Module = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = QNetwork(spec, self.num_actions, config.torso, config.average_pool, config.core, config.core_width)  # (2)
+        self.network: QNetwork = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recurrent = config.core != "none"
+        self.rows = config.n_step + (config.burn_in + config.bptt - 1 if self.recurrent else 0)  # a sample reaches so far
+        self.replay = Ring(config.capacity, spec, where, self.rows, state=self.initial_state(spec.num_envs))  # (1)
+        self.replay_rng = seeds.branch("replay").torch(where)
         self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.descent = Descent(self._optimizer(), config.max_grad_norm)
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
@@ -223,13 +275,15 @@ class Agent:
         c = self.config
         return linear_schedule(self.steps, c.epsilon_initial, c.epsilon_final, c.learn_start, c.epsilon_steps)
 
+    @torch.no_grad()
     def initial_state(self, n: int) -> State:
-        return ()
+        return self.network.initial_state(n)
 
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: q_values [N, A].  Each environment throws a coin of its own."""
-        q = self.network(ts.obs)
+        out, state = self.network.unroll(ts.obs[None], ts.first[None], state)
+        q = out[0]
         action = q.argmax(-1)
         if explore:  # (4)
             random = torch.randint(self.num_actions, action.shape, device=self.device, generator=generator)
@@ -246,23 +300,33 @@ class Agent:
         due = int((self.steps - c.learn_start) * c.replay_ratio)
         if self.replay.size < min(c.learn_start, self.replay.capacity):  # also after a resume without its replay:
             self.updates = max(self.updates, due)  # what was due meanwhile is forgiven
-        if due <= self.updates or not self.replay.ready(c.n_step):
+        if due <= self.updates or not self.replay.ready(self.rows):
             return {}
         while self.updates < due:
-            batch = self.replay.sample(  # (7)
-                c.batch_size, self.replay_rng, n_step=c.n_step, gamma=c.gamma, reward_clip=c.reward_clip, life_loss=c.life_loss
-            )
-            if self.replay.device != self.device:
-                batch = Transition(*(x.to(self.device, non_blocking=self.device.type == "cuda") for x in batch))
-            metrics = self._update(batch)
+            metrics = self._update(self._sample())  # (7)
             self.updates += 1
         if c.target_period and self.steps // c.target_period > self.copies:  # (10)
             self.target.load_state_dict(self.network.state_dict())
             self.copies = self.steps // c.target_period
         return metrics
 
-    def _update(self, batch: Transition) -> Metrics:
-        value, metrics = loss(self.network, self.target, batch, self.config)
+    def _sample(self) -> Transition | Sequence:
+        c = self.config
+        how: dict[str, Any] = {"n_step": c.n_step, "gamma": c.gamma, "reward_clip": c.reward_clip, "life_loss": c.life_loss}
+        batch: Transition | Sequence
+        if self.recurrent:
+            batch = self.replay.sequences(c.batch_size, self.replay_rng, burn_in=c.burn_in, length=c.bptt, **how)
+        else:
+            batch = self.replay.sample(c.batch_size, self.replay_rng, **how)
+        if self.replay.device == self.device:
+            return batch
+        return map_state(lambda x: x.to(self.device, non_blocking=self.device.type == "cuda"), batch)  # type: ignore[return-value]
+
+    def _update(self, batch: Transition | Sequence) -> Metrics:
+        if isinstance(batch, Sequence):
+            value, metrics = sequence_loss(self.network, self.target, batch, self.config)
+        else:
+            value, metrics = loss(self.network, self.target, batch, self.config)
         return metrics | self.descent(value)  # (9)
 
     def scalars(self) -> dict[str, float]:
@@ -293,5 +357,5 @@ class Agent:
             self.replay_rng.set_state(state["replay_rng"])
         self.steps, self.updates, self.copies = state["steps"], state["updates"], state["copies"]
         due, c = int((self.steps - self.config.learn_start) * self.config.replay_ratio), self.config
-        if due - self.updates > (c.n_step + self.spec.frame_stack + 1) * self.spec.num_envs * c.replay_ratio + 1:
+        if due - self.updates > (self.rows + self.spec.frame_stack + 1) * self.spec.num_envs * c.replay_ratio + 1:
             raise ValueError(f"{self.updates:,} updates are too few for {self.steps:,} steps")

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from arcturus.api import State
+
 
 class Transition(NamedTuple):
     """A batch of (n-step) transitions."""
@@ -16,6 +18,19 @@ class Transition(NamedTuple):
     discount_t: Tensor  # [B] float32: gamma^k of the k steps it spans; 0 if s_t is terminal
     s_t: Tensor  # [B, *obs_shape]
     weight: Tensor  # [B] float32: 0 where t-1 was a void row (nothing was decided there), else 1
+
+
+class Sequence(NamedTuple):
+    """Sequences of T rows, of which the L after the burn-in are learnt from; the rest is for memory and bootstrapping."""
+
+    obs: Tensor  # [T, B, *obs_shape]
+    first: Tensor  # [T, B] bool: the row opens an episode
+    state: State  # [B, ...] memory before the first row, as it was when it acted
+    a_tm1: Tensor  # [L, B] int64, as the following of the rows that are learnt from
+    r_t: Tensor  # [L, B] float32, as in Transition
+    discount_t: Tensor  # [L, B] float32, as in Transition
+    steps: Tensor  # [L, B] int64: how many rows later it bootstraps
+    weight: Tensor  # [L, B] float32, as in Transition
 
 
 class Trajectory(NamedTuple):

@@ -4,6 +4,7 @@ Rows are counted for ever (absolute row t lives in slot t mod T), so "is it over
 row keeps 7 bytes: action (uint8, where it fits), reward (float32, raw), flags (uint8), age (uint8).  A stack's frames are
 found by the same rule (envs/frames.py) that built the stack the actor saw; frames that lie before an episode's beginning are
 read from one slot behind the ring that is always blank, so nothing is masked afterwards and nothing waits for the host.
+For agents with memory a row also keeps what it remembered before acting, float32.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from arcturus.api import EnvSpec, Step
+from arcturus.api import EnvSpec, State, Step, state_leaves, state_like
 from arcturus.envs.frames import reach
 from arcturus.errors import ConfigError
-from arcturus.replay.records import Transition
+from arcturus.replay.records import Sequence, Transition
 
 TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES = 1, 2, 4, 8, 16
 LAST = TERMINATED | TRUNCATED | CUT
@@ -33,14 +34,20 @@ def uniform(batch: int, low: int, high: int, num_envs: int, generator: torch.Gen
     return t, n
 
 
-def row_bytes(spec: EnvSpec) -> int:
-    """Bytes of one stored agent step."""
+def row_bytes(spec: EnvSpec, memory: int = 0) -> int:
+    """Bytes of one stored agent step; memory: the numbers an agent remembers."""
     frame = int(torch.tensor(spec.frame_shape).prod()) * spec.obs_dtype.itemsize
-    return frame + spec.action_dtype.itemsize + 4 + 1 + 1
+    return frame + spec.action_dtype.itemsize + 4 + 1 + 1 + 4 * memory
 
 
 def check_memory(
-    capacity: int, spec: EnvSpec, device: torch.device, available: int, n_step: int = 1, flag: str = "--agent.capacity"
+    capacity: int,
+    spec: EnvSpec,
+    device: torch.device,
+    available: int,
+    n_step: int = 1,
+    flag: str = "--agent.capacity",
+    memory: int = 0,
 ) -> None:
     """One clear line before training starts, instead of a killed process hours later.  available: bytes."""
     rows = spec.frame_stack + n_step  # fewer could never hold a transition with its whole stack once they wrap
@@ -51,7 +58,8 @@ def check_memory(
             where="--agent.capacity",
             fix=f"use at least {rows * spec.num_envs:,}",
         )
-    need, each = row_bytes(spec) * capacity, row_bytes(spec)
+    each = row_bytes(spec, memory)
+    need = each * capacity
     if need > available:
         raise ConfigError(
             f"{capacity:,} steps need {need / 1e9:.2f} GB on {device}, where {available / 1e9:.2f} GB are free",
@@ -76,12 +84,24 @@ class Ring:
 
     append() takes one row [N] a time; sample() draws transitions of up to n_step steps.  Row t is the observation, the action taken there,
     and the reward and flags that came *with* the observation.
+
+    n_step: rows a sample reaches beyond its first.  state: an agent's memory [N, ...], if Step.state is to be kept.
     """
 
-    def __init__(self, capacity: int, spec: EnvSpec, device: torch.device | str, n_step: int = 1, flag: str = "--agent.capacity"):
+    def __init__(
+        self,
+        capacity: int,
+        spec: EnvSpec,
+        device: torch.device | str,
+        n_step: int = 1,
+        flag: str = "--agent.capacity",
+        state: State = (),
+    ):
         self.spec, self.rows, self.count = spec, capacity // spec.num_envs, 0
         device = torch.device(device)
-        check_memory(capacity, spec, device, available_bytes(device), n_step, flag)
+        self.state = state  # as a pattern
+        numbers = sum(leaf[0].numel() for leaf in state_leaves(state))
+        check_memory(capacity, spec, device, available_bytes(device), n_step, flag, numbers)
         T, N = self.rows, spec.num_envs
         self.device = device
         self.frame = torch.zeros((T * N + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank
@@ -89,6 +109,8 @@ class Ring:
         self.reward = torch.zeros((T, N), device=device)
         self.flags = torch.zeros((T, N), dtype=torch.uint8, device=device)
         self.age = torch.zeros((T, N), dtype=torch.uint8, device=device)
+        self.memory = torch.zeros((T, N, numbers), device=device)
+        self.names = ROW_TENSORS + (("memory",) if numbers else ())
         self._gathered = torch.empty((0, *spec.frame_shape), dtype=spec.obs_dtype, device=device)
         self._offsets: dict[int, Tensor] = {}  # by how far ahead
         self._weights = torch.tensor([TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES], dtype=torch.uint8, device=device)
@@ -111,11 +133,11 @@ class Ring:
     @property
     def row_bytes(self) -> int:
         """Bytes of one stored agent step."""
-        return row_bytes(self.spec)
+        return row_bytes(self.spec, self.memory.shape[-1])
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.frame, self.action, self.reward, self.flags, self.age))
+        return sum(getattr(self, k).nbytes for k in self.names)
 
     def append(self, step: Step) -> None:
         ts, N = step.timestep, self.spec.num_envs
@@ -126,6 +148,8 @@ class Ring:
         flags = torch.stack([ts.terminated, ts.truncated, ts.cut, ts.life_lost, ts.decides], -1).to(self.device)
         self.flags[slot].copy_((flags * self._weights).sum(-1))
         self.age[slot].copy_(ts.age)
+        if self.memory.shape[-1]:
+            self.memory[slot].copy_(torch.cat([leaf.flatten(1) for leaf in state_leaves(step.state)], -1))
         self.count += 1
 
     def _window(self, t: Tensor, n: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
@@ -180,19 +204,7 @@ class Ring:
         """
         K = self.spec.frame_stack
         slots, framed = self._window(t, n, n_step)
-        flags, rewards = self.flags.view(-1)[slots[:, K - 1 :]], self.reward.view(-1)[slots[:, K:]]  # [B, n + 1], [B, n]
-        if reward_clip:
-            rewards = rewards.clamp(-reward_clip, reward_clip)
-        zero_discount = TERMINATED | LIFE_LOST if life_loss else TERMINATED
-        goes_on = (flags & (LAST | zero_discount)).eq(0)
-        discounts = gamma * (flags & zero_discount).eq(0)
-        r_t, discount_t, alive = rewards[:, 0], discounts[:, 1], goes_on[:, 1]
-        length = torch.ones_like(t)
-        for k in range(2, n_step + 1):
-            r_t = torch.where(alive, r_t + discount_t * rewards[:, k - 1], r_t)
-            discount_t = torch.where(alive, discount_t * discounts[:, k], discount_t)
-            length = torch.where(alive, k, length)
-            alive = alive & goes_on[:, k]
+        a_tm1, r_t, discount_t, length, weight = self._returns(slots, n_step, gamma, reward_clip, life_loss)
         if n_step == 1:  # s_t is s_tm1 moved by one frame
             frames = self._gather(framed)
             s_tm1, s_t = frames[:, :K], frames[:, 1:]
@@ -202,9 +214,61 @@ class Ring:
             s_tm1, s_t = frames[: len(t)], frames[len(t) :]
         if K == 1:
             s_tm1, s_t = s_tm1[:, 0], s_t[:, 0]
+        return Transition(s_tm1, a_tm1, r_t, discount_t, s_t, weight)
+
+    def _returns(
+        self, slots: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of the transitions in a window's slots [B, K + n_step]: action, reward, discount, the steps they span, weight; [B] each."""
+        K = self.spec.frame_stack
+        flags, rewards = self.flags.view(-1)[slots[:, K - 1 :]], self.reward.view(-1)[slots[:, K:]]  # [B, n + 1], [B, n]
+        if reward_clip:
+            rewards = rewards.clamp(-reward_clip, reward_clip)
+        zero_discount = TERMINATED | LIFE_LOST if life_loss else TERMINATED
+        goes_on = (flags & (LAST | zero_discount)).eq(0)
+        discounts = gamma * (flags & zero_discount).eq(0)
+        r_t, discount_t, alive = rewards[:, 0], discounts[:, 1], goes_on[:, 1]
+        length = torch.ones_like(slots[:, 0])
+        for k in range(2, n_step + 1):
+            r_t = torch.where(alive, r_t + discount_t * rewards[:, k - 1], r_t)
+            discount_t = torch.where(alive, discount_t * discounts[:, k], discount_t)
+            length = torch.where(alive, k, length)
+            alive = alive & goes_on[:, k]
         slot = slots[:, K - 1]
         weight = (flags[:, 0] & DECIDES).ne(0).float()
-        return Transition(s_tm1, self.action.flatten(0, 1)[slot].long(), r_t, discount_t, s_t, weight)
+        return self.action.flatten(0, 1)[slot].long(), r_t, discount_t, length, weight
+
+    def sequences(
+        self,
+        batch: int,
+        generator: torch.Generator,
+        *,
+        burn_in: int,
+        length: int,
+        n_step: int,
+        gamma: float,
+        reward_clip: float,
+        life_loss: bool,
+    ) -> Sequence:
+        """`batch` sequences of burn_in + length + n_step rows, drawn uniformly, with the memory they began with (stored state and
+        burn-in: Kapturowski et al. 2019).  They may run over the end of an episode: `first` says where the next begins."""
+        rows = burn_in + length + n_step
+        t, n = uniform(batch, self.oldest, self.count - rows + 1, self.spec.num_envs, generator)
+        every = t + torch.arange(rows, device=self.device)[:, None]  # [rows, B]
+        n = n.expand_as(every)
+        learnt, ns = every[burn_in : burn_in + length], n[:length]
+        slots, _ = self._window(learnt.flatten(), ns.flatten(), n_step)
+        numbers = (x.view(length, batch) for x in self._returns(slots, n_step, gamma, reward_clip, life_loss))
+        slot = every[0] % self.rows
+        widths = [leaf[0].numel() for leaf in state_leaves(self.state)]
+        parts = self.memory[slot, n[0]].split(widths, -1)
+        leaves = [p.view(batch, *like.shape[1:]) for p, like in zip(parts, state_leaves(self.state), strict=True)]
+        return Sequence(
+            self.obs(every.flatten(), n.flatten()).view(rows, batch, *self.spec.obs_shape),
+            self.age[every % self.rows, n].eq(0),
+            state_like(self.state, leaves),
+            *numbers,
+        )
 
     # -- for checkpoints: whole rows by their absolute numbers ---------------------------------------------------------
 
@@ -212,7 +276,7 @@ class Ring:
     def row_shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """dtype and shape [N, ...] of each tensor of one row."""
         frame = (self.frame.dtype, (self.spec.num_envs, *self.spec.frame_shape))
-        return {"frame": frame} | {k: (getattr(self, k).dtype, tuple(getattr(self, k).shape[1:])) for k in ROW_TENSORS[1:]}
+        return {"frame": frame} | {k: (getattr(self, k).dtype, tuple(getattr(self, k).shape[1:])) for k in self.names[1:]}
 
     def cut_last(self) -> None:
         """Makes the newest row one that a reset cut, after all: what follows it is not what followed it then."""
@@ -224,12 +288,12 @@ class Ring:
         """Rows [first, end) as contiguous host tensors [rows, N, ...], detached from the ring."""
         slots = torch.arange(first, end, device=self.device) % self.rows
         frames = self.frame[:-1].view(self.rows, self.spec.num_envs, *self.spec.frame_shape)
-        out = {"frame": frames[slots]} | {k: getattr(self, k)[slots] for k in ROW_TENSORS[1:]}
+        out = {"frame": frames[slots]} | {k: getattr(self, k)[slots] for k in self.names[1:]}
         return {k: v.cpu().contiguous() for k, v in out.items()}
 
     def write_rows(self, first: int, rows: dict[str, Tensor]) -> None:
         """Puts back what read_rows gave; the ring must have the same shape."""
         slots = torch.arange(first, first + len(rows["age"]), device=self.device) % self.rows
         self.frame[:-1].view(self.rows, self.spec.num_envs, *self.spec.frame_shape)[slots] = rows["frame"].to(self.device)
-        for k in ROW_TENSORS[1:]:
+        for k in self.names[1:]:
             getattr(self, k)[slots] = rows[k].to(self.device)
