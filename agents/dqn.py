@@ -320,7 +320,7 @@ class Agent:
             batch = self.replay.sample(c.batch_size, self.replay_rng, **how)
         if self.replay.device == self.device:
             return batch
-        return map_state(lambda x: x.to(self.device, non_blocking=self.device.type == "cuda"), batch)  # type: ignore[return-value]
+        return map_state(lambda x: x.to(self.device, non_blocking=self.device.type == "cuda"), batch)
 
     def _update(self, batch: Transition | Sequence) -> Metrics:
         if isinstance(batch, Sequence):

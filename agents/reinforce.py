@@ -24,6 +24,7 @@ from torch import Tensor
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep, map_state
 from arcturus.config import Bounds, Preset
+from arcturus.errors import ConfigError
 from arcturus.losses import explained_variance, lambda_returns, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, adam
@@ -174,6 +175,10 @@ class Agent:
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.config, self.spec, self.device = config, spec, torch.device(device)
         c, self.learned = config, config.baseline == "learned"
+        if c.life_loss and not c.reward_to_go:
+            raise ConfigError(
+                "the whole trajectory's return can't end at a lost life", where="--agent.life-loss", fix="use reward_to_go True"
+            )
         with seeds.branch("init").initialising():
             network = ActorCritic(spec, torso=c.torso, core=c.core, core_width=c.core_width, shared=c.shared, value=self.learned)
         self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

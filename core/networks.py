@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from arcturus.api import Act, EnvSpec, State, TimeStep, map_state
 from arcturus.errors import ConfigError, nearest
-from arcturus.extensions import attribute
+from arcturus.extensions import build
 from arcturus.memory import make_core, unroll
 from arcturus.policies import Categoricals
 
@@ -125,12 +125,7 @@ class Torso(nn.Module):
 
 def make_torso(spec: EnvSpec, name: str, average_pool: bool = False) -> nn.Module:
     """By name, or by dotted path for one of your own: a module made from the spec, obs [B, *obs_shape] -> [B, width]."""
-    if "." not in name:
-        return Torso(spec, name, average_pool)
-    torso = attribute(name, "--agent.torso")(spec)
-    if not isinstance(getattr(torso, "width", None), int):
-        raise ConfigError(f"{name} is no torso: it has no width", where="--agent.torso")
-    return torso
+    return Torso(spec, name, average_pool) if "." not in name else build(name, "--agent.torso", ("width",), spec)
 
 
 def orthogonal(module: nn.Module, gain: float) -> None:

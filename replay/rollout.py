@@ -21,7 +21,7 @@ class Rollout:
     """At most `rows` rows [N], on `device`.
 
     extras: name -> shape of one environment's float32 entry in Act.extras that is kept for every row ([T, N, *shape]).
-    state: an agent's memory [N, ...]; what it was before acting is kept for every `every`-th row, [T / every, N, ...].
+    state: an agent's memory [N, ...]; what it was before acting is kept for every `every`-th row, [T / every, N, ...]; (): nowhere.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Rollout:
         t = self.count
         for name, kept in self.extras.items():
             kept[t].copy_(step.extras[name])
-        if t % self.every == 0:
-            for kept, now in zip(state_leaves(self.states), state_leaves(step.state), strict=True):
+        if t % self.every == 0 and (states := state_leaves(self.states)):
+            for kept, now in zip(states, state_leaves(step.state), strict=True):
                 kept[t // self.every].copy_(now)
         self.ring.append(step)
 

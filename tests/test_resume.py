@@ -18,9 +18,16 @@ from arcturus.runs.folder import Run
 from arcturus.scripts.survival import digests
 
 # 4 environments; the ring holds 100 rows; learning starts at 100 steps, the schedule ends at 500, target copies every 150
+LSTM = {"core": "lstm", "core_width": 8}
 SETTINGS = {
     "dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
     "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
+}
+SETTINGS |= {
+    "dqn lstm": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
+    "ppo lstm": SETTINGS["ppo"] | LSTM | {"bptt": 8},
+    "a2c lstm": LSTM | {"horizon": 12, "shared": False},
+    "reinforce lstm": LSTM | {"horizon": 100, "bptt": 5},
 }
 OPTIONS = {"env_config": {"num_envs": 4}, "steps": 900, "checkpoint_every": 250, "eval_every": 350, "log_every": 60}
 WORLDS = {"q_learning": "MDP/Grid-v0"}
@@ -37,7 +44,7 @@ def unbroken(small_run, tmp_path_factory):
 
     def of(agent):
         if agent not in known:
-            run = small_run(tmp_path_factory.mktemp("whole") / agent, agent=agent, agent_config=SETTINGS.get(agent),
+            run = small_run(tmp_path_factory.mktemp("whole") / "r", agent=agent.split()[0], agent_config=SETTINGS.get(agent),
                             env=WORLDS.get(agent, "CartPole-v1"), **OPTIONS)  # fmt: skip
             known[agent] = digests(run.path)
         return known[agent]
@@ -45,13 +52,21 @@ def unbroken(small_run, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("agent", [a for a in agents.names() if a != "sb3"])
-@pytest.mark.parametrize("moment", MOMENTS)
+CASES = [(agent, moment) for agent in agents.names() if agent != "sb3" for moment in MOMENTS]
+CASES += [
+    (name, moment)
+    for name in SETTINGS
+    if " " in name
+    for moment in ("mid-episode", "at a scheduled checkpoint", "at an evaluation")
+]
+
+
+@pytest.mark.parametrize(("agent", "moment"), CASES)
 def test_stopped_at_any_moment_it_ends_the_same(agent, moment, small_run, stop_at, unbroken, tmp_path):
     whole = unbroken(agent)
     stop_at(MOMENTS[moment])
     world = WORLDS.get(agent, "CartPole-v1")
-    run = small_run(tmp_path / "r", agent=agent, env=world, agent_config=SETTINGS.get(agent), **OPTIONS)
+    run = small_run(tmp_path / "r", agent=agent.split()[0], env=world, agent_config=SETTINGS.get(agent), **OPTIONS)
     assert run.status == "preempted"
     assert run.about["steps"] == run.about["checkpoint"] == MOMENTS[moment]
     assert arcturus.resume(run, quiet=True).status == "finished"

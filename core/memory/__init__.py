@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from arcturus.api import State, where_first
 from arcturus.errors import ConfigError, nearest
-from arcturus.extensions import attribute
+from arcturus.extensions import build
 from arcturus.memory.recurrent import GRU, LSTM, RNN, NoMemory
 
 CORES: dict[str, type[nn.Module]] = {"none": NoMemory, "rnn": RNN, "lstm": LSTM, "gru": GRU}
@@ -25,13 +25,11 @@ CORES: dict[str, type[nn.Module]] = {"none": NoMemory, "rnn": RNN, "lstm": LSTM,
 
 def make_core(name: str, inputs: int, width: int) -> nn.Module:
     """By name, or by dotted path for one of your own."""
-    if name not in CORES and "." not in name:
-        raise ConfigError(f"unknown memory core {name!r}", where="--agent.core", fix=nearest(name, CORES, "cores"))
-    core = CORES[name](inputs, width) if name in CORES else attribute(name, "--agent.core")(inputs, width)
-    missing = [x for x in ("outputs", "initial_state", "forward") if not hasattr(core, x)]
-    if missing:
-        raise ConfigError(f"{name} is no memory core: it has no {', '.join(missing)}", where="--agent.core")
-    return core
+    if name in CORES:
+        return CORES[name](inputs, width)
+    if "." in name:
+        return build(name, "--agent.core", ("outputs", "initial_state"), inputs, width)
+    raise ConfigError(f"unknown memory core {name!r}", where="--agent.core", fix=nearest(name, CORES, "cores"))
 
 
 def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:

@@ -1,0 +1,126 @@
+"""Code of your own by dotted path: an agent, a torso, a memory core, a listener, an environment; and that none runs untrusted."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+
+import pytest
+
+import arcturus
+from arcturus import agents
+from arcturus.errors import ConfigError
+
+PARTS = '''
+import json
+import torch
+from torch import nn
+
+
+class Flat(nn.Module):
+    """A torso."""
+    width = 12
+
+    def __init__(self, spec):
+        super().__init__()
+        self.layer = nn.Linear(spec.obs_shape[0], 12)
+
+    def forward(self, obs):
+        return self.layer(obs).tanh()
+
+
+class Leaky(nn.Module):
+    """A core whose state is a nest."""
+
+    def __init__(self, inputs, width):
+        super().__init__()
+        self.outputs, self.layer = width, nn.Linear(inputs, width)
+
+    def initial_state(self, n):
+        return (self.layer.weight.new_zeros(n, self.outputs), (self.layer.weight.new_zeros(n, 2, 3),))
+
+    def forward(self, x, state):
+        trace, (matrix,) = state
+        trace = 0.9 * trace + self.layer(x)
+        return trace, (trace, (matrix + 1,))
+
+
+class Counter:
+    """A listener."""
+
+    def __init__(self, config, folder):
+        self.file, self.rows, self.id = folder / "heard.json", 0, config.env.id
+
+    def __call__(self, row):
+        self.rows += 1
+        self.steps = row.steps
+
+    def close(self):
+        self.file.write_text(json.dumps([self.rows, self.steps, self.id]))
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A package `mine` with an agent of its own and parts of one."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").touch()
+    (tmp_path / "mine" / "parts.py").write_text(PARTS)
+    (tmp_path / "mine" / "still.py").write_text(inspect.getsource(agents.load("constant")))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in [n for n in sys.modules if n.split(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+SETTINGS = {"torso": "mine.parts.Flat", "core": "mine.parts.Leaky", "core_width": 5, "shared": True}
+TRUST = ("mine.parts.Flat", "mine.parts.Leaky", "mine.parts.Counter")
+
+
+def test_a_torso_a_core_and_a_listener_of_your_own(mine, small_run):
+    run = small_run(mine / "r", 400, "ppo", agent_config={**SETTINGS, "horizon": 10}, listeners="mine.parts.Counter")
+    assert json.loads((run.path / "heard.json").read_text()) == [50, 400, "CartPole-v1"]
+    network = arcturus.load(run, trust=TRUST).network
+    assert type(network.torso).__name__ == "Flat"
+    assert type(network.core).__name__ == "Leaky"
+
+
+@pytest.mark.parametrize("agent", ["dqn", "a2c", "reinforce"])
+def test_every_agent_takes_them(agent, mine, small_run):
+    settings = {k: v for k, v in SETTINGS.items() if k in agents.load(agent).Config.__dataclass_fields__}
+    assert small_run(mine / "r", 400, agent, agent_config=settings).status == "finished"
+
+
+def test_an_agent_of_your_own(mine, small_run):
+    run = small_run(mine / "r", 200, "mine.still")
+    assert arcturus.load(run, trust=("mine.still",)).config.agent_name == "mine.still"
+
+
+@pytest.mark.parametrize("missing", TRUST)
+def test_nothing_of_it_runs_on_resume_or_evaluation_without_trust(missing, mine, small_run):
+    run = small_run(mine / "r", 400, "ppo", agent_config={**SETTINGS, "horizon": 10}, listeners="mine.parts.Counter")
+    (mine / "mine" / "parts.py").write_text("raise SystemExit('it ran')")
+    for name in [n for n in sys.modules if n.split(".")[0] == "mine"]:
+        del sys.modules[name]
+    others = tuple(t for t in TRUST if t != missing)
+    with pytest.raises(ConfigError, match=f"--trust|{missing}"):
+        arcturus.load(run, trust=others)
+    with pytest.raises(ConfigError, match=missing):
+        arcturus.resume(run, steps=800, trust=others)
+
+
+@pytest.mark.parametrize(
+    ("where", "settings"),
+    [
+        ("torso", {"agent_config": {"torso": "mine.parts.Round"}}),
+        ("core", {"agent_config": {"core": "mine.nothing.Core"}}),
+        ("core", {"agent_config": {"core": "mine.parts.Flat"}}),
+        ("listeners", {"listeners": "mine.parts.Deaf"}),
+    ],
+)
+def test_what_is_not_there_is_said_before_a_run_begins(where, settings, mine, small_run):
+    with pytest.raises(ConfigError) as e:
+        small_run(mine / "r", 400, "ppo", **settings)
+    assert where in e.value.where
+    assert not (mine / "r").exists()
