@@ -82,7 +82,7 @@ class Torso(nn.Module):
                 fix="use mlp, or auto",
             )
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
-        self.image = name != "mlp"
+        self.name, self.image = name, name != "mlp"
         if not self.image:
             size = int(torch.tensor(spec.obs_shape).prod())
             layers: OrderedDict[str, nn.Module] = OrderedDict(
@@ -117,7 +117,7 @@ class Torso(nn.Module):
         return _conv_stack(channels, layers), width
 
     def forward(self, obs: Tensor) -> Tensor:
-        x = obs.reshape(len(obs), -1, *obs.shape[-2:]) if self.image else obs.flatten(1)
+        x = obs.reshape(obs.shape[0], -1, *obs.shape[-2:]) if self.image else obs.flatten(1)
         if self.image:
             x = x.contiguous(memory_format=torch.channels_last)  # while it is still bytes
         return self.layers(x * self.scale if x.dtype == torch.uint8 else x)

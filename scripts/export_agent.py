@@ -1,0 +1,94 @@
+"""export-agent: writes a trained agent for other programs, as a stable-baselines3 model or an ONNX graph."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+
+# isort: split
+from arcturus.exporting import SUFFIXES, check_packages, check_target, unwritable
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="export-agent", description=__doc__, allow_abbrev=False)
+    p.add_argument("run", type=Path, help="the run folder")
+    p.add_argument("--to", required=True, choices=list(SUFFIXES), help="stable-baselines3 (FILE.zip) or ONNX (FILE.onnx)")
+    p.add_argument("file", type=Path, metavar="FILE", help="where to")
+    p.add_argument("--checkpoint", default="last", help="last, best (by evaluation during training), or a step (default last)")
+    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    import torch
+
+    from arcturus.runs.files import write_atomically
+    from arcturus.runs.folder import Run
+    from arcturus.runs.library import load
+
+    torch.set_num_threads(1)
+    run = Run(args.run)
+    check_target(args.file, args.to)
+    check_packages(args.to)
+    actor = load(run, args.checkpoint, "cpu", tuple(args.trust))
+    kind, data, notes = convert(actor, args.to)
+    try:
+        write_atomically(args.file, data)
+    except OSError as e:
+        raise unwritable(args.file, e) from e
+    print(f"{args.file}: {kind} of {actor.config.agent_name} at step {actor.step:,}, {len(data):,} bytes")
+    print("\n".join(notes))
+    return 0
+
+
+def convert(actor: Any, to: str) -> tuple[str, bytes, list[str]]:
+    """What it is, the file's bytes, and lines to print."""
+    name = actor.config.agent_name
+    own_observations, own_actions = own_spaces(actor.config.env)
+    if to == "onnx":
+        from arcturus.exporting.onnx_graph import to_onnx
+
+        kind = "ONNX graph"
+        data, notes = to_onnx(actor.agent, name)
+    else:
+        from arcturus.exporting.stable_baselines import to_bytes, to_stable_baselines
+
+        model, notes = to_stable_baselines(actor.agent, name, own_observations)
+        kind, data = f"stable-baselines3 {type(model).__name__}", to_bytes(model)
+    spec = actor.agent.spec
+    seen = f"observations as arcturus.make gives them: {str(spec.obs_dtype).removeprefix('torch.')} {list(spec.obs_shape)}"
+    return kind, data, [*notes, seen, *first_action(spec.env_id, own_actions)]
+
+
+def own_spaces(config: Any) -> tuple[Any, Any]:
+    """The environment's own observation and action space; (None, None) on Atari, whose frames are stacked here."""
+    from arcturus.envs import is_atari, parse_options
+    from arcturus.envs.classic import open_one
+
+    if is_atari(config.id):
+        return None, None
+    env = open_one(config.id, **parse_options(config.options))
+    try:
+        return env.observation_space, env.action_space
+    finally:
+        env.close()
+
+
+def first_action(env_id: str, space: Any) -> list[str]:
+    import numpy as np
+
+    start = np.asarray(getattr(space, "start", 0))
+    return [f"actions are counted from 0; {env_id} counts from {start.tolist()}: add that"] if start.any() else []
+
+
+def cli() -> None:
+    sys.exit(guarded(main, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    cli()
