@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto")
     p.add_argument("--floors", action="store_true", help="also score random play and the best constant action")
     p.add_argument("--video", type=Path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --replay's")
+    p.add_argument("--explain", metavar="HOW", help="with --video: saliency, guided or occlusion, what each action hangs on")
     p.add_argument("--replay", type=int, metavar="N", help="no scoring: film episode N of the newest evaluation")
     p.add_argument("--value-figure", type=Path, metavar="FILE", help="draw the value with the frames at its rise, peak and fall")
     p.add_argument("--rollouts", type=Path, metavar="FILE.npz", help="write every episode with what the agent saw")
@@ -44,16 +45,20 @@ def main(argv: list[str]) -> int:
     import torch
 
     from arcturus.device import choose_device
+    from arcturus.envs import open_envs
     from arcturus.envs.atari import protocol
     from arcturus.runs.folder import Run
     from arcturus.runs.library import load
     from arcturus.scoring.evaluation import evaluate
+    from arcturus.scoring.explain import check_explanation
     from arcturus.scoring.film import check_film_path
 
     torch.set_num_threads(1)
     run, device = Run(args.run), choose_device(args.device)
     if args.protocol:
         protocol(args.protocol)
+    if args.explain and not args.video:
+        raise ConfigError("--explain is drawn into a film", where="--explain", fix="add --video FILE.mp4")
     if args.video:
         check_film_path(args.video)
     if args.replay is not None:
@@ -61,6 +66,9 @@ def main(argv: list[str]) -> int:
     actor = load(run, args.checkpoint, device, tuple(args.trust))
     config = actor.config.env
     config = replace(config, protocol=args.protocol or config.protocol)
+    if args.explain:
+        with open_envs(replace(config, num_envs=1), 0, device) as envs:
+            check_explanation(args.explain, actor, envs.spec, device)
     result = evaluate(
         actor,
         config,
@@ -201,7 +209,7 @@ def draw(args: argparse.Namespace, actor: Any, config: Any, episode: Any, device
 
     if args.video:
         title = f"{config.id}  {actor.config.agent_name}"
-        count = write_film(args.video, actor, config, episode, title=title, device=device)
+        count = write_film(args.video, actor, config, episode, title=title, device=device, explain=args.explain)
         print(f"film {args.video}: {count} pictures, seed {episode.seed}, score {episode.score:g}", file=sys.stderr)
     if args.value_figure:
         points = value_figure(args.value_figure, actor, config, episode, device=device)

@@ -14,18 +14,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from arcturus.api import Actor
+from arcturus.api import Act, Actor
 from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs, parse_options
 from arcturus.envs.classic import import_module_of, open_one
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
+from arcturus.scoring.explain import EXPLANATIONS, check_explanation
 
 HEIGHT, PANEL, TRACE = 420, 240, 120  # pixels: the game's height, the panel's width, the value trace's height
-INK, DIM, GROUND, CHOSEN, BAR, LINE = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0"
+FADE, GLOW, GREYED = 0.93, 0.9, 0.85  # a step's fall of the heat map's scale; its strongest alpha; colour taken from the game
+INK, DIM, GROUND, CHOSEN, BAR, LINE, HEAT = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0", "#ff5a1f"
+
+
+class Bars(NamedTuple):
+    """A number for every action."""
+
+    what: str  # action-values or policy
+    numbers: np.ndarray  # [A] float32
+    low: float  # where a bar has no length
 
 
 class Moment(NamedTuple):
@@ -35,8 +46,9 @@ class Moment(NamedTuple):
     action: int | list[int]
     reward: float  # that this action earned
     score: float  # before the action
-    q_values: np.ndarray | None  # [A]
+    bars: Bars | None
     value: float | None
+    heat: np.ndarray | None = None  # [H, W] float32 >= 0 over what the agent saw: what the action hangs on (scoring/explain.py)
 
 
 class ColourTwin:
@@ -79,18 +91,39 @@ class ColourTwin:
         self.atari.close() if self.atari else self.env.close()
 
 
+def bars_of(act: Act, space: gym.Space) -> Bars | None:
+    """The action-values, or a policy's probabilities where one action is chosen at a time."""
+    if "q_values" in act.extras:
+        q = act.extras["q_values"][0].float().cpu().numpy()
+        return Bars("action-values", q, float(q.min()))
+    if "logits" in act.extras and isinstance(space, gym.spaces.Discrete):
+        return Bars("policy", act.extras["logits"][0].float().softmax(-1).cpu().numpy(), 0.0)
+    return None
+
+
 @torch.no_grad()
-def replay(actor: Actor, config: EnvConfig, episode: ScoredEpisode, device: torch.device | str = "cpu") -> Iterator[Moment]:
-    """Plays a scored episode again; raises if it doesn't earn the same rewards step by step."""
+def replay(
+    actor: Actor, config: EnvConfig, episode: ScoredEpisode, device: torch.device | str = "cpu", explain: str | None = None
+) -> Iterator[Moment]:
+    """Plays a scored episode again; raises if it doesn't earn the same rewards step by step.
+
+    explain: saliency, guided or occlusion, for a heat map of the action that was played, which need not be the likeliest one.
+    """
     twin = ColourTwin(config)
     try:
         with open_envs(replace(config, num_envs=1), 0, device) as envs:
+            if explain:
+                check_explanation(explain, actor, envs.spec, device)
             ts, state = envs.restart(np.array([episode.seed])), actor.initial_state(1)
             picture, score = twin.reset(episode.seed), 0.0
             for action, scored in zip(episode.actions, episode.rewards, strict=True):
                 act = actor.act(ts, state, explore=False)
-                value, q = start_values(act), act.extras.get("q_values")
-                envs.send(torch.as_tensor(action)[None])
+                value, played = start_values(act), torch.as_tensor(action)[None]
+                heat = None
+                if explain:
+                    network: Any = getattr(actor, "network", None)
+                    heat = EXPLANATIONS[explain](network, ts.obs, ts.first, state, played.to(ts.obs.device)).cpu().numpy()
+                envs.send(played)
                 next_picture, reward = twin.step(action)
                 ts, state = envs.recv(), act.state
                 if reward != float(scored) or float(envs.host.reward[0]) != float(scored):
@@ -104,8 +137,9 @@ def replay(actor: Actor, config: EnvConfig, episode: ScoredEpisode, device: torc
                     action.tolist(),
                     reward,
                     score,
-                    None if q is None else q[0].float().cpu().numpy(),
+                    bars_of(act, envs.single_action_space),
                     None if value is None else float(value[0]),
+                    heat,
                 )
                 picture, score = next_picture, score + reward
             yield Moment(picture, 0, 0.0, score, None, None)
@@ -119,8 +153,6 @@ def frames_per_second(config: EnvConfig) -> Fraction:
         from arcturus.envs.atari import FRAME_SKIP, FRAMES_PER_SECOND
 
         return Fraction(FRAMES_PER_SECOND, FRAME_SKIP)
-    import gymnasium as gym
-
     spec = gym.spec(import_module_of(config.id))
     entry = spec.entry_point
     metadata = getattr(gym.envs.registration.load_env_creator(entry), "metadata", {}) if isinstance(entry, str) else {}
@@ -141,11 +173,27 @@ def font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
+class Glow:
+    """Lays heat maps over pictures, stretched to them: what the agent saw is the whole picture scaled, and nothing cut off."""
+
+    def __init__(self) -> None:
+        self.full = 0.0
+
+    def over(self, picture: Image.Image, heat: np.ndarray) -> Image.Image:
+        """Full colour is the highest 99.5th percentile lately: a single pixel sets nothing, and a calm moment looks calm."""
+        self.full = max(float(np.percentile(heat, 99.5)), FADE * self.full)
+        alpha = Image.fromarray(np.uint8(255 * GLOW * np.clip(heat / max(self.full, 1e-12), 0, 1)))
+        grey = Image.blend(picture, picture.convert("L").convert("RGB"), GREYED)  # a warm colour shows on every game's palette
+        grey.paste(Image.new("RGB", grey.size, HEAT), mask=alpha.resize(grey.size, Image.Resampling.BILINEAR))
+        return grey
+
+
 class Canvas:
     """Draws one moment: the game, the panel beside it, the value's trace below."""
 
-    def __init__(self, config: EnvConfig, title: str, step_seconds: float):
-        self.config, self.title, self.step_seconds = config, title, step_seconds
+    def __init__(self, config: EnvConfig, title: str, step_seconds: float, explain: str | None = None):
+        self.config, self.title, self.step_seconds, self.explain = config, title, step_seconds, explain
+        self.glow = Glow()
         self.big, self.small = font(22), font(13)
         self.trace: deque[float] = deque(maxlen=400)
         self.low, self.high = np.inf, -np.inf
@@ -155,15 +203,22 @@ class Canvas:
         h, w = moment.picture.shape[:2]
         wide = min(round(w * HEIGHT / h), 640) // 2 * 2
         image = Image.new("RGB", (wide + PANEL, HEIGHT + TRACE), GROUND)
-        image.paste(Image.fromarray(moment.picture).resize((wide, HEIGHT), Image.Resampling.NEAREST), (0, 0))
+        game = Image.fromarray(moment.picture).resize((wide, HEIGHT), Image.Resampling.NEAREST)
+        image.paste(game if moment.heat is None else self.glow.over(game, moment.heat), (0, 0))
         pen, x = ImageDraw.Draw(image), wide + 14
         pen.text((x, 10), self.title, INK, self.small)
         pen.text((x, 32), f"score {moment.score:g}", INK, self.big)
         pen.text((x, 62), f"{self.count * self.step_seconds:.1f} s   step {self.count}", DIM, self.small)
-        if moment.q_values is not None:
-            self._bars(pen, moment, x)
-        elif moment.value is not None:
-            pen.text((x, 90), f"value {moment.value:.3f}", INK, self.small)
+        y = 86
+        if moment.heat is not None:
+            of = "Q(s,a)" if moment.bars is not None and moment.bars.what == "action-values" else "log pi(a|s)"
+            pen.text((x, y), f"{'guided saliency' if self.explain == 'guided' else self.explain} of {of}", HEAT, self.small)
+            y += 20
+        if moment.value is not None and (moment.bars is None or moment.bars.what == "policy"):
+            pen.text((x, y), f"value {moment.value:.3f}", INK, self.small)
+            y += 20
+        if moment.bars is not None:
+            self._bars(pen, moment, moment.bars, x, y)
         if moment.value is not None:
             self.trace.append(moment.value)
             self.low, self.high = min(self.low, moment.value), max(self.high, moment.value)
@@ -171,19 +226,18 @@ class Canvas:
         self.count += 1
         return image
 
-    def _bars(self, pen: ImageDraw.ImageDraw, moment: Moment, x: int) -> None:
-        q = moment.q_values
-        assert q is not None
-        names = labels(self.config, len(q))
-        pitch = min(26, (HEIGHT - 112) // len(q))
-        pen.text((x, 86), f"action-values {q.min():.2f} to {q.max():.2f}", DIM, self.small)
+    def _bars(self, pen: ImageDraw.ImageDraw, moment: Moment, bars: Bars, x: int, y: int) -> None:
+        what, numbers, low = bars
+        names, high = labels(self.config, len(numbers)), float(numbers.max())
+        pen.text((x, y), f"{what} {numbers.min():.2f} to {high:.2f}", DIM, self.small)
+        pitch = min(26, (HEIGHT - y - 26) // len(numbers))
         letters = font(min(13, max(9, pitch - 4)))
-        span = max(float(q.max() - q.min()), 1e-6)
-        for i, (name, value) in enumerate(zip(names, q, strict=True)):
-            y, colour = 108 + i * pitch, CHOSEN if i == moment.action else BAR
-            length = 4 + int((PANEL - 130) * (float(value) - float(q.min())) / span)
-            pen.text((x, y), name, CHOSEN if i == moment.action else INK, letters)
-            pen.rectangle((x + 104, y + 2, x + 104 + length, y + pitch - 4), fill=colour)
+        span = max(high - low, 1e-6)
+        for i, (name, value) in enumerate(zip(names, numbers, strict=True)):
+            top, colour = y + 22 + i * pitch, CHOSEN if i == moment.action else BAR
+            length = 4 + int((PANEL - 130) * (float(value) - low) / span)
+            pen.text((x, top), name, CHOSEN if i == moment.action else INK, letters)
+            pen.rectangle((x + 104, top + 2, x + 104 + length, top + pitch - 4), fill=colour)
 
     def _line(self, pen: ImageDraw.ImageDraw, width: int) -> None:
         top, bottom = HEIGHT + 22, HEIGHT + TRACE - 12
@@ -222,15 +276,19 @@ def write_film(
     first: int = 0,
     steps: int | None = None,
     scale: float = 1.0,
+    explain: str | None = None,
 ) -> int:
-    """Films an episode (or `steps` of it from step `first`) as .mp4 (H.264) or .gif; returns the number of pictures."""
+    """Films an episode (or `steps` of it from step `first`) as .mp4 (H.264) or .gif; returns the number of pictures.
+
+    explain: as in replay(), laid over the game.
+    """
     check_film_path(path)
     rate = frames_per_second(config)
-    canvas = Canvas(config, title or config.id, float(1 / rate))
+    canvas = Canvas(config, title or config.id, float(1 / rate), explain)
     end = len(episode.actions) + 1 if steps is None else first + steps
 
     def pictures() -> Iterator[Image.Image]:
-        for i, moment in enumerate(replay(actor, config, episode, device)):
+        for i, moment in enumerate(replay(actor, config, episode, device, explain)):
             if i >= end:
                 return
             image = canvas.draw(moment)
