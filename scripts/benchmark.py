@@ -1,4 +1,4 @@
-"""benchmark env|replay|dqn|checkpoint: measured speed beside the peers', in one interleaved run on this machine.
+"""benchmark env|replay|dqn|ppo|a2c|checkpoint: measured speed beside the peers', in one interleaved run on this machine.
 
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
 all of them.  Printed are the median rate over windows with the lowest and highest, and the median over rounds of the ratio to
@@ -28,6 +28,8 @@ BENCHMARKS = {
     "env": ("stores", "benchmark_env"),
     "replay": ("stores", "benchmark_replay"),
     "dqn": ("learners", "benchmark_dqn"),
+    "ppo": ("policies", "benchmark_ppo"),
+    "a2c": ("policies", "benchmark_a2c"),
     "checkpoint": ("checkpoint", "benchmark_checkpoint"),
 }  # name -> module of scripts/benchmarks, function of its arguments that returns tables
 
