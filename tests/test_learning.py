@@ -5,27 +5,54 @@ from __future__ import annotations
 import pytest
 
 import arcturus
+from arcturus.memory import CORES
 
 
-def cartpole(tmp_path, seed):
-    """Mean of 20 fresh evaluation episodes after the `classic` preset's 50,000 steps."""
-    run = arcturus.train("dqn", "CartPole-v1", seed=seed, run_dir=tmp_path / str(seed), device="cpu", quiet=True, eval_every=0,
-                         heldout_states=0, log_every=5_000)  # fmt: skip
-    return arcturus.evaluate(arcturus.load(run), "CartPole-v1", episodes=20, seed=1).mean
+CARTPOLE = {"dqn": 400, "reinforce": 195, "a2c": 400, "ppo": 450}  # mean return over 20 episodes
+MEMORY = "Memory/Recall-v0"  # a cue of 4, asked for after 8 steps: chance is 0.25
+
+
+def score(agent, env, path, seed, **options):
+    """Mean of fresh evaluation episodes after the default preset's training."""
+    run = arcturus.train(agent, env, seed=seed, run_dir=path / f"{agent}-{seed}", device="cpu", quiet=True, eval_every=0,
+                         heldout_states=0, log_every=5_000, **options)  # fmt: skip
+    return arcturus.evaluate(arcturus.load(run), env, episodes=20 if env != MEMORY else 100, seed=1).mean
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_dqn_solves_cartpole(tmp_path):
-    assert cartpole(tmp_path, 0) >= 400
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("agent", CARTPOLE)
+def test_cartpole_is_solved(agent, tmp_path):
+    assert score(agent, "CartPole-v1", tmp_path, 0) >= CARTPOLE[agent]
 
 
 @pytest.mark.learning
-@pytest.mark.timeout(400)
-def test_dqn_solves_cartpole_on_two_of_three_seeds(tmp_path):
-    scores = [cartpole(tmp_path, seed) for seed in (0, 1, 2)]
-    print(scores)
-    assert sum(s >= 400 for s in scores) >= 2
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("agent", CARTPOLE)
+def test_cartpole_is_solved_on_two_of_three_seeds(agent, tmp_path):
+    scores = [score(agent, "CartPole-v1", tmp_path, seed) for seed in (0, 1, 2)]
+    print(agent, scores)
+    assert sum(s >= CARTPOLE[agent] for s in scores) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("core", [c for c in CORES if c != "none"])
+def test_every_memory_core_recalls_a_cue(core, tmp_path):
+    assert score("ppo", MEMORY, tmp_path, 0, steps=100_000, agent_config={"core": core}) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_without_memory_a_cue_can_not_be_recalled(tmp_path):
+    assert score("ppo", MEMORY, tmp_path, 0, steps=100_000, agent_config={"core": "none"}) <= 0.4
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("agent", ["dqn", "a2c", "reinforce"])
+def test_every_agent_recalls_a_cue_with_its_memory(agent, tmp_path):
+    assert score(agent, MEMORY, tmp_path, 0) >= 0.95
 
 
 @pytest.mark.learning

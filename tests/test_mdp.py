@@ -119,6 +119,31 @@ def test_value_agents_find_the_exact_optimum(agent, tolerance, env_id, tmp_path)
     assert float(mdp.start @ gained) > float(mdp.start @ best.max(-1)) - 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("agent", ["reinforce", "a2c", "ppo"])
+def test_policy_agents_find_the_exact_optimum(agent, env_id, tmp_path):
+    """The policy as it samples, under the discount it learnt with, and its critic against that policy's exact values."""
+    run = arcturus.train(agent, env_id, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0)
+    mdp, actor = gym.make(env_id).unwrapped.mdp, arcturus.load(run)
+    gamma = actor.config.agent.gamma
+    act = actor.act(as_timestep(torch.eye(len(mdp.start))), actor.initial_state(len(mdp.start)), explore=False)
+    policy = act.extras["logits"].double().softmax(-1).numpy()
+    v, best = policy_values(mdp, policy, gamma)[0], value_iteration(mdp, gamma)[0]
+    visits = visited(mdp, policy, gamma)
+    error = float(visits @ np.abs(act.extras["value"].double().numpy() - v))
+    print(f"{agent} on {env_id}: {mdp.start @ v:.4f} of {mdp.start @ best:.4f}, critic's mean error where it goes {error:.4f}")
+    assert mdp.start @ v > mdp.start @ best - 0.02
+    assert error < 0.1
+
+
+def visited(mdp, policy, gamma):
+    """[S] the discounted share of steps that a policy spends in each state."""
+    p = (policy[..., None] * mdp.onward).sum(1)
+    share = np.linalg.solve(np.eye(len(p)) - gamma * p.T, mdp.start)
+    return share / share.sum()
+
+
 def test_a_table_needs_states():
     with pytest.raises(ConfigError, match="no Discrete observations"):
         arcturus.train("q_learning", "CartPole-v1", steps=100, quiet=True)
