@@ -146,7 +146,7 @@ class Monitor:
         layout = {
             "run": {
                 "return": ["Multiline", ["charts/episodic_return", "eval/episodic_return_mean"]],
-                "held-out states": ["Multiline", ["charts/heldout_max_q"]],
+                "held-out states": ["Multiline", ["charts/heldout_(max_q|value)"]],
                 "losses": ["Multiline", ["losses/.*"]],
                 "speed": ["Multiline", ["charts/SPS"]],
             }

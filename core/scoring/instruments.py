@@ -71,11 +71,12 @@ class HeldOut:
     def read(self, actor: Actor) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Scalars by TensorBoard tag; and arrays: value [B], action [B], hidden [B, width] (the last ReLU's output).
 
+        charts/heldout_max_q (or charts/heldout_value, of agents with a state-value function) is the mean value.
         health/dead_units/LAYER is the share of units that are 0 on every held-out state, health/activation_std/LAYER the
         standard deviation over states and units.
         """
         network = getattr(actor, "network", None)
-        values, actions, hidden = [], [], []
+        values, actions, hidden, maximum = [], [], [], False
         alive: dict[str, Tensor] = {}
         moments: dict[str, list[Tensor]] = {}
         counts: dict[str, int] = {}
@@ -83,7 +84,7 @@ class HeldOut:
             for part in self.obs.split(CHUNK):
                 act = actor.act(as_timestep(part), actor.initial_state(len(part)), explore=False)
                 actions.append(act.action)
-                if "q_values" in act.extras:
+                if maximum := "q_values" in act.extras:
                     values.append(act.extras["q_values"].max(-1).values)
                 elif "value" in act.extras:
                     values.append(act.extras["value"])
@@ -100,7 +101,7 @@ class HeldOut:
         arrays: dict[str, np.ndarray] = {"action": torch.cat(actions).cpu().numpy()}
         if values:
             arrays["value"] = torch.cat(values).cpu().numpy()
-            scalars["charts/heldout_max_q"] = float(arrays["value"].mean())
+            scalars[f"charts/heldout_{'max_q' if maximum else 'value'}"] = float(arrays["value"].mean())
         if hidden:
             arrays["hidden"] = torch.cat(hidden).cpu().numpy()
         for name, unit_alive in alive.items():
