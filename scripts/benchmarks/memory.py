@@ -30,7 +30,6 @@ from arcturus.seeding import Seeds
 
 ENV, CUES, ENVS, EPISODES = "Memory/Recall-v0", 4, 64, 256
 DELAYS = (5, 10, 20, 50, 100, 200)
-FLOOR = 1e-20  # of the plot: smaller gradients are as good as none
 
 
 def open_recall(delay: int, num_envs: int, device: str) -> DeviceEnvs:
@@ -123,9 +122,9 @@ def plot(rows: list[dict[str, Any]], rollouts: int, file: Path) -> None:
             right.plot(DELAYS, [row["fresh"] for row in line], "o--", color=colour, markerfacecolor="white", label=f"{core}, new")
             right.plot(DELAYS, [row["trained"] for row in line], "o-", color=colour, label=f"{core}, trained")
     left.axhline(1 / CUES, color="black", linewidth=0.8, linestyle=":")
-    left.annotate("chance", (DELAYS[0], 1 / CUES), (0, 4), textcoords="offset points", fontsize=9)
+    left.annotate("chance", (DELAYS[0], 1 / CUES), (0, -14), textcoords="offset points", fontsize=9)
     left.set(ylim=(0, 1.04), ylabel="solve rate", title=f"right answers after {rollouts * ENVS:,} episodes of PPO")
-    right.set(yscale="log", ylim=(FLOOR, 1e2), ylabel="relative to delay 0", title="gradient from the answer back to the cue")
+    right.set(yscale="log", ylabel="relative to delay 0", title="gradient from the answer back to the cue")
     for axes in (left, right):
         axes.set(xscale="log", xlabel="steps between cue and question", xticks=DELAYS, xticklabels=DELAYS)
         axes.minorticks_off()

@@ -266,20 +266,18 @@ def plot(tables: list[dict[str, Any]], file: Path) -> None:
 
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     names = [rung.name for rung in RUNGS]
+    left = 10 ** np.floor(np.log10(min(min(row["seeds"]) for table in tables for row in table["rows"])))
+    colours = ["#8a8a8a"] + ["#2f6f8f"] * 4 + ["#c2410c"] * 2
     for axes, table in zip(figure.subplots(1, len(tables), sharey=True, squeeze=False)[0], tables, strict=True):
         rows = table["rows"][: len(names)]
-        low = min(min(row["seeds"]) for row in rows)
-        left = 10 ** np.floor(np.log10(low))  # bars on a logarithmic axis begin somewhere
-        colours = ["#8a8a8a"] + ["#2f6f8f"] * 4 + ["#c2410c"] * 2
         axes.barh(names, [row["median"] - left for row in rows], left=left, color=colours, alpha=0.55)
         for i, row in enumerate(rows):
             axes.plot(row["seeds"], [i] * len(row["seeds"]), "o", color="black", markersize=3)
-            axes.annotate(f"{row['median']:.2g}", (left, i), (4, 0), textcoords="offset points", va="center", fontsize=9)
-        axes.set_xscale("log")
-        axes.set_xlim(left, 10 ** np.ceil(np.log10(max(max(row["seeds"]) for row in rows) * 1.05)))
-        axes.set_title(table["world"])
+            where, text = (max(row["seeds"]), i), f"{row['median']:.2g}"
+            axes.annotate(text, where, (7, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set(xscale="log", xlim=(left, 5), title=table["world"])
         axes.grid(axis="x", alpha=0.25)
-    axes.invert_yaxis()
+    axes.invert_yaxis()  # of all
     figure.supxlabel(
         "variance of the gradient estimate, relative to the whole trajectory's (bars: median; dots: seeds)", fontsize=10
     )
