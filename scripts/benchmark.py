@@ -1,4 +1,5 @@
-"""benchmark env|replay|dqn|ppo|a2c|checkpoint: measured speed beside the peers', in one interleaved run on this machine.
+"""benchmark env|replay|dqn|ppo|a2c|checkpoint: measured speed beside the peers', in one interleaved run on this machine;
+benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md).
 
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
 all of them.  Printed are the median rate over windows with the lowest and highest, and the median over rounds of the ratio to
@@ -31,21 +32,27 @@ BENCHMARKS = {
     "ppo": ("policies", "benchmark_ppo"),
     "a2c": ("policies", "benchmark_a2c"),
     "checkpoint": ("checkpoint", "benchmark_checkpoint"),
+    "variance": ("variance", "benchmark_variance"),
+    "memory": ("memory", "benchmark_memory"),
 }  # name -> module of scripts/benchmarks, function of its arguments that returns tables
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(BENCHMARKS))
-    parser.add_argument("--game", default="ALE/Pong-v5")
+    parser.add_argument("--game", help="default: ALE/Pong-v5; for variance ALE/KungFuMaster-v5, whose every game has rewards")
     parser.add_argument("--num-envs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a window")
     parser.add_argument("--rounds", type=int, default=3, help="two windows each")
     parser.add_argument("--capacity", type=int, default=20_000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch's")
+    parser.add_argument("--seeds", type=int, default=5, help="variance, memory: policies measured")
+    parser.add_argument("--budget", type=int, default=60, help="memory: rollouts of one episode in each of 64 environments")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="variance, memory: a PNG")
     args = parser.parse_args(argv)
+    args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
     import torch
 
     torch.set_num_threads(args.threads)

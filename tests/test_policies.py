@@ -183,6 +183,13 @@ def test_a_learned_initial_state_is_learnt():
     assert core.start.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_every_gate_begins_orthogonal(name):
+    for key, p in make_core(name, 5, 5).named_parameters():
+        for gate in p.detach().split(5) if p.dim() == 2 else ():
+            assert torch.allclose(gate.T @ gate, torch.eye(5), atol=1e-5), key
+
+
 def test_gru_is_the_papers():
     """Cho et al. 2014, equations 5 to 8, by hand; the reset gate stands inside the product."""
     core = cores()["gru"]

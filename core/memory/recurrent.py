@@ -1,4 +1,4 @@
-"""The classic recurrent cores.  Weights are orthogonal, biases 0 but for the LSTM's forget gate.
+"""The classic recurrent cores.  Each gate's weights are orthogonal, biases 0 but for the LSTM's forget gate.
 
     rnn    h = tanh(W x + U h + b)                                                                       (Elman 1990)
     lstm   i, f, o = sigmoid(...),  g = tanh(...),  c = f c + i g,  h = o tanh(c)       (Hochreiter & Schmidhuber 1997; Gers 2000)
@@ -29,10 +29,12 @@ class NoMemory(nn.Module):
         return x, state
 
 
-def _orthogonal(module: nn.Module) -> None:
+def _orthogonal(module: nn.Module, width: int) -> None:
+    """Every gate's matrix by itself: of several stacked into one, none would be."""
     for p in module.parameters():
         if p.dim() == 2:
-            nn.init.orthogonal_(p)
+            for gate in p.detach().split(width):
+                nn.init.orthogonal_(gate)
         else:
             nn.init.zeros_(p)
 
@@ -43,7 +45,7 @@ class RNN(nn.Module):
     def __init__(self, inputs: int, width: int):
         super().__init__()
         self.outputs, self.cell = width, nn.RNNCell(inputs, width)
-        _orthogonal(self)
+        _orthogonal(self, width)
 
     def initial_state(self, n: int) -> State:
         return self.cell.weight_hh.new_zeros(n, self.outputs)
@@ -59,7 +61,7 @@ class LSTM(nn.Module):
     def __init__(self, inputs: int, width: int):
         super().__init__()
         self.outputs, self.cell = width, nn.LSTMCell(inputs, width)
-        _orthogonal(self)
+        _orthogonal(self, width)
         with torch.no_grad():
             self.cell.bias_ih[width : 2 * width].fill_(1.0)  # gates in torch's order: i, f, g, o
 
@@ -80,7 +82,7 @@ class GRU(nn.Module):
         self.outputs = width
         self.gates_x, self.gates_h = nn.Linear(inputs, 2 * width), nn.Linear(width, 2 * width, bias=False)
         self.new_x, self.new_h = nn.Linear(inputs, width), nn.Linear(width, width, bias=False)
-        _orthogonal(self)
+        _orthogonal(self, width)
 
     def initial_state(self, n: int) -> State:
         return self.new_h.weight.new_zeros(n, self.outputs)
