@@ -118,10 +118,9 @@ PRESETS = {
         agent={
             "core": "lstm",
             "core_width": 64,
-            "horizon": 32,
-            "lam": 0.95,
+            "horizon": 40,
             "optimizer": "adam",
-            "learning_rate": 2e-3,
+            "learning_rate": 4e-3,
             "reward_clip": 0.0,
         },
         env={"num_envs": 16},

@@ -235,9 +235,9 @@ class Canvas:
         span = max(high - low, 1e-6)
         for i, (name, value) in enumerate(zip(names, numbers, strict=True)):
             top, colour = y + 22 + i * pitch, CHOSEN if i == moment.action else BAR
-            length = 4 + int((PANEL - 130) * (float(value) - low) / span)
+            length = 4 + int((PANEL - 140) * (float(value) - low) / span)
             pen.text((x, top), name, CHOSEN if i == moment.action else INK, letters)
-            pen.rectangle((x + 104, top + 2, x + 104 + length, top + pitch - 4), fill=colour)
+            pen.rectangle((x + 114, top + 2, x + 114 + length, top + pitch - 4), fill=colour)
 
     def _line(self, pen: ImageDraw.ImageDraw, width: int) -> None:
         top, bottom = HEIGHT + 22, HEIGHT + TRACE - 12
