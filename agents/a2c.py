@@ -115,14 +115,7 @@ PRESETS = {
     ),
     "memory": Preset(
         "chosen here for recalling a cue; no paper's numbers",
-        agent={
-            "core": "lstm",
-            "core_width": 64,
-            "horizon": 40,
-            "optimizer": "adam",
-            "learning_rate": 4e-3,
-            "reward_clip": 0.0,
-        },
+        agent={"core": "lstm", "core_width": 64, "horizon": 40, "optimizer": "adam", "learning_rate": 4e-3, "reward_clip": 0.0},
         env={"num_envs": 16},
         run={"steps": 300_000},
     ),

@@ -74,6 +74,7 @@ ZOO: dict[str, dict[str, Any]] = {
         "target_update_interval": 1_000, "exploration_fraction": 0.1, "exploration_final_eps": 0.01,
     },
 }  # fmt: skip
+OURS = {"policy", "env", "device", "seed", "tensorboard_log", "verbose", "_init_setup_model"}  # arguments that are set here
 TAGS = {
     "train/loss": "losses/loss",
     "train/policy_loss": "losses/policy_loss",
@@ -90,7 +91,10 @@ TAGS = {
 
 def arguments(c: Config, num_envs: int) -> dict[str, Any]:
     """Of the algorithm's constructor."""
-    out = (dict(ZOO[c.algorithm]) if c.zoo else {}) | parse_options(c.settings)
+    given = parse_options(c.settings)
+    if taken := OURS & given.keys():
+        raise ConfigError(f"{', '.join(sorted(taken))} is the run's own business", where="--agent.settings", fix="leave it out")
+    out = (dict(ZOO[c.algorithm]) if c.zoo else {}) | given
     for name, value in out.items():
         if isinstance(value, str) and value.startswith("lin_"):
             out[name] = _linear(name, value[4:])
@@ -131,7 +135,7 @@ class Agent:
                 self.model = ALGORITHMS[config.algorithm](
                     "CnnPolicy" if image else "MlpPolicy", self.env, device=str(device), seed=self.seed, **kwargs
                 )
-            except (TypeError, ValueError, AssertionError) as e:
+            except (TypeError, ValueError, AssertionError, AttributeError, RuntimeError, MemoryError) as e:
                 raise ConfigError(
                     f"stable-baselines3's {config.algorithm} refuses its settings: {e}", where="--agent.settings"
                 ) from e

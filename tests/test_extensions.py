@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 
 import pytest
@@ -124,3 +125,14 @@ def test_what_is_not_there_is_said_before_a_run_begins(where, settings, mine, sm
         small_run(mine / "r", 400, "ppo", **settings)
     assert where in e.value.where
     assert not (mine / "r").exists()
+
+
+def test_words_in_the_options_of_other_peoples_environments_need_trust(tmp_path, small_run):
+    """GymV26Environment-v0 imports what its env_id names; numbers name nothing."""
+    run = small_run(tmp_path / "r", 200, "ppo", env_config={"options": "sutton_barto_reward=true"}, agent_config={"horizon": 10})
+    arcturus.load(run)
+    file = run.path / "config.yaml"
+    for options in ("env_id=os:path", "x=[1, {y: os}]"):
+        file.write_text(re.sub("options: .*", f'options: "{options}"', file.read_text()))
+        with pytest.raises(ConfigError, match="--trust CartPole-v1"):
+            arcturus.load(run)

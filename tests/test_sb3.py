@@ -129,7 +129,11 @@ def test_policies_over_several_actions_read_the_same_either_way(space):
 
 
 def test_settings_it_does_not_know_are_one_clear_error(tmp_path):
-    for settings, told in (("n_stepz=3", "n_stepz"), ("learning_rate=lin_fast", "no schedule")):
+    for settings, told in (
+        ("n_stepz=3", "n_stepz"),
+        ("tensorboard_log=/x", "own business"),
+        ("learning_rate=lin_fast", "no schedule"),
+    ):
         with pytest.raises(ConfigError, match=told):
             arcturus.train(
                 "sb3", "CartPole-v1", steps=100, run_dir=tmp_path / "r", agent_config={"settings": settings}, quiet=True

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from arcturus import agents
 from arcturus.config import YAML_LIMIT, Bounds, Flag, check, from_mapping, parse_yaml, read_yaml, to_plain
 from arcturus.device import choose_device
-from arcturus.envs import EnvConfig, family, is_atari
+from arcturus.envs import EnvConfig, family, is_atari, own_environments, parse_options
 from arcturus.errors import CheckpointError, ConfigError, nearest
 from arcturus.extensions import attribute
 
@@ -166,17 +166,24 @@ def _annealed(config: RunConfig) -> RunConfig:
     return config
 
 
-def _outside(agent: dict[str, Any], env_id: str, listeners: str) -> Iterator[tuple[str, str]]:
-    """The names of code outside arcturus in a run's settings."""
+def _outside(agent: dict[str, Any], env_id: str, options: str, listeners: str) -> Iterator[tuple[str, str]]:
+    """The names of code outside arcturus in a run's settings; words in an environment's options may name some, or a file."""
     if "." in agent["name"]:
         yield "agent", agent["name"]
     for part in ("torso", "core"):
         if "." in str(agent.get(part, "")):
             yield part, str(agent[part])
-    if ":" in env_id:
+    if ":" in env_id or (_names(parse_options(options)) and env_id not in own_environments()):
         yield "environment", env_id
     for name in split_names(listeners):
         yield "listener", name
+
+
+def _names(value: Any) -> bool:
+    """Whether there is a word anywhere in a nest of settings."""
+    if isinstance(value, dict):
+        return any(map(_names, value.values()))
+    return isinstance(value, str) or (isinstance(value, list) and any(map(_names, value)))
 
 
 def split_names(listeners: str) -> list[str]:
@@ -201,10 +208,10 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     if not (isinstance(agent, dict) and isinstance(env, dict) and isinstance(run, dict) and isinstance(agent.get("name"), str)):
         raise CheckpointError(f"{path / 'config.yaml'} is no run's", where=str(path))
     name, env_id = agent["name"], str(env.get("id", ""))
-    for kind, code in _outside(agent, env_id, str(run.get("listeners", ""))):
+    for kind, code in _outside(agent, env_id, str(env.get("options", "")), str(run.get("listeners", ""))):
         if code not in trust:
             raise ConfigError(
-                f"this run's {kind} {code} is code outside arcturus, which opening the run would execute",
+                f"this run's {kind} {code} is code outside arcturus, or names some, which opening the run would execute",
                 where=str(path),
                 fix=f"if you know it, say so: --trust {code}",
             )
