@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
-from arcturus.config import Bounds, Preset
+from arcturus.config import Bounds, Preset, default_presets
 from arcturus.losses import explained_variance, lambda_returns, linear_schedule, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, RMSProp, adam
@@ -120,16 +120,7 @@ PRESETS = {
         run={"steps": 300_000},
     ),
 }
-DEFAULT_PRESETS = {
-    ("atari", "cuda"): "atari",
-    ("atari", "cpu"): "cpu-small",
-    ("classic", "cuda"): "classic",
-    ("classic", "cpu"): "classic",
-    ("mdp", "cuda"): "mdp",
-    ("mdp", "cpu"): "mdp",
-    ("memory", "cuda"): "memory",
-    ("memory", "cpu"): "memory",
-}
+DEFAULT_PRESETS = default_presets("atari")
 
 
 def loss(

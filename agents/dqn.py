@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep, map_state
-from arcturus.config import Bounds, Preset
+from arcturus.config import Bounds, Preset, default_presets
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import QNetwork
@@ -202,16 +202,7 @@ PRESETS = {
         run={"steps": 150_000},
     ),
 }
-DEFAULT_PRESETS = {
-    ("atari", "cuda"): "adam",
-    ("atari", "cpu"): "cpu-small",
-    ("classic", "cuda"): "classic",
-    ("classic", "cpu"): "classic",
-    ("mdp", "cuda"): "mdp",
-    ("mdp", "cpu"): "mdp",
-    ("memory", "cuda"): "memory",
-    ("memory", "cpu"): "memory",
-}
+DEFAULT_PRESETS = default_presets("adam")
 
 
 def loss(q: nn.Module, q_target: nn.Module, batch: Transition, c: Config) -> tuple[Tensor, Metrics]:

@@ -54,6 +54,12 @@ class Preset:
     run: dict[str, Any] = field(default_factory=dict)
 
 
+def default_presets(atari_on_a_gpu: str) -> dict[tuple[str, str], str]:
+    """(family of environments, kind of device) -> preset, for an agent that has a preset for every family."""
+    families = {(family, device): family for family in ("classic", "mdp", "memory") for device in ("cuda", "cpu")}
+    return {("atari", "cuda"): atari_on_a_gpu, ("atari", "cpu"): "cpu-small"} | families
+
+
 def hints(cls: type) -> dict[str, Any]:
     """Field name -> type, Annotated kept."""
     known = typing.get_type_hints(cls, include_extras=True)

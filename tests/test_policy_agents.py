@@ -226,6 +226,20 @@ def test_ppo_stops_paying_beyond_the_clip():
     assert metrics["losses/clipfrac"] == 1
 
 
+def test_a_ratio_that_overflows_is_skipped_and_counted():
+    """exp(100,000) is infinite; the update that would follow changes no weight, and ten in a row end a run."""
+    spec = EnvSpec("x", 2, (3,), torch.float32, gym.spaces.Discrete(2))
+    agent = ppo.Agent(ppo.Config(horizon=2, minibatches=1), spec, "cpu", Seeds(0))
+    obs, on = torch.randn(1, 2, 3), torch.ones(1, 2, dtype=torch.bool)
+    old, advantage = torch.full((1, 2), -1e5), torch.tensor([[1.0, -1.0]])
+    batch = ppo.Minibatch(obs, on, agent.initial_state(2), torch.zeros(1, 2, dtype=torch.int64), old, advantage, old, old, on)
+    before = [p.clone() for p in agent.network.parameters()]
+    for i in (1, 2):
+        value, _ = ppo.loss(agent.network, batch, agent.config)
+        assert agent.descent(value)["health/skipped_updates"] == i
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.network.parameters(), strict=True))
+
+
 def test_a2cs_gradient_is_the_papers():
     """d theta = grad log pi (R - v) + beta grad H - c_v grad (R - v)^2 / 2, averaged over rows, by hand."""
     spec = EnvSpec("x", 2, (3,), torch.float32, gym.spaces.Discrete(3))
