@@ -3,6 +3,8 @@
     R_t = r_{t+1} + gamma r_{t+2} + ... + gamma^k v(s_{t+k})                        the n-step return to the end of the rollout
     d theta = grad log pi(a_t|s_t) (R_t - v(s_t)) + beta grad H(pi(.|s_t)) - c_v grad (R_t - v(s_t))^2 / 2         (section 4)
 
+with c_v as in OpenAI Baselines (the paper writes the squared error without a weight).
+
 Algorithm S3, its steps marked in the code:
     (1) act for t_max rows              (3) accumulate the gradients of policy, entropy and value
     (2) R from the last row backwards   (4) one step of RMSProp
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds, Preset, default_presets
-from arcturus.losses import explained_variance, lambda_returns, linear_schedule, masked_mean, normalised
+from arcturus.losses import annealed, explained_variance, lambda_returns, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.replay.rollout import Rollout
@@ -172,8 +174,9 @@ class Agent:
 
     @property
     def learning_rate(self) -> float:
-        c = self.config
-        return linear_schedule(self.steps, c.learning_rate, 0.0, 0, c.anneal_steps) if c.anneal_steps > 0 else c.learning_rate
+        """Of the present rollout."""
+        begun = self.steps - self.rollout.count * self.spec.num_envs
+        return annealed(self.config.learning_rate, begun, self.config.anneal_steps)
 
     @torch.no_grad()
     def initial_state(self, n: int) -> State:
@@ -192,10 +195,10 @@ class Agent:
             return {}
         assert ts is not None
         c, rows, v = self.config, self.rollout.read(ts), self.rollout.extras["value"]
-        with torch.no_grad():
-            next_v = torch.cat([v[1:], self.network.unroll(ts.obs[None], ts.first[None], state)[1]])
         discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, life_loss=c.life_loss)
-        target = lambda_returns(rows.rewards(c.reward_clip), discount, next_v, rows.last, c.lam)  # (2)
+        target = lambda_returns(
+            rows.rewards(c.reward_clip), discount, self.network.next_values(v, ts, state), rows.last, c.lam
+        )  # (2)
         advantage = normalised(target - v, rows.decides) if c.normalise else target - v
         t, n, memory = next(self.rollout.minibatches(1))
         logits, now, _ = self.network.unroll(self.rollout.obs(t, n), rows.first[t, n], memory)

@@ -2,16 +2,16 @@
 
     rho_t(theta) = pi(a_t|s_t; theta) / pi(a_t|s_t; theta_old)
     L_clip = E[ min(rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon) A_t) ]                                      (equation 7)
-    L = L_clip - c_1 E[ (G_t - v(s_t))^2 / 2 ] + c_2 E[ H(pi(.|s_t)) ],   maximised                              (equation 9)
+    L = L_clip - c_1 E[ (G_t - v(s_t))^2 ] + c_2 E[ H(pi(.|s_t)) ],   maximised                                  (equation 9)
 
 Algorithm 1, its steps marked in the code:
     (1) N actors run pi_old for T rows                 (3) K epochs of minibatches: L's gradient
     (2) advantages A_1 ... A_T by GAE (Schulman et al. 2016, arXiv:1506.02438), targets G = A + v
 
-Details as in Huang et al. 2022 ("The 37 implementation details of PPO"): orthogonal initial weights, Adam with epsilon 1e-5,
-advantages normalised per minibatch, the learning rate annealed to 0, the gradient's norm clipped.  Rows in which nothing is
-decided count nowhere.  Without memory single rows are shuffled into minibatches; with memory whole sequences are, each unrolled
-from the memory it was acted with.
+Details as in Huang et al. 2022 ("The 37 implementation details of PPO"): half the squared error beside c_1, orthogonal initial
+weights, Adam with epsilon 1e-5, advantages normalised per minibatch, the learning rate annealed to 0, the gradient's norm clipped.
+Rows in which nothing is decided count nowhere.  Without memory single rows are shuffled into minibatches; with memory whole
+sequences are, each unrolled from the memory it was acted with.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds, Preset, default_presets
-from arcturus.losses import clipped_surrogate, explained_variance, lambda_returns, linear_schedule, masked_mean, normalised
+from arcturus.losses import annealed, clipped_surrogate, explained_variance, lambda_returns, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, adam
 from arcturus.replay.rollout import Rollout
@@ -60,7 +60,7 @@ class Config:
     clip_value: bool = False
     """Clip the value's change as well (Huang et al. 2022, detail 9); no evidence that it helps."""
     value_cost: Annotated[float, Bounds(0)] = 0.5
-    """c_1."""
+    """c_1, of half the squared error."""
     entropy_cost: Annotated[float, Bounds(0)] = 0.01
     """c_2."""
     learning_rate: Annotated[float, Bounds(0, 10)] = 2.5e-4
@@ -79,7 +79,7 @@ class Config:
 
 PRESETS = {
     "atari": Preset(
-        "Schulman et al. 2017, table 5, as in Huang et al. 2022: 8 environments, 128 rows, 4 epochs of 4 minibatches, clip 0.1",
+        "Huang et al. 2022, after OpenAI Baselines: 8 environments, 128 rows, 4 epochs (the paper: 3) of 4 minibatches, clip 0.1",
         agent={"torso": "nature", "life_loss": True},
         env={"num_envs": 8},
         run={"steps": 10_000_000},
@@ -199,8 +199,9 @@ class Agent:
 
     @property
     def learning_rate(self) -> float:
-        c = self.config
-        return linear_schedule(self.steps, c.learning_rate, 0.0, 0, c.anneal_steps) if c.anneal_steps > 0 else c.learning_rate
+        """Of the present rollout."""
+        begun = self.steps - self.rollout.count * self.spec.num_envs
+        return annealed(self.config.learning_rate, begun, self.config.anneal_steps)
 
     @torch.no_grad()
     def initial_state(self, n: int) -> State:
@@ -221,10 +222,10 @@ class Agent:
         c, rows, kept = self.config, self.rollout.read(ts), self.rollout.extras
         v = kept["value"]
         metrics: Metrics = {}
-        with torch.no_grad():
-            next_v = torch.cat([v[1:], self.network.unroll(ts.obs[None], ts.first[None], state)[1]])
         discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, life_loss=c.life_loss)
-        target = lambda_returns(rows.rewards(c.reward_clip), discount, next_v, rows.last, c.lam)  # (2)
+        target = lambda_returns(
+            rows.rewards(c.reward_clip), discount, self.network.next_values(v, ts, state), rows.last, c.lam
+        )  # (2)
         advantage = target - v
         self.descent.set_learning_rate(self.learning_rate)
         for _ in range(c.epochs):  # (3)

@@ -24,13 +24,15 @@ from torch import Tensor
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep, map_state
 from arcturus.config import Bounds, Preset, default_presets
-from arcturus.errors import ConfigError
+from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.losses import explained_variance, lambda_returns, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, adam
 from arcturus.replay.records import Trajectory
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
+
+EMPTY_LIMIT = 10  # rollouts in a row without an episode's end, that end a run
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Config:
     episodes: Annotated[int, Bounds(1, 10_000)] = 8
     """K: whole episodes an update is made of."""
     horizon: Annotated[int, Bounds(2, 1_000_000)] = 2_048
-    """Rows kept at most; an episode that isn't over by then is broken off: bootstrapped by a learned baseline, dropped without."""
+    """Rows kept at most; an episode that isn't over by then is broken off: bootstrapped by a learned baseline; without one dropped,
+    which favours short episodes."""
     reward_to_go: bool = True
     """(b): an action answers for what comes after it only."""
     gamma: Annotated[float, Bounds(0, 1)] = 0.99
@@ -179,6 +182,7 @@ class Agent:
         self.counted = torch.zeros((c.horizon, spec.num_envs), dtype=torch.bool, device=self.device)  # rows of the K episodes
         self.open = torch.zeros(spec.num_envs, dtype=torch.bool, device=self.device)  # environments that are playing one of them
         self.begun = 0  # how many of the K have begun
+        self.empty = 0  # rollouts in a row in which none ended
         self.objective = Objective(c.gamma, c.reward_clip, c.life_loss and spec.has_lives) if self.learned else None
         self.steps = self.updates = self.used = 0
 
@@ -204,10 +208,18 @@ class Agent:
 
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         assert ts is not None
-        over = self.begun == self.config.episodes and not bool((self.open & ~ts.last).any())
+        goes_on = self.open & ~(ts.last if self.learned else ts.terminated | ts.truncated)
+        over = self.begun == self.config.episodes and not bool(goes_on.any())
         if not (over or self.rollout.full):
             return {}
         metrics = self._update(self.rollout.read(ts), ts, state)
+        self.empty = 0 if metrics else self.empty + 1
+        if self.empty >= EMPTY_LIMIT:
+            raise TrainingFailed(
+                f"no episode that began within {self.config.horizon} rows ended within them, {self.empty} times in a row",
+                where="--agent.horizon",
+                fix="make it as long as two episodes, or bootstrap with --agent.baseline learned",
+            )
         self.rollout.restart()
         self.open.zero_()
         self.begun = 0
@@ -215,16 +227,15 @@ class Agent:
 
     def _update(self, rows: Trajectory, ts: TimeStep, state: State) -> Metrics:
         c = self.config
-        counts = self.counted[: len(rows.first)] & rows.decides
+        inside = self.counted[: len(rows.first)].clone()  # rows of the K episodes, but for the void ones that close them
+        inside[1:] &= ~rows.last[:-1]
         v = next_v = torch.zeros_like(rows.reward)
         if self.learned:
             v = self.rollout.extras["value"][: len(v)]
-            with torch.no_grad():
-                next_v = torch.cat([v[1:], self.network.unroll(ts.obs[None], ts.first[None], state)[1]])
+            next_v = self.network.next_values(v, ts, state)
         else:
-            counts &= whole(rows)
-        first = counts & rows.first
-        episodes = int(first.sum())
+            inside &= whole(rows)
+        counts, episodes = inside & rows.decides, int((inside & rows.first).sum())
         if not episodes:
             return {}
         G = returns(rows, next_v, c)
@@ -232,21 +243,18 @@ class Agent:
         weight = normalised(G - b, counts) if c.normalise else G - b  # (d)
         self.average.lerp_(masked_mean(G, counts), c.average_rate if self.updates else 1.0)
         used = int(counts.sum())
-        entropies: list[Tensor] = []
+        parts: list[Tensor] = []  # policy loss and entropy of each piece
 
         def losses() -> Iterator[Tensor]:
-            for t, n, memory, real in self._pieces(counts):
+            for t, n, memory, real in self._pieces(inside, counts):
                 logits, value, after = self.network.unroll(self.rollout.obs(t, n), rows.first[t, n], memory[0])
                 memory[0] = map_state(Tensor.detach, after)
                 entropy = torch.where(real, self.network.actions.entropy(logits), 0).sum()
-                entropies.append(entropy.detach())
                 log_prob = self.network.actions.log_prob(logits, rows.action[t, n])
+                policy = policy_loss(log_prob, weight[t, n], real, episodes)
+                parts.append(torch.stack([policy.detach(), entropy.detach() / used]))
                 error = torch.where(real, (G[t, n] - value).square(), 0).sum() / used if self.learned else 0.0
-                yield (
-                    policy_loss(log_prob, weight[t, n], real, episodes)
-                    + c.baseline_cost * error
-                    - c.entropy_cost * entropy / episodes
-                )
+                yield policy + c.baseline_cost * error - c.entropy_cost * entropy / episodes
 
         self.updates += 1
         self.used += used
@@ -254,13 +262,16 @@ class Agent:
         if self.learned:
             metrics["losses/explained_variance"] = explained_variance(v, G, counts)
             metrics["losses/value_loss"] = masked_mean((G - v).square(), counts)
+        policy, entropy = torch.stack(parts).sum(0)
         return metrics | {
-            "losses/entropy": torch.stack(entropies).sum() / used,
+            "losses/policy_loss": policy,
+            "losses/entropy": entropy,
             "charts/update_episodes": torch.tensor(float(episodes)),
         }
 
-    def _pieces(self, counts: Tensor) -> Iterator[tuple[Tensor, Tensor, list[State], Tensor]]:
-        """The counted rows in pieces: rows t [L, B], environments n [L, B], memory before them [1 state of B], which are real [L, B].
+    def _pieces(self, inside: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, Tensor, list[State], Tensor]]:
+        """The rows inside the episodes, [T, N] bool, in pieces: rows t [L, B], environments n [L, B], memory before them (a list of
+        one state [B, ...]), and which of them count [L, B].
 
         Without memory single rows, L = 1.  With it whole episodes side by side, `bptt` rows at a time, the longest first, so that
         those still going on are always the first few; memory is handed from piece to piece.
@@ -271,10 +282,10 @@ class Agent:
                 t, n = part[None, :, 0], part[None, :, 1]
                 yield t, n, [self.initial_state(len(part))], torch.ones_like(t, dtype=torch.bool)
             return
-        before = torch.cat([torch.zeros_like(counts[:1]), counts[:-1]])
-        begin = (counts & ~before).T.nonzero()  # [K, 2]: environment, row; in order of both, as the ends are
-        after = torch.cat([counts[1:], torch.zeros_like(counts[:1])])
-        lengths = (counts & ~after).T.nonzero()[:, 1] - begin[:, 1] + 1
+        before = torch.cat([torch.zeros_like(inside[:1]), inside[:-1]])
+        begin = (inside & ~before).T.nonzero()  # [K, 2]: environment, row; in order of both, as the ends are
+        after = torch.cat([inside[1:], torch.zeros_like(inside[:1])])
+        lengths = (inside & ~after).T.nonzero()[:, 1] - begin[:, 1] + 1
         order = lengths.argsort(descending=True, stable=True)
         begin, lengths = begin[order], lengths[order]
         longest = int(lengths[0])
@@ -288,14 +299,22 @@ class Agent:
                 rows = start + torch.arange(min(L, int(lengths[part[0]]) - start), device=counts.device)[:, None]
                 real = rows < lengths[going]
                 t = begin[going, 1] + torch.minimum(rows, lengths[going] - 1)
-                yield t, begin[going, 0].expand_as(t), memory, real
+                n = begin[going, 0].expand_as(t)
+                yield t, n, memory, real & counts[t, n]
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""
         return {"charts/updates": self.updates, "charts/used_rows": self.used / max(self.steps, 1)}
 
     def state_dict(self) -> dict[str, Any]:
-        progress = {"counted": self.counted, "open": self.open, "average": self.average, "begun": self.begun, "used": self.used}
+        progress = {
+            "counted": self.counted,
+            "open": self.open,
+            "average": self.average,
+            "begun": self.begun,
+            "used": self.used,
+            "empty": self.empty,
+        }
         return {
             "network": self.network.state_dict(),
             "optimizer": self.descent.state_dict(),
@@ -311,7 +330,7 @@ class Agent:
             self.rollout.load_state_dict(state["rollout"])
             for name in ("counted", "open", "average"):
                 getattr(self, name).copy_(state["rollout"][name])
-            self.begun, self.used = state["rollout"]["begun"], state["rollout"]["used"]
+            self.begun, self.used, self.empty = (state["rollout"][name] for name in ("begun", "used", "empty"))
         self.steps, self.updates = state["steps"], state["updates"]
 
 

@@ -6,6 +6,7 @@ arcturus's.  A run keeps the policy only, as safetensors: it can be scored at an
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from arcturus.config import Bounds, Preset
 from arcturus.envs import parse_options
 from arcturus.envs.vecenv import SB3VecEnv
 from arcturus.envs.vector import DeviceEnvs
-from arcturus.errors import ConfigError
+from arcturus.errors import ConfigError, nearest
 from arcturus.loop import Row
 from arcturus.policies import Categoricals
 from arcturus.seeding import Seeds
@@ -91,7 +92,15 @@ TAGS = {
 
 def arguments(c: Config, num_envs: int) -> dict[str, Any]:
     """Of the algorithm's constructor."""
-    given = parse_options(c.settings)
+    given = parse_options(c.settings, "--agent.settings")
+    known = inspect.signature(ALGORITHMS[c.algorithm]).parameters
+    for name, value in given.items():
+        if name not in known:
+            fix = nearest(name, known, "arguments")
+            raise ConfigError(f"{c.algorithm} has no argument {name!r}", where="--agent.settings", fix=fix)
+        number = isinstance(known[name].default, (int, float)) and not isinstance(known[name].default, bool)
+        if number and isinstance(value, str) and not value.startswith("lin_"):
+            raise ConfigError(f"{name} is {value!r}, no number", where="--agent.settings")
     if taken := OURS & given.keys():
         raise ConfigError(f"{', '.join(sorted(taken))} is the run's own business", where="--agent.settings", fix="leave it out")
     out = (dict(ZOO[c.algorithm]) if c.zoo else {}) | given
@@ -128,7 +137,7 @@ class Agent:
         given = arguments(config, spec.num_envs)
         self.buffer_size = int(given.pop("buffer_size", 1_000_000)) if config.algorithm == "dqn" else 0
         kwargs = given | ({"buffer_size": 1} if self.buffer_size else {})  # none is needed to play
-        image = spec.obs_dtype == torch.uint8 and len(spec.obs_shape) == 3
+        image = spec.obs_dtype == torch.uint8
         self.seed = int(seeds.branch("init").environments(1)[0])
         with torch.random.fork_rng(devices=[]):
             try:
@@ -149,13 +158,14 @@ class Agent:
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: q_values [N, A]; or value [N], log_prob [N] and logits [N, L]."""
+        obs = ts.obs.reshape(len(ts.obs), *self.env.observation_space.shape)  # type: ignore[misc]
         if not self.stochastic:
-            q = self.model.q_net(ts.obs)
+            q = self.model.q_net(obs)
             return Act(q.argmax(-1), (), {"q_values": q})
         self.network.set_training_mode(False)  # type: ignore[operator]
-        logits = _logits(self.model.policy.get_distribution(ts.obs))
+        logits = _logits(self.model.policy.get_distribution(obs))
         action = self.actions.sample(logits, generator) if explore else self.actions.mode(logits)
-        value = self.model.policy.predict_values(ts.obs).squeeze(-1)
+        value = self.model.policy.predict_values(obs).squeeze(-1)
         return Act(action, (), {"value": value, "log_prob": self.actions.log_prob(logits, action), "logits": logits})
 
     def fit(self, envs: DeviceEnvs, steps: int, read: Callable[[Row], bool]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,10 @@ LEARNING_STATE = ("optimizer", "replay_rng", "minibatch_rng", "rollout")  # what
 
 
 def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:
-    return agents.load(config.agent_name).Agent(config.agent, spec, device, Seeds(config.run.seed))
+    settings = config.agent
+    if getattr(settings, "anneal_steps", 0) == -1:
+        settings = replace(settings, anneal_steps=config.run.steps)
+    return agents.load(config.agent_name).Agent(settings, spec, device, Seeds(config.run.seed))
 
 
 def playing_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -156,6 +156,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_value(text: str) -> Any:
+    """One value as YAML, without aliases; yaml.YAMLError, ValueError, TypeError or RecursionError if it is none."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError for anything else."""
     try:
@@ -170,11 +179,7 @@ def parse_yaml(data: bytes, path: Path) -> dict[str, Any]:
     if len(data) > YAML_LIMIT:
         raise ConfigError(f"{path} is longer than {YAML_LIMIT:,} bytes: no settings are", where=str(path))
     try:
-        loader = _Loader(data.decode("utf-8"))
-        try:
-            values = loader.get_single_data()
-        finally:
-            loader.dispose()
+        values = parse_value(data.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as e:
         lines = [line for line in str(e).splitlines() if line.strip()]
         raise ConfigError(f"{path} is not readable YAML: {' '.join(lines[:3])[:300]}", where=str(path)) from e

@@ -92,6 +92,11 @@ def explained_variance(v: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return 1 - variance(target - v) / variance(target).clamp_min(1e-12)
 
 
+def annealed(learning_rate: float, step: int, steps: int) -> float:
+    """learning_rate on its straight way to 0 at `steps`; 0: it stays."""
+    return linear_schedule(step, learning_rate, 0.0, 0, steps) if steps > 0 else learning_rate
+
+
 def linear_schedule(step: int, initial: float, final: float, start: int, duration: int) -> float:
     """initial until `start`, then a straight line that reaches final after `duration` more steps and stays there."""
     if step <= start:

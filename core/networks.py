@@ -205,9 +205,12 @@ class ActorCritic(nn.Module):
                 self.value_torso = make_torso(spec, torso)
                 self.value_core = make_core(core, self.torso.width, core_width)  # type: ignore[arg-type]
             self.value = nn.Linear(self.core.outputs, 1)  # type: ignore[arg-type]
-        for module, gain in ((self.torso, 2**0.5), (self.value_torso, 2**0.5), (self.policy, 0.01), (self.value, 1.0)):
-            if module is not None:
-                orthogonal(module, gain)
+        for torso_ in (self.torso, self.value_torso):
+            if isinstance(torso_, Torso):  # one of your own begins as you made it
+                orthogonal(torso_, 2**0.5)
+        orthogonal(self.policy, 0.01)
+        if self.value is not None:
+            orthogonal(self.value, 1.0)
 
     def initial_state(self, n: int) -> State:
         """(policy's memory,), or (policy's, value's) where they have their own."""
@@ -226,6 +229,11 @@ class ActorCritic(nn.Module):
             y, memory = features(self.value_torso, self.value_core, obs, first, state[1])
             after = (*after, memory)
         return logits, self.value(y).squeeze(-1), after
+
+    @torch.no_grad()
+    def next_values(self, v: Tensor, ts: TimeStep, state: State) -> Tensor:
+        """v [T, N] of the rows of a rollout -> that of the rows after them; ts and the memory before it follow the last one."""
+        return torch.cat([v[1:], self.unroll(ts.obs[None], ts.first[None], state)[1]])
 
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, explore: bool, generator: torch.Generator | None = None) -> Act:

@@ -14,7 +14,7 @@ from arcturus.api import Metrics
 
 class RMSProp(torch.optim.Optimizer):
     """Centred as in Mnih et al. 2015 (extended data table 1; Graves 2013, equations 38-45); without the centring (g = 0) as in
-    Mnih et al. 2016 (section 4, equation 4).
+    Mnih et al. 2016 (section 4, equation 1).
 
         g2 <- rho g2 + (1 - rho) grad^2,   g <- rho g + (1 - rho) grad
         delta <- momentum delta - lr grad / sqrt(g2 - g^2 + eps),   theta <- theta + delta

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 
-from arcturus.config import Bounds, Flag
+from arcturus.config import Bounds, Flag, parse_value
 from arcturus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class EnvConfig:
         return self.frame_stack or (4 if is_atari(self.id) else 1)
 
 
+OPTIONS_LIMIT = 2_000  # characters
 OWN = {"MDP": "arcturus.envs.mdp", "Memory": "arcturus.envs.recall"}  # first part of an id -> module that registers it
 
 
@@ -52,17 +53,19 @@ def own_environments() -> dict[str, Any]:
     return {k: v for module in OWN.values() for k, v in importlib.import_module(module).ENVIRONMENTS.items()}
 
 
-def parse_options(text: str) -> dict[str, Any]:
+def parse_options(text: str, where: str = "--env.options") -> dict[str, Any]:
     """name=value,name=value with values as in YAML: numbers, true, [lists], words."""
+    if len(text) > OPTIONS_LIMIT:
+        raise ConfigError(f"{len(text):,} characters are more than any options have", where=where)
     out: dict[str, Any] = {}
     for part in re.split(r",(?=\s*\w+=)", text) if text.strip() else []:
         name, equals, value = part.strip().partition("=")
         try:
-            out[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            out[name] = parse_value(value)
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             equals = ""
         if not equals or not name.isidentifier():
-            raise ConfigError(f"{part.strip()!r} is no setting", where="--env.options", fix="name=value,name=value")
+            raise ConfigError(f"{part.strip()[:80]!r} is no setting", where=where, fix="name=value,name=value")
     return out
 
 
@@ -98,7 +101,10 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
     from arcturus.envs.classic import ClassicBackend
 
     own_environments()
-    return ClassicBackend(config.id, config.num_envs, parse_options(config.options))
+    options = parse_options(config.options)
+    if "render_mode" in options:
+        raise ConfigError("environments draw themselves for films only", where="--env.options", fix="leave render_mode out")
+    return ClassicBackend(config.id, config.num_envs, options)
 
 
 def open_envs(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs:

@@ -71,10 +71,10 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
         raise EnvironmentProblem(f"{env_id} needs a package that is missing: {e}", where="--env") from e
     except (gym.error.UnregisteredEnv, gym.error.Error) as e:
         raise unknown(env_id) from e
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, KeyError, AssertionError) as e:
         if not kwargs.keys() - {"render_mode"}:
             raise
-        raise ConfigError(f"{env_id} doesn't take {kwargs}: {e}", where="--env.options") from e
+        raise ConfigError(f"{env_id} doesn't take {str(kwargs)[:200]}: {str(e)[:300]}", where="--env.options") from e
     except ModuleNotFoundError as e:
         raise ConfigError(
             f"{env_id} can't be opened: {e}",

@@ -19,8 +19,9 @@ class Recall(gym.Env):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(self, delay: int = 8, cues: int = 4, render_mode: str | None = None):
-        if delay < 0 or cues < 2:
-            raise ValueError(f"a delay of {delay} steps and {cues} cues: at least 0 and 2 are needed")
+        whole = isinstance(delay, int) and isinstance(cues, int)
+        if not (whole and 0 <= delay <= 10_000 and 2 <= cues <= 1_000):
+            raise ValueError(f"delay {delay} and cues {cues}: whole numbers from 0 to 10,000 and from 2 to 1,000 are needed")
         self.delay, self.cues, self.render_mode = delay, cues, render_mode
         self.observation_space = gym.spaces.Box(0, 1, (cues + 1,), np.float32)
         self.action_space = gym.spaces.Discrete(cues)

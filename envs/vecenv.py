@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -15,10 +16,11 @@ from arcturus.seeding import Seeds
 
 
 def spaces_of(spec: EnvSpec) -> tuple[gym.Space, gym.Space]:
-    """Observation and action space of one environment."""
-    byte = spec.obs_dtype == torch.uint8
-    low, high, dtype = (0, 255, np.uint8) if byte else (-np.inf, np.inf, np.float32)
-    return gym.spaces.Box(low, high, spec.obs_shape, dtype), spec.action_space
+    """Observation and action space of one environment; pictures are [channels, H, W], whatever the stack."""
+    if spec.obs_dtype == torch.uint8:
+        shape = (math.prod(spec.obs_shape[:-2]), *spec.obs_shape[-2:])
+        return gym.spaces.Box(0, 255, shape, np.uint8), spec.action_space
+    return gym.spaces.Box(-np.inf, np.inf, spec.obs_shape, np.float32), spec.action_space
 
 
 class SB3VecEnv(VecEnv):
@@ -46,10 +48,13 @@ class SB3VecEnv(VecEnv):
         self._resets += 1
         return self.envs.restart(self._branch.branch("episodes", self._resets).environments(self.num_envs), mask)
 
+    def _host(self, ts: TimeStep) -> np.ndarray:
+        return ts.obs.reshape(self.num_envs, *self.observation_space.shape).cpu().numpy()  # type: ignore[misc]
+
     def reset(self) -> np.ndarray:
         self.row = self._restart()
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self.row.obs.cpu().numpy()
+        return self._host(self.row)
 
     def step_async(self, actions: np.ndarray) -> None:
         assert self.envs is not None
@@ -63,13 +68,13 @@ class SB3VecEnv(VecEnv):
         over = host.terminated | host.truncated
         done = over | host.life_lost if self.life_loss else over
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        obs = ts.obs.cpu().numpy()
+        obs = self._host(ts)
         for i in np.flatnonzero(done):
             infos[i] = {"terminal_observation": obs[i], "TimeLimit.truncated": bool(host.truncated[i] and not host.terminated[i])}
         for episode in self.envs.finished[begun:]:
             infos[episode.env]["episode"] = {"r": episode.score, "l": episode.length, "t": 0.0}
         if over.any():
-            obs = self._restart(over).obs.cpu().numpy()
+            obs = self._host(self._restart(over))
         if self.reward_clip:
             reward = reward.clip(-self.reward_clip, self.reward_clip)
         return obs, reward, done, infos

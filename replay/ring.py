@@ -149,7 +149,7 @@ class Ring:
         self.flags[slot].copy_((flags * self._weights).sum(-1))
         self.age[slot].copy_(ts.age)
         if self.memory.shape[-1]:
-            self.memory[slot].copy_(torch.cat([leaf.flatten(1) for leaf in state_leaves(step.state)], -1))
+            self.memory[slot].copy_(torch.cat([leaf.reshape(len(leaf), -1).float() for leaf in state_leaves(step.state)], -1))
         self.count += 1
 
     def _window(self, t: Tensor, n: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
@@ -262,7 +262,9 @@ class Ring:
         slot = every[0] % self.rows
         widths = [leaf[0].numel() for leaf in state_leaves(self.state)]
         parts = self.memory[slot, n[0]].split(widths, -1)
-        leaves = [p.view(batch, *like.shape[1:]) for p, like in zip(parts, state_leaves(self.state), strict=True)]
+        leaves = [
+            p.reshape(batch, *like.shape[1:]).to(like.dtype) for p, like in zip(parts, state_leaves(self.state), strict=True)
+        ]
         return Sequence(
             self.obs(every.flatten(), n.flatten()).view(rows, batch, *self.spec.obs_shape),
             self.age[every % self.rows, n].eq(0),

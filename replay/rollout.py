@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcturus.api import EnvSpec, State, Step, TimeStep, map_state, state_leaves, state_like
+from arcturus.api import EnvSpec, State, Step, TimeStep, map_state, state_leaves
 from arcturus.errors import ConfigError
 from arcturus.replay.records import Trajectory
 from arcturus.replay.ring import DECIDES, LAST, LIFE_LOST, ROW_TENSORS, TERMINATED, TRUNCATED, Ring
@@ -102,13 +102,11 @@ class Rollout:
     def check_minibatches(self, count: int) -> None:
         """Before training starts."""
         sequences = self.rows // self.every * self.spec.num_envs
+        told = f"{sequences} sequences ({self.spec.num_envs} environments, {self.rows} rows in pieces of {self.every})"
         if sequences % count:
-            raise ConfigError(
-                f"{count} minibatches don't divide {sequences} sequences ({self.spec.num_envs} environments, {self.rows} rows in "
-                f"pieces of {self.every})",
-                where="--agent.minibatches",
-                fix="with memory, minibatches split environments: use a divisor of --num-envs",
-            )
+            raise ConfigError(f"{count} minibatches don't divide {told}", where="--agent.minibatches", fix="use a divisor")
+        if self.every * sequences == count:
+            raise ConfigError(f"{count} minibatches of {told} have one row each", where="--agent.minibatches", fix="use fewer")
 
     def minibatches(self, count: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor, State]]:
         """All pieces of all environments in `count` minibatches, shuffled by a generator: rows t [L, B], environments n [L, B],
@@ -139,5 +137,6 @@ class Rollout:
             getattr(self.ring, k).copy_(state["rows"][k])
         for k, kept in self.extras.items():
             kept.copy_(state["extras"][k])
-        self.states = state_like(self.states, [state["states"][str(i)] for i in range(len(state_leaves(self.states)))])
+        for i, kept in enumerate(state_leaves(self.states)):
+            kept.copy_(state["states"][str(i)])
         self.ring.count, self.begin = state["count"], state["begin"]

@@ -7,7 +7,9 @@ import json
 import re
 import sys
 
+import gymnasium as gym
 import pytest
+import torch
 
 import arcturus
 from arcturus import agents
@@ -39,12 +41,13 @@ class Leaky(nn.Module):
         self.outputs, self.layer = width, nn.Linear(inputs, width)
 
     def initial_state(self, n):
-        return (self.layer.weight.new_zeros(n, self.outputs), (self.layer.weight.new_zeros(n, 2, 3),))
+        zeros = self.layer.weight.new_zeros
+        return (zeros(n, self.outputs), (zeros(n, 2, 3), zeros(n, dtype=torch.int64)))
 
     def forward(self, x, state):
-        trace, (matrix,) = state
+        trace, (matrix, count) = state
         trace = 0.9 * trace + self.layer(x)
-        return trace, (trace, (matrix + 1,))
+        return trace, (trace, (matrix + 1, count + 1))
 
 
 class Counter:
@@ -85,6 +88,17 @@ def test_a_torso_a_core_and_a_listener_of_your_own(mine, small_run):
     network = arcturus.load(run, trust=TRUST).network
     assert type(network.torso).__name__ == "Flat"
     assert type(network.core).__name__ == "Leaky"
+
+
+def test_a_torso_of_your_own_begins_as_you_made_it(mine, counter):
+    from arcturus.api import EnvSpec
+    from arcturus.networks import ActorCritic
+
+    spec = EnvSpec("x", 1, (4,), torch.float32, gym.spaces.Discrete(2))
+    torch.manual_seed(3)
+    network = ActorCritic(spec, torso="mine.parts.Flat")
+    torch.manual_seed(3)
+    assert torch.equal(network.torso.layer.weight, type(network.torso)(spec).layer.weight)
 
 
 @pytest.mark.parametrize("agent", ["dqn", "a2c", "reinforce"])
@@ -132,7 +146,12 @@ def test_words_in_the_options_of_other_peoples_environments_need_trust(tmp_path,
     run = small_run(tmp_path / "r", 200, "ppo", env_config={"options": "sutton_barto_reward=true"}, agent_config={"horizon": 10})
     arcturus.load(run)
     file = run.path / "config.yaml"
-    for options in ("env_id=os:path", "x=[1, {y: os}]"):
+    for options in ("env_id=os:path", "x=[1, {y: 2}]", "x=!!binary L2V0Yw==", "x=!!set {w}", "x=2020-01-01"):
         file.write_text(re.sub("options: .*", f'options: "{options}"', file.read_text()))
         with pytest.raises(ConfigError, match="--trust CartPole-v1"):
+            arcturus.load(run)
+    bomb = "a=&a [1,1,1,1,1,1,1,1,1], b=&b [*a,*a,*a,*a,*a,*a,*a,*a]"
+    for options in (bomb, "x=" + "[" * 900, "x=2020-13-45", "=3", "x=" + "1" * 3000):
+        file.write_text(re.sub("options: .*", f'options: "{options}"', file.read_text()))
+        with pytest.raises(ConfigError, match="is no setting|more than any options"):
             arcturus.load(run)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from arcturus.agents import a2c, ppo, reinforce
 from arcturus.api import EnvSpec, state_leaves
 from arcturus.errors import ConfigError
 from arcturus.loop import run
-from arcturus.losses import normalised
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
 
@@ -82,6 +79,8 @@ def test_what_does_not_divide_is_refused_before_training(counter):
         build("ppo", counter(4), minibatches=7)
     with pytest.raises(ConfigError, match="8 minibatches don't divide 4 sequences"):
         build("ppo", counter(4), minibatches=8, core="lstm")
+    with pytest.raises(ConfigError, match="have one row each"):
+        build("ppo", counter(4), minibatches=32)
     with pytest.raises(ConfigError, match="8 rows can't be unrolled in pieces of 3"):
         build("ppo", counter(4), bptt=3, core="lstm")
     with pytest.raises(ConfigError, match="reaches 0 at step 500, before the run ends at step 1,000"):
@@ -257,80 +256,6 @@ def test_a2cs_gradient_is_the_papers():
         assert torch.allclose(mine, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("baseline", ["none", "learned"])
-def test_reinforce_updates_on_the_first_episodes_to_begin_all_of_them_whole(baseline, counter, monkeypatch):
-    """Not the first to end: those are short.  Replayed here from the rows alone."""
-    envs, K = counter(4), 6
-    agent = build("reinforce", envs, episodes=K, horizon=60, baseline=baseline)
-    pieces, updates, history = reinforce.Agent._pieces, [], []
-
-    def watched(self, counts):
-        updates.append((self.rollout.begin, counts.clone()))
-        return pieces(self, counts)
-
-    monkeypatch.setattr(reinforce.Agent, "_pieces", watched)
-    for row in rows_of(agent, envs, 120):
-        history.append(row.step.timestep)
-    assert len(updates) >= 4
-    for begin, counts in updates:
-        want, begun = torch.zeros_like(counts), 0
-        playing = torch.zeros(4, dtype=torch.bool)
-        for t in range(len(counts)):
-            ts = history[begin + t]
-            for n in range(4):
-                if ts.first[n] and begun < K:
-                    playing[n], begun = True, begun + 1
-            want[t] = playing & ts.decides
-            playing &= ~ts.last
-        assert begun == K
-        assert torch.equal(counts, want)
-        last = history[begin + len(counts)]
-        assert not (playing & ~last.last).any()  # all are over
-
-
-@pytest.mark.parametrize("core", ["none", "gru"])
-def test_reinforces_gradient_does_not_depend_on_how_it_is_accumulated(core, counter):
-    def weights(chunk):
-        envs = counter(4)
-        agent = build("reinforce", envs, core=core, chunk=chunk, episodes=6, horizon=60, entropy_cost=0.1)
-        agent.descent = type(agent.descent)(torch.optim.SGD(agent.network.parameters(), 0.01))
-        list(rows_of(agent, envs, 40))
-        assert agent.updates
-        return [p.clone() for p in agent.network.parameters()]
-
-    whole = weights(10_000)
-    for chunk in (1, 7):
-        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(weights(chunk), whole, strict=True))
-
-
-def test_reinforce_breaks_off_what_does_not_fit_and_says_how_much_it_used(counter):
-    envs = counter(4)
-    agent = build("reinforce", envs, episodes=50, horizon=10, baseline="none")
-    metrics = [row.metrics for row in rows_of(agent, envs, 45)]
-    assert agent.updates == 4
-    assert all(int(m["charts/update_episodes"]) < 50 for m in metrics if m)
-    assert 0 < agent.scalars()["charts/used_rows"] < 1
-
-
-def test_the_ladders_stages_are_switches(counter):
-    rows = reinforce.Trajectory(
-        first=torch.tensor([[True], [False], [False], [True]]),
-        decides=torch.ones(4, 1, dtype=torch.bool),
-        action=torch.zeros(4, 1),
-        reward=torch.tensor([[1.0], [2.0], [4.0], [8.0]]),
-        terminated=torch.tensor([[False], [False], [True], [True]]),
-        truncated=torch.zeros(4, 1, dtype=torch.bool),
-        life_lost=torch.zeros(4, 1, dtype=torch.bool),
-        last=torch.tensor([[False], [False], [True], [True]]),
-    )
-    c, zero = reinforce.Config(reward_clip=0.0, gamma=1.0), torch.zeros(4, 1)
-    assert reinforce.returns(rows, zero, c)[:, 0].tolist() == [7, 6, 4, 8]
-    assert reinforce.returns(rows, zero, replace(c, reward_to_go=False))[:, 0].tolist() == [7, 7, 7, 8]
-    assert reinforce.returns(rows, zero, replace(c, gamma=0.5))[:, 0].tolist() == [3, 4, 4, 8]
-    weight = normalised(reinforce.returns(rows, zero, c), rows.decides)
-    assert weight.mean().abs() < 1e-6
-
-
 # -- action spaces, memory, resuming -----------------------------------------------------------------------------------
 
 
@@ -372,6 +297,29 @@ def test_dqn_says_that_it_plays_one_action_at_a_time(tmp_path):
     with pytest.raises(ConfigError, match="dqn plays one discrete action at a time"):
         arcturus.train("dqn", "test/Bits-v0", steps=100, run_dir=tmp_path / "r", quiet=True)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_rollout_that_is_loaded_is_a_copy(counter):
+    one, two = (build("ppo", counter(4), core="lstm", bptt=4) for _ in range(2))
+    list(rows_of(one, counter(4), 7))
+    two.load_state_dict(one.state_dict())
+    before = [leaf.clone() for leaf in state_leaves(two.rollout.states)]
+    for leaf in state_leaves(one.rollout.states):
+        leaf.add_(1)
+    assert all(torch.equal(a, b) for a, b in zip(before, state_leaves(two.rollout.states), strict=True))
+
+
+def test_an_agent_with_long_sequences_can_be_loaded(tmp_path):
+    settings = {"core": "gru", "core_width": 4, "bptt": 600, "burn_in": 0, "capacity": 5_000, "learn_start": 1_300}
+    done = arcturus.train("dqn", "CartPole-v1", steps=1_400, run_dir=tmp_path / "r", quiet=True, eval_every=0, heldout_states=0,
+                          agent_config=settings, env_config={"num_envs": 2}, device="cpu")  # fmt: skip
+    assert arcturus.load(done).config.agent.bptt == 600
+
+
+@pytest.mark.parametrize("options", ["delay=3.5", "delay=-1", "cues=2000000", "depth=3", "render_mode=human", "delay=2020-13-45"])
+def test_options_an_environment_can_not_have(options):
+    with pytest.raises(ConfigError):
+        arcturus.make("Memory/Recall-v0", 1, options=options)
 
 
 def test_the_loop_hands_memory_on_and_the_rollout_keeps_what_it_opened_with(counter):

@@ -128,10 +128,34 @@ def test_policies_over_several_actions_read_the_same_either_way(space):
     assert torch.allclose(log_prob, act.extras["log_prob"], atol=1e-5)
 
 
+@pytest.mark.parametrize("stack", [1, 4])
+def test_pictures_are_read_as_pictures_whatever_the_stack(stack, counter, monkeypatch):
+    """Frames without a stack have no axis of channels; they are scaled all the same."""
+    from stable_baselines3.common.torch_layers import NatureCNN
+
+    monkeypatch.setattr(NatureCNN, "__init__", small_cnn)
+    agent = sb3.Agent(sb3.Config(settings="n_steps=8,batch_size=16"), counter(2, stack).spec, "cpu", Seeds(0))
+    assert agent.model.policy_class.__name__ == "ActorCriticCnnPolicy"
+    seen = []
+    agent.model.policy.features_extractor.cnn.register_forward_hook(lambda m, x, y: seen.append(x[0]))
+    ts = counter(2, stack).restart(np.arange(2))
+    agent.act(ts._replace(obs=torch.full_like(ts.obs, 255)), (), explore=False)
+    assert seen[0].shape == (2, stack, 9, 9)
+    assert seen[0].max() == 1
+
+
+def small_cnn(self, observation_space, features_dim=8, normalized_image=False):
+    torch.nn.Module.__init__(self)
+    self._observation_space, self._features_dim = observation_space, 8
+    self.cnn = torch.nn.Flatten()
+    self.linear = torch.nn.Linear(int(np.prod(observation_space.shape)), 8)
+
+
 def test_settings_it_does_not_know_are_one_clear_error(tmp_path):
     for settings, told in (
         ("n_stepz=3", "n_stepz"),
         ("tensorboard_log=/x", "own business"),
+        ("gamma=foo", "no number"),
         ("learning_rate=lin_fast", "no schedule"),
     ):
         with pytest.raises(ConfigError, match=told):

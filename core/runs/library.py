@@ -100,9 +100,8 @@ def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", t
 
 
 def _small_replay(agent_config: Any, num_envs: int) -> Any:
-    """A playing agent needs no replay to speak of: only as much as any stack and any n-step return ask for."""
-    return (
-        replace(agent_config, capacity=512 * num_envs, replay_device="auto")
-        if hasattr(agent_config, "capacity")
-        else agent_config
-    )
+    """A playing agent needs no replay to speak of: only as much as any stack, n-step return and sequence ask for."""
+    if not hasattr(agent_config, "capacity"):
+        return agent_config
+    reach = sum(getattr(agent_config, name, 0) for name in ("n_step", "bptt", "burn_in"))
+    return replace(agent_config, capacity=(512 + reach) * num_envs, replay_device="auto")

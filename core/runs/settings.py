@@ -149,41 +149,33 @@ def validate(config: RunConfig) -> RunConfig:
             f"{config.run.steps} steps are less than one for each of {config.env.num_envs} environments", where="--steps"
         )
     config = replace(config, run=replace(config.run, device=choose_device(config.run.device)))
-    return _annealed(config)
-
-
-def _annealed(config: RunConfig) -> RunConfig:
-    """An agent's schedule of -1 steps is the run's; one that ends before the run does would train at a learning rate of 0."""
     anneal, steps = getattr(config.agent, "anneal_steps", 0), config.run.steps
-    if anneal == -1:
-        return replace(config, agent=replace(config.agent, anneal_steps=steps))
     if 0 < anneal < steps:
         raise ConfigError(
             f"the learning rate reaches 0 at step {anneal:,}, before the run ends at step {steps:,}",
             where="--agent.anneal-steps",
-            fix=f"use {steps} (on a run that exists: train-agent resume RUN --fork --agent.anneal-steps {steps}), or 0 for none",
+            fix="use -1, the whole run (on a run that exists: train-agent resume RUN --fork --agent.anneal-steps -1), or 0 for none",
         )
     return config
 
 
 def _outside(agent: dict[str, Any], env_id: str, options: str, listeners: str) -> Iterator[tuple[str, str]]:
-    """The names of code outside arcturus in a run's settings; words in an environment's options may name some, or a file."""
+    """The names of code outside arcturus in a run's settings; an environment's options may name some, or a file, unless
+    they are numbers."""
     if "." in agent["name"]:
         yield "agent", agent["name"]
     for part in ("torso", "core"):
         if "." in str(agent.get(part, "")):
             yield part, str(agent[part])
-    if ":" in env_id or (_names(parse_options(options)) and env_id not in own_environments()):
+    if ":" in env_id or (not all(map(_numbers, parse_options(options).values())) and env_id not in own_environments()):
         yield "environment", env_id
     for name in split_names(listeners):
         yield "listener", name
 
 
-def _names(value: Any) -> bool:
-    """Whether there is a word anywhere in a nest of settings."""
-    if isinstance(value, dict):
-        return any(map(_names, value.values()))
-    return isinstance(value, str) or (isinstance(value, list) and any(map(_names, value)))
+def _numbers(value: Any) -> bool:
+    """Whether a setting is a number, true, false, nothing, or a list of these."""
+    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, list) and all(map(_numbers, value)))
 
 
 def split_names(listeners: str) -> list[str]:
