@@ -22,7 +22,7 @@ NUMBERS = {
 
 
 @settings(max_examples=150)
-@given(agent=st.fixed_dictionaries({}, optional=NUMBERS), seed=st.integers(0, 2**63 - 1), steps=st.integers(8, 10**12),
+@given(agent=st.fixed_dictionaries({}, optional=NUMBERS), seed=st.integers(0, 2**63 - 1), steps=st.integers(16, 10**12),
        frame_size=st.integers(12, 210), preset=st.sampled_from(sorted(dqn.PRESETS)))  # fmt: skip
 def test_a_config_file_reads_back_as_it_was_written(tmp_path_factory, agent, seed, steps, frame_size, preset):
     config = validate(resolve("dqn", preset=preset, agent=agent, env={"id": "ALE/Pong-v5", "frame_size": frame_size},

@@ -2,7 +2,7 @@
 
 The torsos `nature` (its NatureCNN) and `mlp` (its MlpExtractor) are layers of its own, so that such a file loads where arcturus
 isn't installed.  The others are wrapped in TorsoExtractor, which the file names: loading it imports arcturus.  All of
-stable-baselines3's files hold pickles, so whoever is given one must trust its maker.
+stable-baselines3's files can run code when they are loaded, so whoever is given one must trust its maker.
 """
 
 from __future__ import annotations
