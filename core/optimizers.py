@@ -46,15 +46,16 @@ class RMSProp(torch.optim.Optimizer):
             if (found := getattr(self, "found_inf", None)) is not None:  # a gradient of zeros: theta stays
                 grads = [torch.where(found.bool(), 0.0, g) for g in grads]
             mean, square, delta = ([self.state[p][k] for p in params] for k in ("mean", "mean_square", "delta"))
-            torch._foreach_lerp_(mean, grads, 1 - rho)
             torch._foreach_mul_(square, rho)
             torch._foreach_addcmul_(square, grads, grads, 1 - rho)
+            deviation = torch._foreach_add(square, group["eps"])
             if group["centred"]:
-                deviation = torch._foreach_sub(square, torch._foreach_mul(mean, mean))
-            else:
-                deviation = torch._foreach_mul(square, 1.0)
-            torch._foreach_add_(deviation, group["eps"])
+                torch._foreach_lerp_(mean, grads, 1 - rho)
+                torch._foreach_addcmul_(deviation, mean, mean, -1.0)
             torch._foreach_sqrt_(deviation)
+            if not group["momentum"]:  # delta is not needed: a pass over the weights less
+                torch._foreach_addcdiv_(params, grads, deviation, -group["lr"])
+                continue
             torch._foreach_mul_(delta, group["momentum"])
             torch._foreach_addcdiv_(delta, grads, deviation, -group["lr"])
             torch._foreach_add_(params, delta)

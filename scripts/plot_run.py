@@ -54,10 +54,12 @@ def main(argv: list[str]) -> int:
             tag = next((t for t in VALUES if any(t in row for row in rows)), "charts/heldout_value")
             right.plot(*series(rows, tag), color=colour)
             right.set_ylabel(VALUES[tag])
+    left.set_ylabel("return (raw, whole games)")
     if len(known) > 1:
         right.set_ylabel("evaluation, mean and 95% interval")
-    left.set_ylabel("return (raw, whole games)")
-    left.legend(frameon=False)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(known), frameon=False)
+    else:
+        left.legend(frameon=False)
     config = known[0][0]
     for axes in (left, right):
         axes.set_xlabel("million agent steps" + (" (x4: frames)" if config.env.id.startswith("ALE/") else ""))

@@ -189,20 +189,21 @@ def test_impossible_networks_are_refused_in_one_line():
         dqn.Agent(dqn.Config(capacity=100), replace(spec((3,)), action_space=MultiDiscrete([2, 2])), "cpu", Seeds(0))
 
 
-def test_centred_rmsprop_is_the_papers():
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("centred", [True, False])
+def test_rmsprop_is_the_papers(centred, momentum):
+    """With the mean as in Mnih et al. 2015, without as in Mnih et al. 2016."""
     w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    opt = RMSProp([w], lr=0.1, rho=0.95, eps=0.01, momentum=0.5)
-    grads = [[0.3, -1.0], [0.1, 2.0], [-0.5, 0.0]]
-    theta, mean, square, delta = [1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
-    for grad in grads:
-        w.grad = torch.tensor(grad)
+    opt = RMSProp([w], lr=0.1, rho=0.95, eps=0.01, momentum=momentum, centred=centred)
+    g, g2, delta, theta = 0.0, 0.0, 0.0, 1.0
+    for grad in (0.3, -0.2, 0.5):
+        w.grad = torch.tensor([grad, 0.0])
         opt.step()
-        for i, g in enumerate(grad):
-            mean[i] = 0.95 * mean[i] + 0.05 * g
-            square[i] = 0.95 * square[i] + 0.05 * g * g
-            delta[i] = 0.5 * delta[i] - 0.1 * g / math.sqrt(square[i] - mean[i] ** 2 + 0.01)
-            theta[i] += delta[i]
-    assert w.tolist() == pytest.approx(theta, rel=1e-5)
+        g, g2 = 0.95 * g + 0.05 * grad, 0.95 * g2 + 0.05 * grad**2
+        delta = momentum * delta - 0.1 * grad / math.sqrt(g2 - (g**2 if centred else 0.0) + 0.01)
+        theta += delta
+    assert math.isclose(w[0].item(), theta, rel_tol=1e-5)
+    assert w[1].item() == -2.0
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
