@@ -13,6 +13,7 @@ import pytest
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 
+pytestmark = pytest.mark.slow
 FLAGS = ["--device", "cpu", "--heldout-states", "0", "--eval-every", "0"]
 
 

@@ -48,6 +48,7 @@ def test_flags_reach_the_run(pong):
     assert about["command"][:2] == ["train-agent", "dqn"]
 
 
+@pytest.mark.slow
 def test_evaluate_scores_keeps_films_and_films_again(pong, tmp_path):
     done = call(EVALUATE, str(pong), "--episodes", "2", "--json", "--rollouts", str(tmp_path / "r.npz"), "--floors")
     assert done.returncode == 0, done.stderr
@@ -239,6 +240,7 @@ def test_a_config_file_with_a_fault_is_read_or_refused_with_2(data, tmp_path, ca
     assert parse("dqn", ["--config", str(path)]) == config
 
 
+@pytest.mark.slow
 def test_the_readmes_python_example_runs(tmp_path):
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     code = text.split("<!-- example -->\n```python\n")[1].split("```")[0]

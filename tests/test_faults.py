@@ -174,6 +174,7 @@ def room(kind, tmp_path):
     return folder, lambda p: limit(p, 6_000), lambda p: limit(p, resource.RLIM_INFINITY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tmpfs", "file size limit"])
 def test_a_full_disk_is_survived_and_the_run_recovers_when_space_returns(kind, tmp_path, until):
     folder, fill, free = room(kind, tmp_path)

@@ -278,6 +278,7 @@ class Bits(gym.Env):
         return self.bits, reward, self.t >= 8, False, {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("name", ON_POLICY)
 def test_several_actions_at_once_are_learnt(name, binary, tmp_path):
@@ -310,7 +311,16 @@ def test_a_rollout_that_is_loaded_is_a_copy(counter):
 
 
 def test_an_agent_with_long_sequences_can_be_loaded(tmp_path):
-    settings = {"core": "gru", "core_width": 4, "bptt": 600, "burn_in": 0, "capacity": 5_000, "learn_start": 1_300}
+    settings = {
+        "core": "gru",
+        "core_width": 4,
+        "bptt": 600,
+        "burn_in": 0,
+        "capacity": 5_000,
+        "learn_start": 1_300,
+        "batch_size": 2,
+        "replay_ratio": 0.02,
+    }
     done = arcturus.train("dqn", "CartPole-v1", steps=1_400, run_dir=tmp_path / "r", quiet=True, eval_every=0, heldout_states=0,
                           agent_config=settings, env_config={"num_envs": 2}, device="cpu")  # fmt: skip
     assert arcturus.load(done).config.agent.bptt == 600

@@ -163,6 +163,7 @@ def test_a_signal_during_the_last_evaluation_leaves_a_run_that_can_finish(small_
     assert digests(run.path) == whole | {"values": digests(run.path)["values"]}  # its checkpoint is from before the evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [180, 404])
 def test_a_real_game_goes_on_exactly(small_run, stop_at, tmp_path, step):
     options = {"env": "ALE/Breakout-v5", "env_config": {"num_envs": 2, "frame_size": 36}, "steps": 600, "checkpoint_every": 250,

@@ -14,6 +14,7 @@ from arcturus.replay.rollout import Rollout
 from arcturus.scripts.benchmarks import variance
 from arcturus.seeding import Seeds
 
+pytestmark = pytest.mark.slow
 EPISODES, BATCH = 12_800, 8
 WORLD = variance.World(
     {},
