@@ -113,15 +113,6 @@ def test_unknown_agents_name_the_nearest():
         agents.load("json.decoder")
 
 
-def test_an_agent_of_your_own_by_dotted_path(tmp_path, monkeypatch, counter):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "__init__.py").touch()
-    (tmp_path / "mine" / "still.py").write_text(inspect.getsource(agents.load("constant")))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    envs = counter(2)
-    train(agents.load("mine.still").Agent(agents.load("mine.still").Config(), envs.spec, "cpu", Seeds(0)), envs, 5)
-
-
 def test_one_copy_of_the_code():
     """From the repository's root `import agents` works too, and would be a second copy with other classes."""
     assert not {"agents", "envs", "replay", "core", "scripts"} & set(sys.modules)

@@ -74,6 +74,7 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine" / "still.py").write_text(inspect.getsource(agents.load("constant")))
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
+    # the next test's package of this name is another
     for name in [n for n in sys.modules if n.split(".")[0] == "mine"]:
         del sys.modules[name]
 
