@@ -37,9 +37,11 @@ class Config:
     torso: str = "auto"
     """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
     core: str = "none"
-    """Memory: none, rnn, lstm, gru, or package.module.Name of your own."""
+    """Memory: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128
-    """Units of the memory core."""
+    """Units of the memory core (of ntm and dnc: of the controller)."""
+    core_options: str = ""
+    """The core's own settings as name=value,name=value (slots=128,read_heads=2)."""
     bptt: Annotated[int, Bounds(0)] = 0
     """Rows that gradients flow back through memory; 0: the whole horizon."""
     shared: bool = True
@@ -48,8 +50,8 @@ class Config:
     """Discount per agent step."""
     lam: Annotated[float, Bounds(0, 1)] = 1.0
     """lambda of the advantage estimate; 1: n-step returns, as published."""
-    horizon: Annotated[int, Bounds(1, 100_000)] = 5
-    """t_max: rows between updates."""
+    horizon: Annotated[int, Bounds(0, 100_000)] = 5
+    """t_max: rows between updates; 0: whole episodes, where they begin and end together."""
     normalise: bool = False
     """Advantages to mean 0 and standard deviation 1 over the rollout."""
     value_cost: Annotated[float, Bounds(0)] = 0.5
@@ -152,7 +154,9 @@ class Agent:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         c = config
         with seeds.branch("init").initialising():
-            network = ActorCritic(spec, torso=c.torso, core=c.core, core_width=c.core_width, shared=c.shared)
+            network = ActorCritic(
+                spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, shared=c.shared
+            )
         self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.descent = Descent(self._optimizer(), c.max_grad_norm)
         self.rollout = Rollout(
@@ -191,10 +195,10 @@ class Agent:
         self.steps += self.spec.num_envs
 
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
-        if not self.rollout.full:
-            return {}
         assert ts is not None
-        c, rows, v = self.config, self.rollout.read(ts), self.rollout.extras["value"]
+        if not self.rollout.complete(ts):
+            return {}
+        c, rows, v = self.config, self.rollout.read(ts), self.rollout.kept("value")
         discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, life_loss=c.life_loss)
         target = lambda_returns(
             rows.rewards(c.reward_clip), discount, self.network.next_values(v, ts, state), rows.last, c.lam

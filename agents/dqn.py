@@ -44,9 +44,11 @@ class Config:
     average_pool: bool = False
     """Average-pool the IMPALA torso's last feature maps."""
     core: str = "none"
-    """Memory: none, rnn, lstm, gru, or package.module.Name of your own."""
+    """Memory: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128
-    """Units of the memory core."""
+    """Units of the memory core (of ntm and dnc: of the controller)."""
+    core_options: str = ""
+    """The core's own settings as name=value,name=value (slots=128,read_heads=2)."""
     bptt: Annotated[int, Bounds(1)] = 16
     """With memory: rows of a sequence that are learnt from, and that gradients flow back through."""
     burn_in: Annotated[int, Bounds(0)] = 8
@@ -244,7 +246,15 @@ class Agent:
         named = config.replay_device
         where = self.device if named == "auto" else torch.device(choose_device(named, "--agent.replay-device"))
         with seeds.branch("init").initialising():
-            network = QNetwork(spec, self.num_actions, config.torso, config.average_pool, config.core, config.core_width)  # (2)
+            network = QNetwork(  # (2)
+                spec,
+                self.num_actions,
+                config.torso,
+                config.average_pool,
+                config.core,
+                config.core_width,
+                config.core_options,
+            )
         self.network: QNetwork = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recurrent = config.core != "none"
         self.rows = config.n_step + (config.burn_in + config.bptt - 1 if self.recurrent else 0)  # a sample reaches so far

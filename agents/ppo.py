@@ -38,9 +38,11 @@ class Config:
     torso: str = "auto"
     """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
     core: str = "none"
-    """Memory: none, rnn, lstm, gru, or package.module.Name of your own."""
+    """Memory: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128
-    """Units of the memory core."""
+    """Units of the memory core (of ntm and dnc: of the controller)."""
+    core_options: str = ""
+    """The core's own settings as name=value,name=value (slots=128,read_heads=2)."""
     bptt: Annotated[int, Bounds(0)] = 0
     """Rows that gradients flow back through memory; 0: the whole horizon."""
     shared: bool = True
@@ -49,8 +51,8 @@ class Config:
     """Discount per agent step."""
     lam: Annotated[float, Bounds(0, 1)] = 0.95
     """lambda of the advantage estimate; 1: returns to the end of the rollout."""
-    horizon: Annotated[int, Bounds(1, 100_000)] = 128
-    """T: rows between updates."""
+    horizon: Annotated[int, Bounds(0, 100_000)] = 128
+    """T: rows between updates; 0: whole episodes, where they begin and end together."""
     epochs: Annotated[int, Bounds(1, 1_000)] = 4
     """K: passes over a rollout."""
     minibatches: Annotated[int, Bounds(1, 100_000)] = 4
@@ -181,7 +183,9 @@ class Agent:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         c = config
         with seeds.branch("init").initialising():
-            network = ActorCritic(spec, torso=c.torso, core=c.core, core_width=c.core_width, shared=c.shared)
+            network = ActorCritic(
+                spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, shared=c.shared
+            )
         self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
         self.rollout = Rollout(
@@ -216,11 +220,11 @@ class Agent:
         self.steps += self.spec.num_envs
 
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
-        if not self.rollout.full:
-            return {}
         assert ts is not None
-        c, rows, kept = self.config, self.rollout.read(ts), self.rollout.extras
-        v = kept["value"]
+        if not self.rollout.complete(ts):
+            return {}
+        c, rows = self.config, self.rollout.read(ts)
+        v, log_prob = self.rollout.kept("value"), self.rollout.kept("log_prob")
         metrics: Metrics = {}
         discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, life_loss=c.life_loss)
         target = lambda_returns(
@@ -231,7 +235,7 @@ class Agent:
         for _ in range(c.epochs):  # (3)
             for t, n, memory in self.rollout.minibatches(c.minibatches, self.minibatch_rng):
                 batch = Minibatch(
-                    self.rollout.obs(t, n), rows.first[t, n], memory, rows.action[t, n], kept["log_prob"][t, n],
+                    self.rollout.obs(t, n), rows.first[t, n], memory, rows.action[t, n], log_prob[t, n],
                     advantage[t, n], target[t, n], v[t, n], rows.decides[t, n],
                 )  # fmt: skip
                 value, metrics = loss(self.network, batch, c)

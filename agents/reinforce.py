@@ -42,9 +42,11 @@ class Config:
     torso: str = "auto"
     """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
     core: str = "none"
-    """Memory: none, rnn, lstm, gru, or package.module.Name of your own."""
+    """Memory: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128
-    """Units of the memory core."""
+    """Units of the memory core (of ntm and dnc: of the controller)."""
+    core_options: str = ""
+    """The core's own settings as name=value,name=value (slots=128,read_heads=2)."""
     bptt: Annotated[int, Bounds(0)] = 0
     """Rows that gradients flow back through memory; 0: the whole episode."""
     shared: bool = False
@@ -174,7 +176,15 @@ class Agent:
                 "the whole trajectory's return can't end at a lost life", where="--agent.life-loss", fix="use reward_to_go True"
             )
         with seeds.branch("init").initialising():
-            network = ActorCritic(spec, torso=c.torso, core=c.core, core_width=c.core_width, shared=c.shared, value=self.learned)
+            network = ActorCritic(
+                spec,
+                torso=c.torso,
+                core=c.core,
+                core_width=c.core_width,
+                core_options=c.core_options,
+                shared=c.shared,
+                value=self.learned,
+            )
         self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
         self.rollout = Rollout(c.horizon, spec, self.device, extras={"value": ()} if self.learned else {})

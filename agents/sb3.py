@@ -198,12 +198,10 @@ class Agent:
 
 
 def _logits(distribution: Any) -> Tensor:
-    """[N, L] the choices of each component side by side, as Categoricals reads them."""
+    """[N, L] as Categoricals reads them: the choices of each component side by side, one of each bit."""
     inner = distribution.distribution
     if isinstance(distribution, MultiCategoricalDistribution):
         return torch.cat([part.logits for part in inner], -1)
-    if isinstance(distribution, BernoulliDistribution):
-        return torch.stack([torch.zeros_like(inner.logits), inner.logits], -1).flatten(-2)
     return inner.logits
 
 

@@ -34,8 +34,8 @@ class TimeStep(NamedTuple):
     life_lost: Tensor  # [N] bool: a life was lost on the way here while the game goes on
     decides: Tensor  # [N] bool: the action taken here counts (false on last rows and in a task's input phase)
     cut: Tensor  # [N] bool: the episode is broken off here by a checkpoint's reset; bootstrapped, never counted as an episode
-    target: Tensor | None = None  # [N, ...] a task's answer; agents that learn by reward never look
-    mask: Tensor | None = None  # [N, ...] where the answer counts
+    target: Tensor | None = None  # [N, *action_shape] int64, a task's answer as an action, where it decides; not for those who
+    # learn by reward
 
     @property
     def first(self) -> Tensor:
@@ -83,6 +83,9 @@ class EnvSpec:
     frame_stack: int = 1  # K > 1: only obs[:, -1] is new
     has_lives: bool = False  # life_lost can be true
     states: int = 0  # observations are one of so many states, one-hot; 0: they are something else
+    episode_rows: int = 0  # of environments whose episodes begin and end together: actions of the longest; 0: they don't
+    has_targets: bool = False  # TimeStep.target says the right answer
+    remembered: int = 0  # vectors a memory must hold at once for the longest task; 0: nobody knows
 
     @property
     def frame_shape(self) -> tuple[int, ...]:

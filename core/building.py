@@ -11,7 +11,7 @@ import torch
 
 from arcturus import agents
 from arcturus.api import EnvSpec
-from arcturus.errors import CheckpointError
+from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.settings import RunConfig
 from arcturus.seeding import Seeds
 
@@ -23,6 +23,23 @@ def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) ->
     if getattr(settings, "anneal_steps", 0) == -1:
         settings = replace(settings, anneal_steps=config.run.steps)
     return agents.load(config.agent_name).Agent(settings, spec, device, Seeds(config.run.seed))
+
+
+def check_training(agent: Any, spec: EnvSpec, adaptive: bool) -> None:
+    """Before anything runs: whether these environments can train this agent.  adaptive: their curriculum goes by how the episodes
+    go."""
+    if getattr(agent, "needs_targets", False) and not spec.has_targets:
+        raise ConfigError(
+            f"{spec.env_id} doesn't tell the right answers",
+            where="--env",
+            fix="use an NTM/ task answered by bits, symbol or serial, or teach by other agents' runs (--agent.teachers RUN)",
+        )
+    if adaptive and not getattr(agent, "plays", True):
+        raise ConfigError(
+            "this curriculum goes by how the episodes go, and the agent doesn't play them in training",
+            where="--env.curriculum",
+            fix="add --agent.play True, or use the uniform one",
+        )
 
 
 def playing_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from arcturus.errors import ConfigError, nearest
 
 C = TypeVar("C")
 YAML_LIMIT = 100_000  # bytes of a file of settings
+OPTIONS_LIMIT = 2_000  # characters
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,22 @@ def parse_value(text: str) -> Any:
         return loader.get_single_data()
     finally:
         loader.dispose()
+
+
+def parse_options(text: str, where: str = "--env.options") -> dict[str, Any]:
+    """name=value,name=value with values as in YAML: numbers, true, [lists], words."""
+    if len(text) > OPTIONS_LIMIT:
+        raise ConfigError(f"{len(text):,} characters are more than any options have", where=where)
+    out: dict[str, Any] = {}
+    for part in re.split(r",(?=\s*\w+=)", text) if text.strip() else []:
+        name, equals, value = part.strip().partition("=")
+        try:
+            out[name] = parse_value(value)
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+            equals = ""
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"{part.strip()[:80]!r} is no setting", where=where, fix="name=value,name=value")
+    return out
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

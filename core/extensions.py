@@ -21,10 +21,10 @@ def attribute(path: str, where: str) -> Any:
         raise ConfigError(f"{module} has no {name}", where=where, fix="package.module.Name") from e
 
 
-def build(path: str, where: str, needs: tuple[str, ...], *args: Any) -> Any:
-    """An instance of the class that a path names, made from args, which must have these attributes."""
+def build(path: str, where: str, needs: tuple[str, ...], *args: Any, **options: Any) -> Any:
+    """An instance of the class that a path names, made from args and options, which must have these attributes."""
     try:
-        part = attribute(path, where)(*args)
+        part = attribute(path, where)(*args, **options)
     except TypeError as e:
         raise ConfigError(f"{path} can't be made: {e}", where=where) from e
     missing = [name for name in needs if not hasattr(part, name)]

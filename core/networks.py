@@ -8,6 +8,7 @@ they can be hooked.
 | impala   | 3 sections (16, 32, 32) of conv, max-pool, 2 residual blocks; 256 units                 | Espeholt et al. 2018, fig. 3  |
 | small    | 16 of 4x4 stride 2, 32 of 3x3 stride 2, 32 of 3x3 stride 2, 128 units; for small frames | this project                  |
 | mlp      | 2 x 128 units                                                                           | this project                  |
+| none     | what is seen, laid flat, as it is: for a memory core that reads it itself               |                               |
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 from arcturus.api import Act, EnvSpec, State, TimeStep, map_state
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
-from arcturus.memory import make_core, unroll
+from arcturus.memory import check_room, make_core, unroll
 from arcturus.policies import Categoricals
 
-TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp")
+TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp", "none")
 
 
 def _conv_stack(channels: int, layers: list[tuple[int, int, int]]) -> OrderedDict[str, nn.Module]:
@@ -75,20 +76,20 @@ class Torso(nn.Module):
         image = len(spec.obs_shape) >= 3 or (len(spec.obs_shape) == 2 and spec.obs_dtype == torch.uint8)
         if name == "auto":
             name = "mlp" if not image else "nature" if min(spec.obs_shape[-2:]) >= 64 else "small"
-        if name != "mlp" and not image:
+        if name not in ("mlp", "none") and not image:
             raise ConfigError(
                 f"the {name} torso reads images; {spec.env_id} shows {spec.obs_shape}",
                 where="--agent.torso",
-                fix="use mlp, or auto",
+                fix="use mlp, none, or auto",
             )
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
-        self.name, self.image = name, name != "mlp"
+        self.name, self.image = name, name not in ("mlp", "none")
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
         if not self.image:
-            size = int(torch.tensor(spec.obs_shape).prod())
-            layers: OrderedDict[str, nn.Module] = OrderedDict(
-                fc1=nn.Linear(size, 128), relu1=nn.ReLU(), fc2=nn.Linear(128, 128), relu2=nn.ReLU()
-            )
-            self.width = 128
+            self.width = size = int(torch.tensor(spec.obs_shape).prod())
+            if name == "mlp":
+                layers |= OrderedDict(fc1=nn.Linear(size, 128), relu1=nn.ReLU(), fc2=nn.Linear(128, 128), relu2=nn.ReLU())
+                self.width = 128
         else:
             height, width = spec.obs_shape[-2:]
             channels = int(torch.tensor(spec.obs_shape[:-2]).prod())
@@ -154,10 +155,12 @@ class QNetwork(nn.Module):
         average_pool: bool = False,
         core: str = "none",
         core_width: int = 128,
+        core_options: str = "",
     ):
         super().__init__()
         self.torso = make_torso(spec, torso, average_pool)
-        self.core = make_core(core, self.torso.width, core_width)  # type: ignore[arg-type]
+        self.core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
+        check_room(self.core, spec)
         self.head = nn.Linear(self.core.outputs, num_actions)  # type: ignore[arg-type]
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -190,20 +193,22 @@ class ActorCritic(nn.Module):
         torso: str = "auto",
         core: str = "none",
         core_width: int = 128,
+        core_options: str = "",
         shared: bool = True,
         value: bool = True,
     ):
         super().__init__()
         self.actions = Categoricals(spec.action_space, spec.env_id)
         self.torso = make_torso(spec, torso)
-        self.core = make_core(core, self.torso.width, core_width)  # type: ignore[arg-type]
+        self.core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
+        check_room(self.core, spec)
         self.policy = nn.Linear(self.core.outputs, self.actions.logits)  # type: ignore[arg-type]
         self.value: nn.Module | None = None
         self.value_torso: nn.Module | None = None
         if value:
             if not shared:
                 self.value_torso = make_torso(spec, torso)
-                self.value_core = make_core(core, self.torso.width, core_width)  # type: ignore[arg-type]
+                self.value_core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
             self.value = nn.Linear(self.core.outputs, 1)  # type: ignore[arg-type]
         for torso_ in (self.torso, self.value_torso):
             if isinstance(torso_, Torso):  # one of your own begins as you made it

@@ -71,14 +71,15 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.opt
 
 
 class Descent:
-    """Gradient steps: backward, the gradient's norm clipped to max_grad_norm (0: not), the optimiser's step.
+    """Gradient steps: backward, every number of the gradient clipped to [-max_grad_value, max_grad_value] and then its norm to
+    max_grad_norm (0: not), the optimiser's step.
 
     Several losses are one step along the gradient of their sum: each is made when the one before has been backpropagated and its
     graph is gone.  A step whose gradient is not finite is skipped and counted; on CUDA without waiting for the device.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, max_grad_norm: float = 0.0):
-        self.optimizer, self.max_grad_norm = optimizer, max_grad_norm
+    def __init__(self, optimizer: torch.optim.Optimizer, max_grad_norm: float = 0.0, max_grad_value: float = 0.0):
+        self.optimizer, self.max_grad_norm, self.max_grad_value = optimizer, max_grad_norm, max_grad_value
         self.parameters = _parameters(optimizer)
         self.skipped = torch.zeros((), device=self.parameters[0].device)  # steps skipped one after another, up to now
 
@@ -86,9 +87,12 @@ class Descent:
         self.optimizer.zero_grad(set_to_none=True)
         for part in [loss] if isinstance(loss, Tensor) else loss:
             part.backward()
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = self._norm()
+        if self.max_grad_value:
+            nn.utils.clip_grad_value_(self.parameters, self.max_grad_value)
         if self.max_grad_norm:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
+            now = self._norm() if self.max_grad_value else norm
+            nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, now)
         bad = ~norm.isfinite()
         self.skipped = (self.skipped + 1) * bad
         if bad.is_cuda:
@@ -97,6 +101,9 @@ class Descent:
         elif not bad:
             self.optimizer.step()
         return {"health/grad_norm": norm, "health/skipped_updates": self.skipped}
+
+    def _norm(self) -> Tensor:
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def set_learning_rate(self, value: float) -> None:
         for group in self.optimizer.param_groups:

@@ -1,6 +1,7 @@
 """Distributions over actions: one categorical for a Discrete space, several independent ones for MultiDiscrete and MultiBinary.
 
-A policy head gives one logit for every choice of every component, side by side.  Everything is a pure function of them.
+A policy head gives one logit for every choice of every component, side by side; for a bit, the logit of its being 1 alone.  Everything
+is a pure function of them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from arcturus.errors import ConfigError
@@ -18,7 +20,7 @@ class Categoricals:
 
     | argument | shape              |                             |
     |----------|--------------------|-----------------------------|
-    | logits   | [..., sum choices] | float                       |
+    | logits   | [..., sum choices] | float; [..., k] for bits     |
     | action   | [..., *shape]      | int64, counted from 0       |
     | results  | [...]              | summed over the components  |
     """
@@ -37,7 +39,8 @@ class Categoricals:
                 fix="policies here are over Discrete, MultiDiscrete and MultiBinary spaces",
             )
         self.shape = tuple(space.shape or ())
-        self.logits, self.most = sum(self.choices), max(self.choices)
+        self.binary = isinstance(space, gym.spaces.MultiBinary)
+        self.logits, self.most = len(self.choices) if self.binary else sum(self.choices), max(self.choices)
         self.even = len(set(self.choices)) == 1
         places, start = [], 0
         for n in self.choices:  # where the logits of each component stand; one past the end: nowhere
@@ -47,6 +50,8 @@ class Categoricals:
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """[..., k, most] normalised log-probabilities; -inf where a component has fewer choices."""
+        if self.binary:
+            return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)
         if self.even:
             return logits.unflatten(-1, (len(self.choices), self.most)).log_softmax(-1)
         padded = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], -1)

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from arcturus import agents
 from arcturus.api import Metrics, State, TimeStep, state_leaves, state_like
-from arcturus.building import build_agent, fitting, playing_state
+from arcturus.building import build_agent, check_training, fitting, playing_state
 from arcturus.config import write_yaml
 from arcturus.device import torch_settings
-from arcturus.envs import open_envs
+from arcturus.envs import open_envs, open_training
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.loop import Row
 from arcturus.loop import run as run_loop
@@ -62,14 +63,17 @@ class Trainer:
     def train(self) -> Run:
         """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
         config = self.config
+        # an agent with a loop of its own restarts single environments
+        opened = open_envs if hasattr(agents.load(config.agent_name).Agent, "fit") else open_training
         with (
             torch_settings(config.run.torch_threads, config.run.deterministic),
             self.signals,
             Watchdog(config.run.env_timeout, self._last_words),
-            open_envs(config.env, config.run.seed, config.device) as envs,
+            opened(config.env, config.run.seed, config.device) as envs,
         ):
             self.envs = Course(envs)
             self.agent = build_agent(config, envs.spec, config.device)
+            check_training(self.agent, envs.spec, envs.schedule is not None and envs.schedule.adaptive)
             self.replay = getattr(self.agent, "replay", None) if config.run.checkpoint_replay == "all" else None
             self.generator = self.seeds.branch("policy").torch(config.device)
             self.make_listeners = find_listeners(config)
@@ -172,7 +176,8 @@ class Trainer:
         """Logs, evaluates and saves what a row asks for; whether it was the last."""
         total, every = self.config.run.steps, self.config.eval_every
         before, self.steps, self.memory = self.steps, row.steps, row.state
-        self.monitor.row(self.steps, row.metrics, self.envs.envs.take_finished())
+        finished = self.envs.envs.take_finished()
+        self.monitor.row(self.steps, row.metrics, finished if getattr(self.agent, "plays", True) else [])
         log = self.monitor.is_due(self.steps)
         self._watch_numbers(row.metrics, log)
         if log:
@@ -206,6 +211,9 @@ class Trainer:
             extra |= self.heldout.read(self.agent)[0]
         if self.bad_rows:
             extra["health/bad_rows"] = self.bad_rows
+        schedule = self.envs.envs.schedule
+        if schedule is not None and schedule.adaptive:
+            extra["task/level"] = schedule.level
         self.monitor.log(self.steps, extra)
 
     def _watch_numbers(self, metrics: Metrics, log: bool) -> None:
@@ -265,6 +273,7 @@ class Trainer:
             "bad_rows": 0 if seen is None else self.bad_rows,
             "config": json.dumps(self.config.to_mapping()),
             "monitor": self.monitor.state(),
+            "schedule": self.envs.schedule_now() if seen is None else self.envs.schedule,
         }
         if seen is not None:
             actions = self.envs.actions()
@@ -284,6 +293,7 @@ class Trainer:
             "bad_rows": 0,
             "config": "",
             "monitor": {"returns": [], "lengths": [], "episodes": 0, "metrics": [], "waiting": [], "files": []},
+            "schedule": self.envs.schedule_now(),
             "course": {"started": 0, "seen": "", "rows": 0, "actions": self.envs.actions()},
         }
 
@@ -354,6 +364,8 @@ class Trainer:
                 raise ValueError("its course makes no sense")
             like = self.agent.initial_state(self.config.env.num_envs)
             self.memory = state_like(like, [state["memory"][str(i)] for i in range(len(state_leaves(like)))])
+            if self.envs.envs.schedule is not None:
+                self.envs.envs.schedule.load_state_dict(state["schedule"])
             self.agent.load_state_dict(state["agent"])
             self.generator.set_state(state["policy_rng"])
         if loaded.moved:

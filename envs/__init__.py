@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
-
-from arcturus.config import Bounds, Flag, parse_value
+from arcturus.config import Bounds, Flag, parse_options
 from arcturus.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
+    from arcturus.envs.tasks.device import TaskEnvs
     from arcturus.envs.vector import Backend, DeviceEnvs
 
 
@@ -38,14 +36,15 @@ class EnvConfig:
     """Atari: all 18 actions instead of the game's own."""
     threads: Annotated[int, Bounds(0, 256)] = 0
     """Atari: emulator threads; 0: one a core."""
+    curriculum: Literal["uniform", "mixture", "lessons", "promotion"] = "uniform"
+    """Tasks: which lengths training plays next, by how it goes; an evaluation never sees it."""
 
     @property
     def stack(self) -> int:
         return self.frame_stack or (4 if is_atari(self.id) else 1)
 
 
-OPTIONS_LIMIT = 2_000  # characters
-OWN = {"MDP": "arcturus.envs.mdp", "Memory": "arcturus.envs.recall"}  # first part of an id -> module that registers it
+OWN = {"MDP": "arcturus.envs.mdp", "Memory": "arcturus.envs.recall", "NTM": "arcturus.envs.tasks"}  # first part of an id -> module that registers it
 
 
 def own_environments() -> dict[str, Any]:
@@ -53,29 +52,13 @@ def own_environments() -> dict[str, Any]:
     return {k: v for module in OWN.values() for k, v in importlib.import_module(module).ENVIRONMENTS.items()}
 
 
-def parse_options(text: str, where: str = "--env.options") -> dict[str, Any]:
-    """name=value,name=value with values as in YAML: numbers, true, [lists], words."""
-    if len(text) > OPTIONS_LIMIT:
-        raise ConfigError(f"{len(text):,} characters are more than any options have", where=where)
-    out: dict[str, Any] = {}
-    for part in re.split(r",(?=\s*\w+=)", text) if text.strip() else []:
-        name, equals, value = part.strip().partition("=")
-        try:
-            out[name] = parse_value(value)
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            equals = ""
-        if not equals or not name.isidentifier():
-            raise ConfigError(f"{part.strip()[:80]!r} is no setting", where=where, fix="name=value,name=value")
-    return out
-
-
 def is_atari(env_id: str) -> bool:
     return env_id.startswith("ALE/")
 
 
 def family(env_id: str) -> str:
-    """Which presets fit: atari, mdp, memory or classic."""
-    return {"ALE": "atari", "MDP": "mdp", "Memory": "memory"}.get(env_id.partition("/")[0], "classic")
+    """Which presets fit: atari, mdp, memory, ntm or classic."""
+    return {"ALE": "atari", "MDP": "mdp", "Memory": "memory", "NTM": "ntm"}.get(env_id.partition("/")[0], "classic")
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
@@ -108,12 +91,43 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
 
 
 def open_envs(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs:
+    """Every environment can be restarted by itself: for playing and scoring."""
     from arcturus.envs.vector import DeviceEnvs
 
     return DeviceEnvs(open_backend(config), device, frame_stack=config.stack, seed=seed)
 
 
-def make(env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | str = "cpu", **options: Any) -> DeviceEnvs:
+def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs | TaskEnvs:
+    """With the curriculum; the algorithmic tasks' environments begin and end together, and live on the device."""
+    from arcturus.envs.schedules import Schedule
+    from arcturus.envs.vector import DeviceEnvs
+
+    if family(config.id) == "ntm" and config.id in own_environments():
+        from arcturus.envs.classic import refused
+        from arcturus.envs.tasks import task_of
+        from arcturus.envs.tasks.device import TaskEnvs
+
+        options = parse_options(config.options)
+        try:
+            task, play = task_of(config.id, options)
+        except (TypeError, ValueError) as e:
+            raise refused(config.id, options, e) from e
+        if play.actions == "probs":
+            raise ConfigError("no agent here answers with probabilities", where="--env.options", fix="use actions=quantised")
+        if play.reward != "stop":
+            schedule = Schedule(config.curriculum, task.ranges)
+            return TaskEnvs(config.id, task, play, config.num_envs, device, seed=seed, schedule=schedule)
+    backend = open_backend(config)
+    ranges = getattr(backend, "ranges", ())
+    if config.curriculum != "uniform" and not ranges:
+        raise ConfigError(f"{config.id} has no lengths to choose", where="--env.curriculum", fix="leave it out")
+    envs = DeviceEnvs(backend, device, frame_stack=config.stack, seed=seed)
+    if config.curriculum != "uniform":
+        envs.follow(Schedule(config.curriculum, ranges, getattr(backend, "promotion", (10, -1.0))))
+    return envs
+
+
+def make(env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | str = "cpu", **options: Any) -> DeviceEnvs | TaskEnvs:
     """`num_envs` environments whose observations, rewards and flags are tensors on `device`.
 
     options are EnvConfig's fields.  The result has Gymnasium's vector shape: spaces, reset(seed=) -> (obs, info),
@@ -122,4 +136,4 @@ def make(env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | s
     """
     from arcturus.config import from_mapping
 
-    return open_envs(from_mapping(EnvConfig, {"id": env_id, "num_envs": num_envs, **options}, "make()"), seed, device)
+    return open_training(from_mapping(EnvConfig, {"id": env_id, "num_envs": num_envs, **options}, "make()"), seed, device)

@@ -74,13 +74,17 @@ def open_one(env_id: str, **kwargs: Any) -> gym.Env:
     except (TypeError, ValueError, KeyError, AssertionError) as e:
         if not kwargs.keys() - {"render_mode"}:
             raise
-        raise ConfigError(f"{env_id} doesn't take {str(kwargs)[:200]}: {str(e)[:300]}", where="--env.options") from e
+        raise refused(env_id, kwargs, e) from e
     except ModuleNotFoundError as e:
         raise ConfigError(
             f"{env_id} can't be opened: {e}",
             where="--env",
             fix="MODULE:ID imports MODULE first; is it installed, or on PYTHONPATH?",
         ) from e
+
+
+def refused(env_id: str, options: dict[str, Any], e: Exception) -> ConfigError:
+    return ConfigError(f"{env_id} doesn't take {str(options)[:200]}: {str(e)[:300]}", where="--env.options")
 
 
 def unknown(env_id: str) -> ConfigError:
@@ -119,6 +123,9 @@ class ClassicBackend:
             check_actions(one.action_space, env_id)
             action_space = one.action_space
             self.states = int(one.observation_space.n) if isinstance(one.observation_space, spaces.Discrete) else 0
+            # of tasks with lengths: what a curriculum runs through, and how Gym's own promoted
+            self.ranges = getattr(getattr(one.unwrapped, "task", one.unwrapped), "ranges", ())
+            self.promotion = getattr(one.unwrapped, "promotion", (10, -1.0))
         self.busy = 0  # the environment that is being stepped or reset
         self._envs = SyncVectorEnv([partial(self._open, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP)
         # agents count actions from 0
@@ -134,6 +141,11 @@ class ClassicBackend:
 
     def _open(self, index: int) -> gym.Env:
         return Noted(open_one(self.env_id, **self.options), self, index)
+
+    def follow(self, schedule: Any) -> None:
+        """A curriculum chooses the lengths from now on."""
+        for env in self._envs.envs:
+            env.unwrapped.schedule = schedule  # type: ignore[attr-defined]
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
         # SyncVectorEnv takes the mask out of the dictionary it is given, and wants a seed for every environment

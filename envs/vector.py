@@ -105,7 +105,13 @@ class DeviceEnvs:
         self._pinned: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
         self._uncut = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
         self._timestep_now: TimeStep
+        self.schedule: Any = None  # a curriculum, if one chooses what is played
         self.host: HostRow  # the newest row as the backend gave it, for those who read on the host anyway
+
+    def follow(self, schedule: Any) -> None:
+        """A curriculum (schedules.Schedule) chooses the lengths of the episodes from now on."""
+        self.schedule = schedule
+        self.backend.follow(schedule)  # type: ignore[attr-defined]
 
     # -- the records' face -------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from arcturus.replay.ring import DECIDES, LAST, LIFE_LOST, ROW_TENSORS, TERMINAT
 
 
 class Rollout:
-    """At most `rows` rows [N], on `device`.
+    """At most `rows` rows [N], on `device`; 0: whole episodes, of environments whose episodes begin and end together.
 
     extras: name -> shape of one environment's float32 entry in Act.extras that is kept for every row ([T, N, *shape]).
     state: an agent's memory [N, ...]; what it was before acting is kept for every `every`-th row, [T / every, N, ...]; (): nowhere.
@@ -35,6 +35,14 @@ class Rollout:
         every: int = 0,
         flag: str = "--agent.horizon",
     ):
+        self.whole = not rows
+        if self.whole and not spec.episode_rows:
+            raise ConfigError(
+                f"the episodes of {spec.env_id} don't begin and end together, so no rollout is made of whole ones",
+                where=flag,
+                fix="choose a number of rows",
+            )
+        rows = rows or spec.episode_rows
         self.rows, self.spec, self.every = rows, spec, every or rows
         if rows % self.every:
             raise ConfigError(
@@ -58,14 +66,24 @@ class Rollout:
     def full(self) -> bool:
         return self.count == self.rows
 
+    def complete(self, ts: TimeStep) -> bool:
+        """Whether it is to be learnt from, with ts the row that follows the newest."""
+        return self.full or (self.whole and self.count > 0 and bool(ts.last.all()))
+
     def append(self, step: Step) -> None:
         t = self.count
+        if self.whole and t == 0 and not bool(step.timestep.first.all()):
+            return  # the void row between two batches of episodes
         for name, kept in self.extras.items():
             kept[t].copy_(step.extras[name])
         if t % self.every == 0 and (states := state_leaves(self.states)):
             for kept, now in zip(states, state_leaves(step.state), strict=True):
                 kept[t // self.every].copy_(now)
         self.ring.append(step)
+
+    def kept(self, name: str) -> Tensor:
+        """[T, N, *shape] of the rows so far."""
+        return self.extras[name][: self.count]
 
     def restart(self) -> None:
         """The next row is the first again; older frames stay, for the stacks that reach back to them."""
@@ -111,14 +129,16 @@ class Rollout:
     def minibatches(self, count: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor, State]]:
         """All pieces of all environments in `count` minibatches, shuffled by a generator: rows t [L, B], environments n [L, B],
         and the memory [B, ...] at the first of them.  L = `every`: without memory 1, and single rows are shuffled."""
-        pieces, N, device = self.rows // self.every, self.spec.num_envs, self.ring.device
+        rows = self.count if self.whole else self.rows
+        every = min(self.every, rows)
+        pieces, N, device = rows // every, self.spec.num_envs, self.ring.device
         order = torch.arange(pieces * N, device=device) if generator is None else None
         if order is None:
             order = torch.randperm(pieces * N, device=device, generator=generator)
-        steps = torch.arange(self.every, device=device)[:, None]
+        steps = torch.arange(every, device=device)[:, None]
         for part in order.view(count, -1):
             piece, n = part // N, part % N
-            yield piece * self.every + steps, n.expand(self.every, -1), self.state(piece, n)
+            yield piece * every + steps, n.expand(every, -1), self.state(piece, n)
 
     def cut_last(self) -> None:
         """Makes the newest row one that a reset cut, after all."""

@@ -72,7 +72,10 @@ def test_log_probabilities_and_entropies_are_summed_over_components(space):
     assert action.shape == (7, 3, *space.shape)
     assert action.dtype == torch.int64
     assert all(space.contains(a.numpy().astype(space.dtype)) for a in action.flatten(0, 1))
-    parts = [Categorical(logits=part) for part in logits.split(actions.choices, -1)]
+    if isinstance(space, spaces.MultiBinary):  # one logit: of the bit being 1
+        parts = [Categorical(probs=torch.stack([1 - p, p], -1)) for p in logits.sigmoid().unbind(-1)]
+    else:
+        parts = [Categorical(logits=part) for part in logits.split(actions.choices, -1)]
     flat = action.reshape(7, 3, -1).unbind(-1)
     assert torch.allclose(actions.log_prob(logits, action), sum(p.log_prob(a) for p, a in zip(parts, flat, strict=True)))
     assert torch.allclose(actions.entropy(logits), sum(p.entropy() for p in parts))

@@ -167,10 +167,7 @@ def _fill_policy(target: Any, network: ActorCritic, native: bool) -> None:
         places = target.pi_features_extractor, target.vf_features_extractor
     _copy(network.torso, places[0])
     _copy(value_torso, places[1])
-    head = network.policy.state_dict()
-    if isinstance(target.action_space, spaces.MultiBinary):  # one logit a bit there: ours for 1 less ours for 0
-        head = {name: x[1::2] - x[0::2] for name, x in head.items()}
-    target.action_net.load_state_dict(head)
+    _copy(network.policy, target.action_net)
     assert network.value is not None
     _copy(network.value, target.value_net)
 

@@ -1,35 +1,64 @@
 """Memory cores: what an agent remembers from step to step.
 
-A core is an nn.Module, made from (inputs, width), with
+A core is an nn.Module, made from (inputs, width) and options of its own, with
 
     outputs: int                                              the width of what it gives
     initial_state(n) -> State                                 a nest of tensors [n, ...]; learned parameters may be in it
     forward(x [N, inputs], state) -> (y [N, outputs], state)  one step
 
 The caller owns the state.  unroll() runs a core over time and wipes its state where an episode opens; acting is unrolling with
-T = 1.  `none` remembers nothing, and costs nothing.
+T = 1.  `none` remembers nothing, and costs nothing.  `ntm` and `dnc` also have slots, and trace(x, state), which is a step that tells
+everything it did.
 """
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import State, where_first
+from arcturus.api import EnvSpec, State, where_first
+from arcturus.config import parse_options
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
-from arcturus.memory.recurrent import GRU, LSTM, RNN, NoMemory
+from arcturus.memory.ntm import NTM
+from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
 
-CORES: dict[str, type[nn.Module]] = {"none": NoMemory, "rnn": RNN, "lstm": LSTM, "gru": GRU}
+CORES: dict[str, type[nn.Module]] = {
+    "none": NoMemory,
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "deep_lstm": DeepLSTM,
+    "ntm": NTM,
+}
 
 
-def make_core(name: str, inputs: int, width: int) -> nn.Module:
-    """By name, or by dotted path for one of your own."""
-    if name in CORES:
-        return CORES[name](inputs, width)
+def make_core(name: str, inputs: int, width: int, options: str = "") -> nn.Module:
+    """By name, or by dotted path for one of your own.  options: "name=value,name=value", keyword arguments of the core's class."""
+    given = parse_options(options, "--agent.core-options")
     if "." in name:
-        return build(name, "--agent.core", ("outputs", "initial_state"), inputs, width)
-    raise ConfigError(f"unknown memory core {name!r}", where="--agent.core", fix=nearest(name, CORES, "cores"))
+        return build(name, "--agent.core", ("outputs", "initial_state"), inputs, width, **given)
+    if name not in CORES:
+        raise ConfigError(f"unknown memory core {name!r}", where="--agent.core", fix=nearest(name, CORES, "cores"))
+    known = list(inspect.signature(CORES[name]).parameters)[2:]
+    for key in given:
+        if key not in known:
+            fix = nearest(key, known, "options") if known else "leave them out"
+            raise ConfigError(f"the {name} core has no option {key!r}", where="--agent.core-options", fix=fix)
+    return CORES[name](inputs, width, **given)
+
+
+def check_room(core: nn.Module, spec: EnvSpec) -> None:
+    """A ConfigError if a task is longer than an addressable memory: it would be run in vain."""
+    slots = getattr(core, "slots", 0)
+    if slots and spec.remembered > slots:
+        raise ConfigError(
+            f"{spec.env_id} asks for {spec.remembered} vectors to be remembered, and the memory has {slots} slots",
+            where="--agent.core-options",
+            fix=f"use slots={spec.remembered} or more, or shorter tasks (--env.options high=N)",
+        )
 
 
 def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
@@ -37,7 +66,11 @@ def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Ten
     if isinstance(core, NoMemory):
         return x, state
     fresh, out = core.initial_state(x.shape[1]), []  # type: ignore[operator]
-    for x_t, first_t in zip(x.unbind(), first.unbind(), strict=True):
-        y, state = core(x_t, where_first(first_t, fresh, state))
+    if len(x) == 1 and x.is_cuda:  # a single step is not worth waiting for the device
+        opens = [True]
+    else:
+        opens = first.any(1).tolist()
+    for x_t, first_t, any_opens in zip(x.unbind(), first.unbind(), opens, strict=True):
+        y, state = core(x_t, where_first(first_t, fresh, state) if any_opens else state)
         out.append(y)
     return torch.stack(out), state

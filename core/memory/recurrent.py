@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import State
+from arcturus.errors import ConfigError
 
 
 class NoMemory(nn.Module):
@@ -72,6 +73,31 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         h, c = self.cell(x, state)
         return h, (h, c)
+
+
+class DeepLSTM(nn.Module):
+    """`layers` LSTMs one above the other; each reads the input and the layer below, and all are read (Graves 2013, section 2): the
+    baseline of Graves et al. 2014.  The state it begins with is learned.  State: (h, c), [N, layers, width] each."""
+
+    def __init__(self, inputs: int, width: int, layers: int = 3):
+        super().__init__()
+        if not isinstance(layers, int) or not 1 <= layers <= 16:
+            raise ConfigError(f"{layers!r} layers", where="--agent.core-options", fix="use layers=1 to 16")
+        self.layers = nn.ModuleList(LSTM(inputs + (width if i else 0), width) for i in range(layers))
+        self.outputs = layers * width
+        self.h_0, self.c_0 = (nn.Parameter(torch.zeros(layers, width)) for _ in range(2))
+
+    def initial_state(self, n: int) -> State:
+        return self.h_0.tanh().expand(n, -1, -1), self.c_0.expand(n, -1, -1)
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        hs: list[Tensor] = []
+        cs: list[Tensor] = []
+        for layer, h, c in zip(self.layers, state[0].unbind(1), state[1].unbind(1), strict=True):
+            _, (h, c) = layer(torch.cat([x, *hs[-1:]], -1), (h, c))
+            hs.append(h)
+            cs.append(c)
+        return torch.cat(hs, -1), (torch.stack(hs, 1), torch.stack(cs, 1))
 
 
 class GRU(nn.Module):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arcturus.api import TimeStep
+from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import Interrupted
 from arcturus.runs.checkpoint import COURSE_BYTES
@@ -34,15 +36,20 @@ def fingerprint(ts: TimeStep) -> str:
 class Course:
     """The loop's face of the environments, remembering the actions since the last whole restart."""
 
-    def __init__(self, envs: DeviceEnvs):
+    def __init__(self, envs: DeviceEnvs | TaskEnvs):
         self.envs, self.spec = envs, envs.spec
         self._dtype = torch.empty((), dtype=self.spec.action_dtype).numpy().dtype
         self._shape = (self.spec.num_envs, *(self.spec.action_space.shape or ()))
         self._actions = bytearray()
+        self.schedule: dict[str, Any] = {}  # the curriculum as it was at the last restart
 
     def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:
         self._actions.clear()
+        self.schedule = self.schedule_now()
         return self.envs.restart(seeds, mask)
+
+    def schedule_now(self) -> dict[str, Any]:
+        return self.envs.schedule.state_dict() if self.envs.schedule is not None else {}
 
     def send(self, action: Tensor) -> None:
         host = action.detach().cpu()

@@ -10,7 +10,7 @@ from typing import Any
 from arcturus.building import build_agent, playing_state, restore
 from arcturus.config import from_mapping
 from arcturus.device import choose_device
-from arcturus.envs import open_envs
+from arcturus.envs import open_training
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, resolve, validate
@@ -90,17 +90,19 @@ def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", t
     device = choose_device(device)
     checkpoints = Checkpoints(run.path)
     path = checkpoints.find(checkpoint)
-    with open_envs(replace(config.env, num_envs=1), 0, device) as envs:
+    with open_training(replace(config.env, num_envs=1), 0, device) as envs:
         spec = replace(envs.spec, num_envs=config.env.num_envs)
-    playing = replace(config, agent=_small_replay(config.agent, spec.num_envs))
+    playing = replace(config, agent=_for_playing(config.agent, spec.num_envs))
     agent = build_agent(playing, spec, device)
     state, step = checkpoints.load_agent(path, agent.state_dict())
     restore(agent, playing_state(state), str(run.path))
     return LoadedActor(agent, config, step)
 
 
-def _small_replay(agent_config: Any, num_envs: int) -> Any:
-    """A playing agent needs no replay to speak of: only as much as any stack, n-step return and sequence ask for."""
+def _for_playing(agent_config: Any, num_envs: int) -> Any:
+    """A playing agent needs no teachers, and no replay to speak of: only as much as any stack, n-step return and sequence ask for."""
+    if hasattr(agent_config, "teachers"):
+        return replace(agent_config, teachers="")
     if not hasattr(agent_config, "capacity"):
         return agent_config
     reach = sum(getattr(agent_config, name, 0) for name in ("n_step", "bptt", "burn_in"))

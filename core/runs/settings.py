@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from arcturus import agents
-from arcturus.config import YAML_LIMIT, Bounds, Flag, check, from_mapping, parse_yaml, read_yaml, to_plain
+from arcturus.config import YAML_LIMIT, Bounds, Flag, check, from_mapping, parse_options, parse_yaml, read_yaml, to_plain
 from arcturus.device import choose_device
-from arcturus.envs import EnvConfig, family, is_atari, own_environments, parse_options
+from arcturus.envs import EnvConfig, family, is_atari, own_environments
 from arcturus.errors import CheckpointError, ConfigError, nearest
 from arcturus.extensions import attribute
 

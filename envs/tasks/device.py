@@ -1,0 +1,192 @@
+"""A task as many environments on a device, which begin and end together: what training steps.
+
+All tapes of a batch have the same lengths, so how far they are is a number of the host's, and nothing a step does waits for the
+device.  Rows follow the other environments' rules (NEXT_STEP): the row after the last answer closes the episodes, its action is
+void, and the next row opens new ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from arcturus.api import EnvSpec, TimeStep
+from arcturus.envs.frames import OLDEST
+from arcturus.envs.schedules import Schedule
+from arcturus.envs.tasks.playing import Play
+from arcturus.envs.tasks.scalar import observation_space
+from arcturus.envs.tasks.sequences import Tapes
+from arcturus.envs.vector import BadRow, Episode
+from arcturus.seeding import Seeds
+
+
+class TaskEnvs:
+    """The face of DeviceEnvs (envs/vector.py), but that all environments are reset at once or not at all.
+
+    TimeStep.target is the answer as an action [N, *action_shape] (None where no action says it); decides is true where it is asked for.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        task: Any,
+        play: Play,
+        num_envs: int,
+        device: torch.device | str,
+        *,
+        seed: int = 0,
+        schedule: Schedule | None = None,
+    ):
+        if play.reward == "stop" or play.actions == "probs":
+            raise ValueError(f"{play.reward} rewards and {play.actions} answers are for one environment at a time")
+        self.task, self.play, self.num_envs, self.device = task, play, num_envs, torch.device(device)
+        self.schedule = schedule or Schedule("uniform", task.ranges)
+        self.single_observation_space, self.single_action_space = observation_space(task), play.space
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gym.vector.utils.batch_space(play.space, num_envs)
+        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
+        longest = play.rows(task.rows(task.longest), task.answers(task.longest))
+        self.spec = EnvSpec(
+            env_id,
+            num_envs,
+            (task.inputs,),
+            torch.float32,
+            play.space,
+            episode_rows=longest,
+            has_targets=play.has_targets,
+            remembered=task.remembered(task.longest),
+        )
+        self._seeds, self._resets = Seeds(seed).branch("env"), 0
+        self._tapes = torch.Generator(self.device)
+        self._yes, self._no = (torch.full((num_envs,), x, device=self.device) for x in (True, False))
+        self._zero = torch.zeros(num_envs, device=self.device)
+        self._ages = torch.arange(OLDEST + 1, device=self.device).to(torch.uint8)[:, None].expand(-1, num_envs)
+        self._finished: list[tuple[Tensor, Tensor, int]] = []
+        self._state = "new"  # new, idle, sent, closed
+
+    # -- the records' face -------------------------------------------------------------------------------------------
+
+    def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:
+        """New tapes for all, from seeds int64 [N]."""
+        if self._state in ("sent", "closed"):
+            raise RuntimeError(f"environments can't be reset while {self._state}: call recv() before reset")
+        if mask is not None and not np.all(mask):
+            raise RuntimeError("these environments begin and end together: they are reset together")
+        self._lengths = np.random.default_rng([int(s) for s in seeds])
+        self._tapes.manual_seed(int(self._lengths.integers(2**62)))
+        self._state = "idle"
+        return self._open()
+
+    def _open(self, tapes: Tapes | None = None) -> TimeStep:
+        """The first row of a new batch of tapes."""
+        if tapes is None:
+            self.lengths = self.schedule.draw(self._lengths)
+            tapes = self.task.sample(self._tapes, self.num_envs, self.lengths)
+        self.tapes = self.play.lay_out(tapes)
+        self._mask = self.tapes.mask.tolist()
+        self._target = self.play.encode(self.tapes.targets) if self.play.has_targets else None
+        self.t, self._score, self._all_right = 0, self._zero, self._yes
+        return self._timestep(self._zero)
+
+    def _timestep(self, reward: Tensor) -> TimeStep:
+        over = self.t == len(self._mask)
+        t = min(self.t, len(self._mask) - 1)
+        asked = not over and self._mask[t]
+        return TimeStep(
+            obs=torch.zeros_like(self.tapes.inputs[0]) if over else self.tapes.inputs[t],
+            reward=reward,
+            age=self._ages[min(self.t, OLDEST)],
+            terminated=self._yes if over else self._no,
+            truncated=self._no,
+            life_lost=self._no,
+            decides=self._yes if asked else self._no,
+            cut=self._no,
+            target=None if self._target is None else self._target[t],
+        )
+
+    def send(self, action: Tensor) -> None:
+        """One step of every environment; action [N, *action_shape] int64."""
+        if self._state != "idle":
+            raise RuntimeError(f"environments can't be sent an action while {self._state}")
+        if action.shape != (self.num_envs, *(self.single_action_space.shape or ())):
+            raise ValueError(f"actions must be [{self.num_envs}, *{self.single_action_space.shape}], not {list(action.shape)}")
+        self._action, self._state = action, "sent"
+
+    def recv(self) -> TimeStep:
+        if self._state != "sent":
+            raise RuntimeError(f"nothing to receive while {self._state}: send() first")
+        self._state = "idle"
+        if self.t == len(self._mask):
+            return self._open()
+        reward = self._zero
+        if self._mask[self.t]:
+            reward, right = self.play.score(self._action.to(self.device), self.tapes.targets[self.t])
+            self._all_right = self._all_right & right
+        self.t += 1
+        if self.t == len(self._mask) and self.play.reward == "sparse":
+            reward = self._all_right.float()
+        self._score = self._score + reward
+        if self.t == len(self._mask):
+            self._finished.append((self._score, self._all_right, self.t))
+            if self.schedule.adaptive:
+                self._tell()
+        return self._timestep(reward)
+
+    def _tell(self) -> None:
+        """The schedule what came of the batch; of episodes at a level it has left it hears no more."""
+        score, right, _ = self._finished[-1]
+        most, level = sum(self._mask), self.schedule.level
+        for solved, total in zip(right.tolist(), score.tolist(), strict=True):
+            self.schedule.note(solved, total - most)
+            if self.schedule.level != level:
+                return
+
+    def settle(self) -> None:
+        if self._state == "sent":
+            self.recv()
+
+    def take_finished(self) -> list[Episode]:
+        """The episodes that ended since the last call."""
+        done, self._finished = self._finished, []
+        return [Episode(i, s, rows) for score, _, rows in done for i, s in enumerate(score.tolist())]
+
+    def take_bad(self) -> list[BadRow]:
+        """None: what is made here is finite."""
+        return []
+
+    def close(self) -> None:
+        self._state = "closed"
+
+    def __enter__(self) -> TaskEnvs:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- Gymnasium's face --------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """obs [N, inputs], and an info with the rows that ask ("decides" [N]).  options {"lengths": (5,)} or {"tapes": Tapes of N}
+        say what the first episodes are."""
+        if seed is not None:
+            seeds = Seeds(int(seed)).branch("env").environments(self.num_envs)
+        else:
+            seeds = self._seeds.branch("reset", self._resets).environments(self.num_envs)
+            self._resets += 1
+        ts, options = self.restart(seeds), options or {}
+        if "lengths" in options:
+            self.task.check(tuple(options["lengths"]))
+            ts = self._open(self.task.sample(self._tapes, self.num_envs, tuple(options["lengths"])))
+        elif "tapes" in options:
+            ts = self._open(Tapes(*options["tapes"]))
+        return ts.obs, {"decides": ts.decides}
+
+    def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """obs, reward, terminated, truncated as tensors on the device; info holds age, decides and target."""
+        self.send(torch.as_tensor(action))
+        ts = self.recv()
+        return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "decides": ts.decides, "target": ts.target}

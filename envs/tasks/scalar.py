@@ -1,0 +1,119 @@
+"""A task as one Gymnasium environment: the view that everything made for Gymnasium can play."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from arcturus.envs.tasks.playing import Play
+from arcturus.envs.tasks.sequences import TASKS, Tapes
+
+CELL = 12  # pixels of a bit in a picture
+
+
+def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
+    """Task and way of playing from an environment's settings."""
+    names = kind.__dataclass_fields__
+    unknown = settings.keys() - names.keys() - {"actions", "reward", "levels"}
+    if unknown:
+        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(names)}, actions, reward, levels")
+    task = kind(**{k: v for k, v in settings.items() if k in names})
+    return task, Play(task.outputs, **{k: v for k, v in settings.items() if k not in names})
+
+
+def observation_space(task: Any) -> gym.spaces.Box:
+    return gym.spaces.Box(*task.bounds, (task.inputs,), np.float32)
+
+
+class TaskEnv(gym.Env):
+    """task: its name in TASKS; settings: the task's fields, and Play's (actions, reward, levels).
+
+    Row t of a tape is observation t; the action taken there answers row t if the mask asks for it, else it changes nothing.  After
+    the last row the episode terminates, with zeros as its last observation.  Lengths are drawn from the task's ranges, or by
+    `schedule` if one was set from outside; reset(options={"lengths": (5,)}) and {"tape": Tapes of one} play what they say.
+    info: "asked" (whether the next action answers), and at the end "solved".
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(self, task: str, render_mode: str | None = None, **settings: Any):
+        self.task, self.play = split_settings(TASKS[task], settings)
+        self.render_mode, self.schedule = render_mode, None
+        self.observation_space, self.action_space = observation_space(self.task), self.play.space
+        self._tapes = torch.Generator()
+        self._free = True
+        self._rows = self._picture_rows = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        options = options or {}
+        self._free = not options
+        if "tape" in options:
+            tapes = Tapes(*options["tape"])
+        else:
+            if seed is not None:
+                self._tapes.manual_seed(int(self.np_random.integers(2**62)))
+            lengths = options["lengths"] if "lengths" in options else self._lengths()
+            self.task.check(tuple(lengths))
+            tapes = self.task.sample(self._tapes, 1, tuple(lengths))
+        laid = self.play.lay_out(tapes)
+        self._x, self._targets, self._y = laid.inputs[:, 0].numpy(), laid.targets[:, 0], laid.targets[:, 0].numpy()
+        self._mask, self._rows = laid.mask.tolist(), len(laid.mask)
+        self._end = np.zeros_like(self._x[0])
+        self.t, self._total, self._most, self._all_right = 0, 0.0, 0, True
+        self._answers: dict[int, np.ndarray] = {}
+        return self._x[0].copy(), {"asked": self._mask[0]}
+
+    def _lengths(self) -> tuple[int, ...]:
+        if self.schedule is not None:
+            return self.schedule.draw(self.np_random)
+        return tuple(int(self.np_random.integers(low, high + 1)) for low, high in self.task.ranges)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward, over = 0.0, False
+        if self._mask[self.t]:
+            answer = torch.as_tensor(action)
+            value, right = self.play.score(answer, self._targets[self.t])
+            reward, self._most = float(value), self._most + 1
+            self._all_right &= bool(right)
+            over = self.play.reward == "stop" and not right
+            if self.render_mode:
+                self._answers[self.t] = self.play.decode(answer).numpy()
+        self.t += 1
+        over = over or self.t == self._rows
+        if over and self.play.reward == "sparse":
+            reward = float(self._all_right)
+        self._total += reward
+        if not over:
+            return self._x[self.t].copy(), reward, False, False, {"asked": self._mask[self.t]}
+        if self.schedule is not None and self._free:
+            self.schedule.note(self._all_right, self._total - self._most)
+        return self._end.copy(), reward, True, False, {"asked": False, "solved": self._all_right}
+
+    def render(self) -> Any:
+        """[H, W, 3] uint8: the inputs so far, the targets and the answers so far, a column for each row of the tape and a line for each
+        bit; wrong bits are red."""
+        if self.render_mode != "rgb_array":
+            return None
+        longest = self.play.rows(self.task.rows(self.task.longest), self.task.answers(self.task.longest))
+        self._picture_rows = max(self._picture_rows, longest, self._rows)
+        bits = self._y.shape[1]
+        height = self._x.shape[1] + 2 * bits + 2
+        picture = np.full((height, self._picture_rows, 3), 24, np.uint8)
+
+        def ink(values: np.ndarray) -> np.ndarray:
+            return (40 + 200 * np.clip(np.abs(values), 0, 1)).astype(np.uint8)[..., None]
+
+        shown = min(self.t + 1, self._rows)
+        top = self._x.shape[1]
+        picture[:top, :shown] = ink(self._x[:shown].T)
+        for t in range(self._rows):
+            if self._mask[t]:
+                picture[top + 1 : top + 1 + bits, t] = ink(self._y[t])
+        for t, said in self._answers.items():
+            picture[top + 2 + bits :, t] = ink(said.ravel())
+            picture[top + 2 + bits :, t][said.ravel() != self._y[t]] = (220, 60, 50)
+        return np.kron(picture, np.ones((CELL, CELL, 1), np.uint8))

@@ -1,0 +1,47 @@
+"""A task as a NumPy vector environment (gym.make_vec): the device view on the host, its tensors seen as arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from arcturus.envs.tasks.device import TaskEnvs
+from arcturus.envs.tasks.scalar import split_settings
+from arcturus.envs.tasks.sequences import TASKS
+
+
+class TaskVectorEnv(VectorEnv):
+    """num_envs environments of one task, which begin and end together (they share the lengths of their tapes)."""
+
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(self, task: str, num_envs: int = 1, render_mode: str | None = None, **settings: Any):
+        self.envs = TaskEnvs(f"NTM/{task}-v0", *split_settings(TASKS[task], settings), num_envs, "cpu")
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.single_observation_space, self.single_action_space = self.envs.single_observation_space, self.envs.single_action_space
+        self.observation_space, self.action_space = self.envs.observation_space, self.envs.action_space
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """seed: a whole number (a list of them: its first)."""
+        seed = seed[0] if isinstance(seed, (list, tuple, np.ndarray)) else seed
+        super().reset(seed=seed)
+        obs, info = self.envs.reset(seed=seed, options=options)
+        return obs.numpy().copy(), {"asked": info["decides"].numpy()}
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.envs.step(torch.as_tensor(np.asarray(actions)))
+        return (
+            obs.numpy().copy(),
+            reward.numpy().astype(np.float64),
+            terminated.numpy().copy(),
+            truncated.numpy().copy(),
+            {"asked": info["decides"].numpy()},
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self.envs.close()
+
