@@ -247,13 +247,7 @@ class Agent:
         where = self.device if named == "auto" else torch.device(choose_device(named, "--agent.replay-device"))
         with seeds.branch("init").initialising():
             network = QNetwork(  # (2)
-                spec,
-                self.num_actions,
-                config.torso,
-                config.average_pool,
-                config.core,
-                config.core_width,
-                config.core_options,
+                spec, self.num_actions, config.torso, config.average_pool, config.core, config.core_width, config.core_options
             )
         self.network: QNetwork = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recurrent = config.core != "none"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.distributions import BernoulliDistribution, MultiCategoricalDistribution
+from stable_baselines3.common.distributions import MultiCategoricalDistribution
 from torch import Tensor, nn
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep

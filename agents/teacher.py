@@ -68,24 +68,11 @@ class Config:
     """Clip every number of the gradient to [-x, x]; 0: don't."""
 
 
-def _graves(core: str, width: int, options: str, learning_rate: float, table: str) -> Preset:
-    return Preset(
-        f"Graves et al. 2014, {table}: one sequence an update, RMSProp with momentum 0.9, gradients clipped to (-10, 10)",
-        agent={
-            "core": core,
-            "core_width": width,
-            "core_options": options,
-            "optimizer": "rmsprop",
-            "learning_rate": learning_rate,
-            "optimizer_eps": 1e-4,
-            "max_grad_value": 10.0,
-        },
-        env={"num_envs": 1},
-        run={"steps": 20_000_000},
-    )
+# of Graves et al. 2014: one sequence an update, RMSProp in the form of Graves 2013, gradients clipped to (-10, 10)
+GRAVES = {"optimizer": "rmsprop", "learning_rate": 1e-4, "optimizer_eps": 1e-4, "max_grad_value": 10.0}
+SLOWLY = GRAVES | {"learning_rate": 3e-5}
+ONE, LONG = {"num_envs": 1}, {"steps": 20_000_000}
 
-
-FEEDFORWARD, LSTM = "Table 1 (NTM with feedforward controller)", "Table 2 (NTM with LSTM controller)"
 PRESETS = {
     "ntm": Preset(
         "chosen here: the paper's memory and controller of the copy task, Adam, 16 sequences an update; no paper's numbers",
@@ -110,23 +97,71 @@ PRESETS = {
         agent={"torso": "auto", "core": "none", "horizon": 16, "play": True, "max_grad_norm": 10.0},
         run={"steps": 1_000_000},
     ),
-    "graves2014-copy-ff": _graves("ntm", 100, "controller=feedforward", 1e-4, FEEDFORWARD),
-    "graves2014-copy-ntm": _graves("ntm", 100, "", 1e-4, LSTM),
-    "graves2014-recall-ff": _graves("ntm", 256, "controller=feedforward,read_heads=4,write_heads=4", 1e-4, FEEDFORWARD),
-    "graves2014-ngrams-ff": _graves("ntm", 100, "controller=feedforward", 3e-5, FEEDFORWARD),
-    "graves2014-ngrams-ntm": _graves("ntm", 100, "", 3e-5, LSTM),
-    "graves2014-sort-ff": _graves("ntm", 512, "controller=feedforward,read_heads=8,write_heads=8", 3e-5, FEEDFORWARD),
-    "graves2014-sort-ntm": _graves("ntm", 100, "layers=2,read_heads=5,write_heads=5", 3e-5, LSTM),
-    "graves2014-copy-lstm": _graves("deep_lstm", 256, "", 3e-5, "Table 3 (LSTM)"),
-    "graves2014-repeat-lstm": _graves("deep_lstm", 512, "", 3e-5, "Table 3 (LSTM)"),
-    "graves2014-recall-lstm": _graves("deep_lstm", 256, "", 1e-4, "Table 3 (LSTM)"),
-    "graves2014-ngrams-lstm": _graves("deep_lstm", 128, "", 1e-4, "Table 3 (LSTM)"),
-    "graves2014-sort-lstm": _graves("deep_lstm", 128, "", 3e-5, "Table 3 (LSTM)"),
+    "graves2014-copy-ff": Preset(
+        "Graves et al. 2014, Table 1: copy, repeat copy; NTM with a feedforward controller",
+        agent=GRAVES | {"core_options": "controller=feedforward"},
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-copy-ntm": Preset(
+        "Graves et al. 2014, Table 2: copy, repeat copy, associative recall; NTM with an LSTM controller",
+        agent=GRAVES,
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-recall-ff": Preset(
+        "Graves et al. 2014, Table 1: associative recall; NTM with a feedforward controller and 4 heads",
+        agent=GRAVES | {"core_width": 256, "core_options": "controller=feedforward,read_heads=4,write_heads=4"},
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-ngrams-ff": Preset(
+        "Graves et al. 2014, Table 1: n-grams; NTM with a feedforward controller",
+        agent=SLOWLY | {"core_options": "controller=feedforward"},
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-ngrams-ntm": Preset(
+        "Graves et al. 2014, Table 2: n-grams; NTM with an LSTM controller", agent=SLOWLY, env=ONE, run=LONG
+    ),
+    "graves2014-sort-ff": Preset(
+        "Graves et al. 2014, Table 1: priority sort; NTM with a feedforward controller and 8 heads",
+        agent=SLOWLY | {"core_width": 512, "core_options": "controller=feedforward,read_heads=8,write_heads=8"},
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-sort-ntm": Preset(
+        "Graves et al. 2014, Table 2: priority sort; NTM with an LSTM controller of 2 layers and 5 heads",
+        agent=SLOWLY | {"core_options": "layers=2,read_heads=5,write_heads=5"},
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-copy-lstm": Preset(
+        "Graves et al. 2014, Table 3: copy; LSTM", agent=SLOWLY | {"core": "deep_lstm", "core_width": 256}, env=ONE, run=LONG
+    ),
+    "graves2014-repeat-lstm": Preset(
+        "Graves et al. 2014, Table 3: repeat copy; LSTM",
+        agent=SLOWLY | {"core": "deep_lstm", "core_width": 512},
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-recall-lstm": Preset(
+        "Graves et al. 2014, Table 3: associative recall; LSTM",
+        agent=GRAVES | {"core": "deep_lstm", "core_width": 256},
+        env=ONE,
+        run=LONG,
+    ),
+    "graves2014-ngrams-lstm": Preset(
+        "Graves et al. 2014, Table 3: n-grams; LSTM", agent=GRAVES | {"core": "deep_lstm", "core_width": 128}, env=ONE, run=LONG
+    ),
+    "graves2014-sort-lstm": Preset(
+        "Graves et al. 2014, Table 3: priority sort; LSTM",
+        agent=SLOWLY | {"core": "deep_lstm", "core_width": 128},
+        env=ONE,
+        run=LONG,
+    ),
 }
-DEFAULT_PRESETS = {(family, device): "distil" for family, device in default_presets("distil")} | {
-    ("ntm", "cuda"): "ntm",
-    ("ntm", "cpu"): "ntm",
-}
+DEFAULT_PRESETS = dict.fromkeys(default_presets("distil"), "distil") | {("ntm", "cuda"): "ntm", ("ntm", "cpu"): "ntm"}
 
 
 def cross_entropy(log_pi: Tensor, answer: Tensor, asked: Tensor) -> Tensor:
@@ -152,7 +187,9 @@ class Agent:
                 spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, value=False
             )
         self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.teachers = [_Tempered(path.strip(), c.temperature, spec, self.device) for path in c.teachers.split(",") if path.strip()]
+        self.teachers = [
+            _Tempered(path.strip(), c.temperature, spec, self.device) for path in c.teachers.split(",") if path.strip()
+        ]
         self.descent = Descent(self._optimizer(), c.max_grad_norm, c.max_grad_value)
         actions = self.network.actions
         self.rollout = Rollout(

@@ -167,7 +167,7 @@ class QNetwork(nn.Module):
         return self.head(self.torso(obs))
 
     def initial_state(self, n: int) -> State:
-        return self.core.initial_state(n)  # type: ignore[operator]
+        return map_state(Tensor.detach, self.core.initial_state(n))  # type: ignore[operator]
 
     def unroll(self, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
         """obs [T, N, *obs_shape], first [T, N] bool, state at the first row -> action-values [T, N, A], state after the last."""
@@ -219,8 +219,8 @@ class ActorCritic(nn.Module):
 
     def initial_state(self, n: int) -> State:
         """(policy's memory,), or (policy's, value's) where they have their own."""
-        own = () if self.value_torso is None else (self.value_core.initial_state(n),)  # type: ignore[operator]
-        return (self.core.initial_state(n), *own)  # type: ignore[operator]
+        cores = [self.core] if self.value_torso is None else [self.core, self.value_core]
+        return tuple(map_state(Tensor.detach, core.initial_state(n)) for core in cores)  # type: ignore[operator]
 
     def unroll(self, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """obs [T, N, *obs_shape], first [T, N] bool, state at the first row -> logits [T, N, L], v [T, N] (0 without a value

@@ -44,7 +44,11 @@ class EnvConfig:
         return self.frame_stack or (4 if is_atari(self.id) else 1)
 
 
-OWN = {"MDP": "arcturus.envs.mdp", "Memory": "arcturus.envs.recall", "NTM": "arcturus.envs.tasks"}  # first part of an id -> module that registers it
+OWN = {
+    "MDP": "arcturus.envs.mdp",
+    "Memory": "arcturus.envs.recall",
+    "NTM": "arcturus.envs.tasks",
+}  # first part of an id -> module that registers it
 
 
 def own_environments() -> dict[str, Any]:
@@ -127,7 +131,9 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
     return envs
 
 
-def make(env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | str = "cpu", **options: Any) -> DeviceEnvs | TaskEnvs:
+def make(
+    env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | str = "cpu", **options: Any
+) -> DeviceEnvs | TaskEnvs:
     """`num_envs` environments whose observations, rewards and flags are tensors on `device`.
 
     options are EnvConfig's fields.  The result has Gymnasium's vector shape: spaces, reset(seed=) -> (obs, info),

@@ -25,14 +25,7 @@ from arcturus.extensions import build
 from arcturus.memory.ntm import NTM
 from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
 
-CORES: dict[str, type[nn.Module]] = {
-    "none": NoMemory,
-    "rnn": RNN,
-    "lstm": LSTM,
-    "gru": GRU,
-    "deep_lstm": DeepLSTM,
-    "ntm": NTM,
-}
+CORES: dict[str, type[nn.Module]] = {"none": NoMemory, "rnn": RNN, "lstm": LSTM, "gru": GRU, "deep_lstm": DeepLSTM, "ntm": NTM}
 
 
 def make_core(name: str, inputs: int, width: int, options: str = "") -> nn.Module:

@@ -45,10 +45,14 @@ class Play:
 
     def __post_init__(self) -> None:
         if self.actions not in ACTIONS or self.reward not in REWARDS:
-            raise ValueError(f"actions {self.actions!r} (of {', '.join(ACTIONS)}), reward {self.reward!r} (of {', '.join(REWARDS)})")
+            raise ValueError(
+                f"actions {self.actions!r} (of {', '.join(ACTIONS)}), reward {self.reward!r} (of {', '.join(REWARDS)})"
+            )
         forecast = self.actions in ("probs", "quantised")
         if forecast != (self.reward == "logscore"):
-            raise ValueError(f"{self.actions} answers can't be rewarded by {self.reward}: logscore is for probs and quantised alone")
+            raise ValueError(
+                f"{self.actions} answers can't be rewarded by {self.reward}: logscore is for probs and quantised alone"
+            )
         if self.actions == "symbol" and self.outputs > WIDEST_SYMBOL:
             raise ValueError(
                 f"{self.outputs} bits are 2^{self.outputs} symbols: at most {WIDEST_SYMBOL} bits fit; use actions=bits or serial"

@@ -19,7 +19,9 @@ def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
     names = kind.__dataclass_fields__
     unknown = settings.keys() - names.keys() - {"actions", "reward", "levels"}
     if unknown:
-        raise TypeError(f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(names)}, actions, reward, levels")
+        raise TypeError(
+            f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(names)}, actions, reward, levels"
+        )
     task = kind(**{k: v for k, v in settings.items() if k in names})
     return task, Play(task.outputs, **{k: v for k, v in settings.items() if k not in names})
 

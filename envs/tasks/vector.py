@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -22,7 +21,10 @@ class TaskVectorEnv(VectorEnv):
     def __init__(self, task: str, num_envs: int = 1, render_mode: str | None = None, **settings: Any):
         self.envs = TaskEnvs(f"NTM/{task}-v0", *split_settings(TASKS[task], settings), num_envs, "cpu")
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.single_observation_space, self.single_action_space = self.envs.single_observation_space, self.envs.single_action_space
+        self.single_observation_space, self.single_action_space = (
+            self.envs.single_observation_space,
+            self.envs.single_action_space,
+        )
         self.observation_space, self.action_space = self.envs.observation_space, self.envs.action_space
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -44,4 +46,3 @@ class TaskVectorEnv(VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         self.envs.close()
-
