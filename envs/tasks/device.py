@@ -78,11 +78,11 @@ class TaskEnvs:
             raise RuntimeError("these environments begin and end together: they are reset together")
         self._lengths = np.random.default_rng([int(s) for s in seeds])
         self._tapes.manual_seed(int(self._lengths.integers(2**62)))
-        self._state = "idle"
-        return self._open()
+        return self.open()
 
-    def _open(self, tapes: Tapes | None = None) -> TimeStep:
-        """The first row of a new batch of tapes."""
+    def open(self, tapes: Tapes | None = None) -> TimeStep:
+        """The first row of these tapes, or of new ones."""
+        self._state = "idle"
         if tapes is None:
             self.lengths = self.schedule.draw(self._lengths)
             tapes = self.task.sample(self._tapes, self.num_envs, self.lengths)
@@ -121,7 +121,7 @@ class TaskEnvs:
             raise RuntimeError(f"nothing to receive while {self._state}: send() first")
         self._state = "idle"
         if self.t == len(self._mask):
-            return self._open()
+            return self.open()
         reward = self._zero
         if self._mask[self.t]:
             reward, right = self.play.score(self._action.to(self.device), self.tapes.targets[self.t])
@@ -180,9 +180,9 @@ class TaskEnvs:
         ts, options = self.restart(seeds), options or {}
         if "lengths" in options:
             self.task.check(tuple(options["lengths"]))
-            ts = self._open(self.task.sample(self._tapes, self.num_envs, tuple(options["lengths"])))
+            ts = self.open(self.task.sample(self._tapes, self.num_envs, tuple(options["lengths"])))
         elif "tapes" in options:
-            ts = self._open(Tapes(*options["tapes"]))
+            ts = self.open(Tapes(*options["tapes"]))
         return ts.obs, {"decides": ts.decides}
 
     def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:

@@ -112,6 +112,15 @@ class Play:
         p = action.float() if self.actions == "probs" else (action.float() + 0.5) / self.levels
         return (p if self.space.shape else p[..., None]).clamp(1e-6, 1 - 1e-6)
 
+    def chances(self, pi: Tensor) -> Tensor:
+        """A policy's probabilities [..., k, choices] of the choices of each component -> [..., bits] that each bit is 1."""
+        if self.actions == "symbol":
+            symbols = torch.arange(pi.shape[-1], device=pi.device)
+            return pi[..., 0, :] @ self.decode(symbols).to(pi.dtype)
+        if self.actions == "quantised":
+            return pi @ ((torch.arange(self.levels, device=pi.device) + 0.5) / self.levels)
+        return pi[..., 1]
+
     def score(self, action: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Reward [...] of answers [..., *space.shape] to the laid-out targets [..., bits] of rows that ask (for sparse: 0), and
         whether all of each was right [...] bool."""
