@@ -45,7 +45,11 @@ class EnvConfig:
 
 
 OPTIONS_LIMIT = 2_000  # characters
-OWN = {"MDP": "arcturus.envs.mdp", "Memory": "arcturus.envs.recall"}  # first part of an id -> module that registers it
+OWN = {  # first part of an id -> module that registers it
+    "MDP": "arcturus.envs.mdp",
+    "Memory": "arcturus.envs.recall",
+    "Tape": "arcturus.envs.tapes",
+}
 
 
 def own_environments() -> dict[str, Any]:
@@ -75,7 +79,7 @@ def is_atari(env_id: str) -> bool:
 
 def family(env_id: str) -> str:
     """Which presets fit: atari, mdp, memory or classic."""
-    return {"ALE": "atari", "MDP": "mdp", "Memory": "memory"}.get(env_id.partition("/")[0], "classic")
+    return {"ALE": "atari", "MDP": "mdp", "Memory": "memory", "Tape": "tape"}.get(env_id.partition("/")[0], "classic")
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
