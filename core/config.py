@@ -58,7 +58,7 @@ class Preset:
 
 def default_presets(atari_on_a_gpu: str) -> dict[tuple[str, str], str]:
     """(family of environments, kind of device) -> preset, for an agent that has a preset for every family."""
-    families = {(family, device): family for family in ("classic", "mdp", "memory") for device in ("cuda", "cpu")}
+    families = {(family, device): family for family in ("classic", "mdp", "memory", "ntm", "tape") for device in ("cuda", "cpu")}
     return {("atari", "cuda"): atari_on_a_gpu, ("atari", "cpu"): "cpu-small"} | families
 
 

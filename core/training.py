@@ -34,7 +34,7 @@ from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run
 from arcturus.runs.monitor import Monitor, check_state
 from arcturus.runs.progress import say
-from arcturus.runs.reports import report_evaluation, report_hidden_layer
+from arcturus.runs.reports import report_evaluation, report_hidden_layer, report_lengths
 from arcturus.runs.saver import Saver
 from arcturus.runs.settings import RunConfig, find_listeners
 from arcturus.runs.signals import Signals, Watchdog
@@ -250,6 +250,7 @@ class Trainer:
         except Interrupted:
             return
         self.owed = False
+        report_lengths(self.monitor, self.agent, self.config, self.seeds.branch("lengths"), self.steps)
         best = result.mean > self.best
         report_evaluation(self.monitor, self.agent, result, self.steps, time.perf_counter() - began, best)
         if best:

@@ -21,7 +21,7 @@ class EnvConfig:
     """The environments a run trains on."""
 
     id: Annotated[str, Flag("--env")] = ""
-    """Environment: an ALE/*-v5 game, one of arcturus's own (MDP/, Memory/), a Gymnasium id, or module:Id-v0 of your own."""
+    """Environment: an ALE/*-v5 game, one of arcturus's own (MDP/, Memory/, NTM/, Tape/), a Gymnasium id, or module:Id-v0 of your own."""
     options: str = ""
     """The environment's own settings as name=value,name=value (delay=20,cues=4); not for Atari."""
     num_envs: Annotated[int, Flag("--num-envs"), Bounds(1, 4096)] = 8
@@ -44,11 +44,12 @@ class EnvConfig:
         return self.frame_stack or (4 if is_atari(self.id) else 1)
 
 
-OWN = {
+OWN = {  # first part of an id -> module that registers it
     "MDP": "arcturus.envs.mdp",
     "Memory": "arcturus.envs.recall",
     "NTM": "arcturus.envs.tasks",
-}  # first part of an id -> module that registers it
+    "Tape": "arcturus.envs.tapes",
+}
 
 
 def own_environments() -> dict[str, Any]:
@@ -61,8 +62,9 @@ def is_atari(env_id: str) -> bool:
 
 
 def family(env_id: str) -> str:
-    """Which presets fit: atari, mdp, memory, ntm or classic."""
-    return {"ALE": "atari", "MDP": "mdp", "Memory": "memory", "NTM": "ntm"}.get(env_id.partition("/")[0], "classic")
+    """Which presets fit: atari, mdp, memory, ntm, tape or classic."""
+    families = {"ALE": "atari", "MDP": "mdp", "Memory": "memory", "NTM": "ntm", "Tape": "tape"}
+    return families.get(env_id.partition("/")[0], "classic")
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:

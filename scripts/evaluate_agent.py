@@ -33,6 +33,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--replay", type=int, metavar="N", help="no scoring: film episode N of the newest evaluation")
     p.add_argument("--value-figure", type=Path, metavar="FILE", help="draw the value with the frames at its rise, peak and fall")
     p.add_argument("--rollouts", type=Path, metavar="FILE.npz", help="write every episode with what the agent saw")
+    p.add_argument("--lengths", metavar="L,L", help="NTM/ tasks: score by length instead (10,20; of two: 10x5,20x10)")
+    p.add_argument("--sequences", type=int, default=1_000, help="with --lengths: tapes of each (default 1,000)")
+    p.add_argument(
+        "--memory-slots", type=int, metavar="N", help="give an ntm or dnc another number of slots than it was trained with"
+    )
     p.add_argument("--json", action="store_true", help="print evaluation.json and nothing else")
     p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
     return p
@@ -63,8 +68,10 @@ def main(argv: list[str]) -> int:
         check_film_path(args.video)
     if args.replay is not None:
         return film_saved(run, args, device)
-    actor = load(run, args.checkpoint, device, tuple(args.trust))
+    actor = load(run, args.checkpoint, device, tuple(args.trust), args.memory_slots)
     config = actor.config.env
+    if args.lengths:
+        return score_by_length(run, args, actor, device)
     config = replace(config, protocol=args.protocol or config.protocol)
     if args.explain:
         with open_envs(replace(config, num_envs=1), 0, device) as envs:
@@ -99,6 +106,39 @@ def main(argv: list[str]) -> int:
         write_rollouts(args.rollouts, result)
     order = sorted(result.episodes, key=lambda e: e.score)
     draw(args, actor, config, order[len(order) // 2], device)
+    return 0
+
+
+def score_by_length(run: Any, args: argparse.Namespace, actor: Any, device: str) -> int:
+    from arcturus.scoring.sequences import parse_lengths, score_lengths
+
+    lengths = parse_lengths(args.lengths)
+    if args.sequences < 1:
+        raise ConfigError("of no sequences there is no score", where="--sequences", fix="use at least 1")
+    scores = score_lengths(actor, actor.config.env, lengths, args.sequences, seed=args.seed, device=device)
+    report = {
+        "env": actor.config.env.id,
+        "options": actor.config.env.options,
+        "run": str(args.run),
+        "agent": actor.config.agent_name,
+        "checkpoint": actor.step,
+        "seed": args.seed,
+        "lengths": [s.to_json() for s in scores],
+    }
+    folder = run.path / "evaluations" / f"step-{actor.step:012d}-lengths-seed{args.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lengths.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    if args.json:
+        print(json.dumps(report, indent=2))
+        return 0
+    print(
+        f"{report['env']} {report['options']}\n{report['agent']}, checkpoint at step {actor.step:,}, {args.sequences:,} tapes of each"
+    )
+    print(f"{'length':>8s} {'bits':>10s} {'guessing':>10s} {'error bits':>11s} {'exact':>8s}")
+    for s in scores:
+        bits = "-" if s.bits is None else f"{s.bits:.3f}"
+        excess = "" if s.excess is None else f"   {s.excess:+.3f} +- {s.excess_error or 0:.3f} bits over the optimal observer"
+        print(f"{s.name:>8s} {bits:>10s} {s.chance:>10,d} {s.error_bits:>11.3f} {100 * s.exact:>7.1f}%{excess}")
     return 0
 
 

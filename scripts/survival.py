@@ -51,7 +51,9 @@ def command(*argv: str) -> list[str]:
 def new_run(env: str, path: Path) -> list[str]:
     from arcturus.envs import family
 
-    return command("dqn", "--env", env, "--run-dir", str(path), *COMMON, *SETTINGS[family(env)])
+    return command(
+        "dqn", "--env", env, "--run-dir", str(path), *COMMON, *SETTINGS["atari" if family(env) == "atari" else "classic"]
+    )
 
 
 # -- how a run ended ---------------------------------------------------------------------------------------------------------

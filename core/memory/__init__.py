@@ -54,6 +54,17 @@ def check_room(core: nn.Module, spec: EnvSpec) -> None:
         )
 
 
+def give_slots(network: nn.Module | None, slots: int) -> None:
+    """Another number of slots to every addressable memory of a network: no weight depends on how many there are."""
+    cores = [m for m in network.modules() if hasattr(m, "slots")] if network is not None else []
+    if not cores:
+        raise ConfigError("this agent has no memory of slots", where="--memory-slots", fix="ntm and dnc have")
+    for core in cores:
+        if not core.least_slots <= slots <= 65_536:
+            raise ConfigError(f"{slots} slots can't be", where="--memory-slots", fix=f"from {core.least_slots} to 65,536")
+        core.slots = slots
+
+
 def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
     """x [T, N, inputs], first [T, N] bool -> [T, N, outputs] and the state after them.  Gradients flow through all T steps."""
     if isinstance(core, NoMemory):

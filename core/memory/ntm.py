@@ -79,6 +79,7 @@ class NTM(nn.Module):
         ):
             if word_ not in words:
                 raise ConfigError(f"unknown {name} {word_!r} of an NTM", where=WHERE, fix=f"{name}={'|'.join(words)}")
+        self.least_slots = 2 * shift + 1
         self.slots, self.word, self.heads, self.addressing = slots, word, (read_heads, write_heads), addressing
         heads, taps = read_heads + write_heads, 2 * shift + 1
         self.outputs = width + read_heads * word

@@ -11,6 +11,7 @@ from arcturus.building import build_agent, playing_state, restore
 from arcturus.config import from_mapping
 from arcturus.device import choose_device
 from arcturus.envs import open_training
+from arcturus.memory import give_slots
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, resolve, validate
@@ -83,8 +84,17 @@ def resume(
     return resume_run(run.path if isinstance(run, Run) else run, change=change, fork=fork, quiet=quiet, trust=trust)
 
 
-def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", trust: tuple[str, ...] = ()) -> LoadedActor:
-    """The agent of a run: its last checkpoint, its best (by evaluation during training), or the one of a step."""
+def load(
+    run: Run | Path | str,
+    checkpoint: str = "last",
+    device: str = "cpu",
+    trust: tuple[str, ...] = (),
+    memory_slots: int | None = None,
+) -> LoadedActor:
+    """The agent of a run: its last checkpoint, its best (by evaluation during training), or the one of a step.
+
+    memory_slots: an addressable memory (ntm, dnc) gets so many slots; no weight depends on how many there are.
+    """
     run = run if isinstance(run, Run) else Run(run)
     config = run.config(trust)
     device = choose_device(device)
@@ -96,6 +106,8 @@ def load(run: Run | Path | str, checkpoint: str = "last", device: str = "cpu", t
     agent = build_agent(playing, spec, device)
     state, step = checkpoints.load_agent(path, agent.state_dict())
     restore(agent, playing_state(state), str(run.path))
+    if memory_slots is not None:
+        give_slots(agent.network, memory_slots)
     return LoadedActor(agent, config, step)
 
 

@@ -8,9 +8,14 @@ import numpy as np
 import torch
 
 from arcturus.runs.monitor import Monitor
+from arcturus.runs.settings import RunConfig
 from arcturus.scoring.evaluation import Evaluation
 from arcturus.scoring.instruments import HeldOut, first_filters
+from arcturus.scoring.sequences import score_lengths, watched_lengths
 from arcturus.scoring.statistics import summary
+from arcturus.seeding import Seeds
+
+WATCHED = 64  # tapes of each length that an evaluation in training scores
 
 
 def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: int, seconds: float, best: bool) -> None:
@@ -34,6 +39,22 @@ def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: i
         f"{steps:,} steps: evaluation {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}] over "
         f"{len(result.episodes)} episodes, {result.policy}, {seconds:.0f} s{'; the best so far' if best else ''}"
     )
+
+
+def report_lengths(monitor: Monitor, agent: Any, config: RunConfig, seeds: Seeds, steps: int) -> None:
+    """Of tasks with lengths: how well the answers are known, for a few of them and over all (sequences.py)."""
+    lengths = watched_lengths(config.env)
+    if not lengths:
+        return
+    scores = score_lengths(agent, config.env, lengths, WATCHED, seed=seeds, device=config.device)
+    values: dict[str, float] = {}
+    for name, kind in (("bits_per_sequence", "bits"), ("error_bits", "error_bits"), ("exact", "exact"), ("excess", "excess")):
+        each = {s.name: getattr(s, kind) for s in scores if getattr(s, kind) is not None}
+        if each:
+            values[f"eval/{name}"] = float(np.mean(list(each.values())))
+        values |= {f"eval_lengths/{name}/{length}": x for length, x in each.items()}
+    monitor.scalars(steps, values)
+    monitor.text(f"{steps:,} steps: exact by length  " + ", ".join(f"{s.name}: {100 * s.exact:.0f}%" for s in scores))
 
 
 def report_hidden_layer(monitor: Monitor, agent: Any, heldout: HeldOut, steps: int) -> None:
