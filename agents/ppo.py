@@ -138,6 +138,40 @@ PRESETS = {
         env={"num_envs": 16},
         run={"steps": 200_000},
     ),
+    "ntm": Preset(
+        "chosen here for the algorithmic tasks by reward: whole sequences, discount 0; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "core_width": 256,
+            "horizon": 0,
+            "gamma": 0.0,
+            "lam": 0.0,
+            "normalise": False,
+            "epochs": 2,
+            "entropy_cost": 0.005,
+            "learning_rate": 2e-3,
+            "reward_clip": 0.0,
+        },
+        env={"num_envs": 128, "options": "high=5"},
+        run={"steps": 4_000_000},
+    ),
+    "tape": Preset(
+        "chosen here for the tapes, longer as they are mastered; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "core_width": 64,
+            "horizon": 64,
+            "gamma": 0.95,
+            "clip": 0.2,
+            "entropy_cost": 0.01,
+            "learning_rate": 2e-3,
+            "reward_clip": 0.0,
+        },
+        env={"num_envs": 32, "curriculum": "promotion"},
+        run={"steps": 1_500_000},
+    ),
 }
 DEFAULT_PRESETS = default_presets("atari")
 
