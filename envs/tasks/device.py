@@ -7,6 +7,7 @@ void, and the next row opens new ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -84,8 +85,7 @@ class TaskEnvs:
         """The first row of these tapes, or of new ones."""
         self._state = "idle"
         if tapes is None:
-            self.lengths = self.schedule.draw(self._lengths)
-            tapes = self.task.sample(self._tapes, self.num_envs, self.lengths)
+            tapes = self.task.sample(self._tapes, self.num_envs, self.schedule.draw(self._lengths))
         self.tapes = self.play.lay_out(tapes)
         self._mask = self.tapes.mask.tolist()
         self._target = self.play.encode(self.tapes.targets) if self.play.has_targets else None
@@ -109,11 +109,12 @@ class TaskEnvs:
         )
 
     def send(self, action: Tensor) -> None:
-        """One step of every environment; action [N, *action_shape] int64."""
+        """One step of every environment; action [N, *action_shape] int64, in the space: to look would be to wait for the device."""
         if self._state != "idle":
             raise RuntimeError(f"environments can't be sent an action while {self._state}")
-        if action.shape != (self.num_envs, *(self.single_action_space.shape or ())):
-            raise ValueError(f"actions must be [{self.num_envs}, *{self.single_action_space.shape}], not {list(action.shape)}")
+        wanted = [self.num_envs, *(self.single_action_space.shape or ())]
+        if list(action.shape) != wanted:
+            raise ValueError(f"actions must be {wanted}, not {list(action.shape)}")
         self._action, self._state = action, "sent"
 
     def recv(self) -> TimeStep:
@@ -139,9 +140,9 @@ class TaskEnvs:
     def _tell(self) -> None:
         """The schedule what came of the batch; of episodes at a level it has left it hears no more."""
         score, right, _ = self._finished[-1]
-        most, level = sum(self._mask), self.schedule.level
+        rows, level = sum(self._mask), self.schedule.level
         for solved, total in zip(right.tolist(), score.tolist(), strict=True):
-            self.schedule.note(solved, total - most)
+            self.schedule.note(solved, self.play.shortfall(total, rows))
             if self.schedule.level != level:
                 return
 
@@ -169,14 +170,18 @@ class TaskEnvs:
 
     # -- Gymnasium's face --------------------------------------------------------------------------------------------
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
         """obs [N, inputs], and an info with the rows that ask ("decides" [N]).  options {"lengths": (5,)} or {"tapes": Tapes of N}
         say what the first episodes are."""
-        if seed is not None:
-            seeds = Seeds(int(seed)).branch("env").environments(self.num_envs)
-        else:
+        if seed is None:
             seeds = self._seeds.branch("reset", self._resets).environments(self.num_envs)
             self._resets += 1
+        elif isinstance(seed, (int, np.integer)):
+            seeds = Seeds(int(seed)).branch("env").environments(self.num_envs)
+        else:
+            seeds = np.asarray(seed, np.int64)
         ts, options = self.restart(seeds), options or {}
         if "lengths" in options:
             self.task.check(tuple(options["lengths"]))

@@ -77,6 +77,12 @@ class Play:
         """Whether the right answer is an action."""
         return self.actions in ("bits", "symbol", "serial")
 
+    def check(self, action: np.ndarray, batch: tuple[int, ...] = ()) -> None:
+        """ValueError for what is no answer [*batch, *space.shape]: it would be scored as some other one."""
+        highest = {"symbol": 2**self.outputs - 1, "quantised": self.levels - 1}.get(self.actions, 1)
+        if action.shape != (*batch, *(self.space.shape or ())) or not ((action >= 0) & (action <= highest)).all():
+            raise ValueError(f"action {str(action.tolist())[:200]} is not in {self.space}")
+
     def lay_out(self, tapes: Tapes) -> Tapes:
         """The tapes as they are played: for serial answers every row that asks stands for `outputs` rows of one bit."""
         if self.actions != "serial":
@@ -134,3 +140,9 @@ class Play:
         if self.reward == "stop":
             return torch.where(right, 1.0, -0.5), right
         return (right.float() if self.reward == "exact" else torch.zeros_like(right, dtype=torch.float32)), right
+
+    def shortfall(self, total: float, rows: int) -> float:
+        """An episode's return less the most that `rows` rows that ask have to give; the one reward of sparse stands for all of them."""
+        if self.reward == "sparse":
+            return (total - 1) * rows
+        return total if self.reward == "logscore" else total - rows

@@ -45,19 +45,19 @@ class TaskEnv(gym.Env):
         self.task, self.play = split_settings(TASKS[task], settings)
         self.render_mode, self.schedule = render_mode, None
         self.observation_space, self.action_space = observation_space(self.task), self.play.space
-        self._tapes = torch.Generator()
-        self._free = True
+        self._tapes: torch.Generator | None = None
+        self._free = self._over = True
         self._rows = self._picture_rows = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         options = options or {}
-        self._free = not options
+        self._free, self._over = not options, False
+        if seed is not None or self._tapes is None:
+            self._tapes = torch.Generator().manual_seed(int(self.np_random.integers(2**62)))
         if "tape" in options:
             tapes = Tapes(*options["tape"])
         else:
-            if seed is not None:
-                self._tapes.manual_seed(int(self.np_random.integers(2**62)))
             lengths = options["lengths"] if "lengths" in options else self._lengths()
             self.task.check(tuple(lengths))
             tapes = self.task.sample(self._tapes, 1, tuple(lengths))
@@ -65,7 +65,7 @@ class TaskEnv(gym.Env):
         self._x, self._targets, self._y = laid.inputs[:, 0].numpy(), laid.targets[:, 0], laid.targets[:, 0].numpy()
         self._mask, self._rows = laid.mask.tolist(), len(laid.mask)
         self._end = np.zeros_like(self._x[0])
-        self.t, self._total, self._most, self._all_right = 0, 0.0, 0, True
+        self.t, self._total, self._all_right = 0, 0.0, True
         self._answers: dict[int, np.ndarray] = {}
         return self._x[0].copy(), {"asked": self._mask[0]}
 
@@ -75,24 +75,27 @@ class TaskEnv(gym.Env):
         return tuple(int(self.np_random.integers(low, high + 1)) for low, high in self.task.ranges)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over: call reset() first")
         reward, over = 0.0, False
         if self._mask[self.t]:
+            self.play.check(np.asarray(action))
             answer = torch.as_tensor(action)
             value, right = self.play.score(answer, self._targets[self.t])
-            reward, self._most = float(value), self._most + 1
+            reward = float(value)
             self._all_right &= bool(right)
             over = self.play.reward == "stop" and not right
             if self.render_mode:
                 self._answers[self.t] = self.play.decode(answer).numpy()
         self.t += 1
-        over = over or self.t == self._rows
+        self._over = over = over or self.t == self._rows
         if over and self.play.reward == "sparse":
             reward = float(self._all_right)
         self._total += reward
         if not over:
             return self._x[self.t].copy(), reward, False, False, {"asked": self._mask[self.t]}
         if self.schedule is not None and self._free:
-            self.schedule.note(self._all_right, self._total - self._most)
+            self.schedule.note(self._all_right, self.play.shortfall(self._total, sum(self._mask)))
         return self._end.copy(), reward, True, False, {"asked": False, "solved": self._all_right}
 
     def render(self) -> Any:

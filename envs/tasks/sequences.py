@@ -10,7 +10,7 @@ for at every step.
 |-------------------|-----------------|-------------------------|-----------------------------------|---------------------|
 | Copy              | length L        | series (2 L + 1)        | bits, end flag                    | bits                |
 | RepeatCopy        | length, repeats | L + 1 + R L + 1         | bits, end flag, repeats           | bits, end marker    |
-| AssociativeRecall | items N         | (v + 1)(N + 1) + 1 + v  | bits, item flag, query flag       | bits                |
+| AssociativeRecall | items N         | (v + 1) N + 2 v + 3     | bits, item flag, query flag       | bits                |
 | DynamicNGrams     | length L        | L                       | the bit before                    | the next bit        |
 | PrioritySort      | items N         | N + 1 + best            | bits, end flag, priority          | bits, best first    |
 """

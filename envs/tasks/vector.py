@@ -31,17 +31,20 @@ class TaskVectorEnv(VectorEnv):
         """seed: a whole number (a list of them: its first)."""
         seed = seed[0] if isinstance(seed, (list, tuple, np.ndarray)) else seed
         super().reset(seed=seed)
+        seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         obs, info = self.envs.reset(seed=seed, options=options)
-        return obs.numpy().copy(), {"asked": info["decides"].numpy()}
+        return obs.numpy().copy(), {"asked": info["decides"].numpy().copy()}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.envs.step(torch.as_tensor(np.asarray(actions)))
+        actions = np.asarray(actions)
+        self.envs.play.check(actions, (self.num_envs,))
+        obs, reward, terminated, truncated, info = self.envs.step(torch.as_tensor(actions))
         return (
             obs.numpy().copy(),
             reward.numpy().astype(np.float64),
             terminated.numpy().copy(),
             truncated.numpy().copy(),
-            {"asked": info["decides"].numpy()},
+            {"asked": info["decides"].numpy().copy()},
         )
 
     def close_extras(self, **kwargs: Any) -> None:
