@@ -64,13 +64,13 @@ class Use(NamedTuple):
 def activate(p: Tensor, layout: Layout) -> list[Tensor]:
     """p [N, sum of groups], what a linear layer gives -> the groups."""
     p_tanh, p_sigmoid, p_softplus, p_softmax = p.clamp(-CLIP, CLIP).split(layout.groups, -1)
-    s = p_softmax.view(len(p), -1, layout.taps).softmax(-1)
+    s = p_softmax.view(p.shape[0], -1, layout.taps).softmax(-1)
     return [p_tanh.tanh(), p_sigmoid.sigmoid(), F.softplus(p_softplus), s]
 
 
 def named(groups: list[Tensor], layout: Layout) -> Parameters:
     words, gates, positive, s = groups
-    n, k, h = len(s), layout.reads + layout.writes, layout.writes
+    n, k, h = s.shape[0], layout.reads + layout.writes, layout.writes
     key, add = words.view(n, k + h, layout.word).split([k, h], 1)
     beta, gamma = positive.view(n, 2 * k, 1).split(k, 1)
     return Parameters(key, add, gates[:, :k, None], gates[:, k:].view(n, h, layout.word), beta, 1 + gamma, s)
@@ -136,7 +136,7 @@ class UseMemory(torch.autograd.Function):
             head, d_gone = slice(i, i + 1), d_memory * before[i]
             d_erase[:, head] = w_write[:, head] @ d_gone
             d_w_write[:, head].baddbmm_(q.erase[:, head], d_gone.mT, alpha=-1)
-            d_memory = erase(d_memory, w_write[:, i], q.erase[:, i])
+            d_memory.addcmul_(d_memory, w_write[:, i, :, None] * q.erase[:, i, None], value=-1)
         d_w = torch.cat([d_w_read, d_w_write], 1)
 
         if layout.addressing == "content":
