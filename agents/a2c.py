@@ -123,6 +123,39 @@ PRESETS = {
         env={"num_envs": 16},
         run={"steps": 300_000},
     ),
+    "ntm": Preset(
+        "chosen here for the algorithmic tasks by reward: whole sequences, discount 0; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "core_width": 256,
+            "horizon": 0,
+            "gamma": 0.0,
+            "entropy_cost": 0.005,
+            "optimizer": "adam",
+            "learning_rate": 2e-3,
+            "max_grad_norm": 10.0,
+            "reward_clip": 0.0,
+        },
+        env={"num_envs": 64, "options": "high=5"},
+        run={"steps": 8_000_000},
+    ),
+    "tape": Preset(
+        "chosen here for the tapes, longer as they are mastered; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "core_width": 64,
+            "horizon": 32,
+            "gamma": 0.95,
+            "lam": 0.95,
+            "optimizer": "adam",
+            "learning_rate": 3e-3,
+            "reward_clip": 0.0,
+        },
+        env={"num_envs": 32, "curriculum": "promotion"},
+        run={"steps": 2_000_000},
+    ),
 }
 DEFAULT_PRESETS = default_presets("atari")
 

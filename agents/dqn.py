@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep, map_state
 from arcturus.config import Bounds, Preset, default_presets
 from arcturus.device import choose_device
+from arcturus.envs.frames import OLDEST
+from arcturus.errors import ConfigError
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import QNetwork
 from arcturus.optimizers import Descent, RMSProp, adam
@@ -49,10 +51,11 @@ class Config:
     """Units of the memory core (of ntm and dnc: of the controller)."""
     core_options: str = ""
     """The core's own settings as name=value,name=value (slots=128,read_heads=2)."""
-    bptt: Annotated[int, Bounds(1)] = 16
-    """With memory: rows of a sequence that are learnt from, and that gradients flow back through."""
+    bptt: Annotated[int, Bounds(0)] = 16
+    """With memory: rows of a sequence that are learnt from, and that gradients flow back through; 0: whole episodes, where they begin
+    and end together."""
     burn_in: Annotated[int, Bounds(0)] = 8
-    """With memory: rows before them that only bring the stored memory up to date."""
+    """With memory: rows before them that only bring the stored memory up to date; none before whole episodes."""
     gamma: Annotated[float, Bounds(0, 1)] = 0.99
     """Discount per agent step."""
     n_step: Annotated[int, Bounds(1, 100)] = 1
@@ -203,6 +206,49 @@ PRESETS = {
         env={"num_envs": 16},
         run={"steps": 150_000},
     ),
+    "ntm": Preset(
+        "chosen here for the algorithmic tasks, answered by symbols: whole sequences, discount 0; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "bptt": 0,
+            "gamma": 0.0,
+            "reward_clip": 0.0,
+            "target_period": 0,
+            "learning_rate": 1e-3,
+            "optimizer_eps": 1e-8,
+            "max_grad_norm": 10.0,
+            "replay_ratio": 0.0625,
+            "capacity": 200_000,
+            "learn_start": 5_000,
+            "epsilon_final": 0.02,
+            "epsilon_steps": 100_000,
+        },
+        env={"num_envs": 16, "options": "width=3,high=5,actions=symbol"},
+        run={"steps": 600_000},
+    ),
+    "tape": Preset(
+        "chosen here for the tapes, their moves and symbols as one action; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "core_width": 64,
+            "gamma": 0.95,
+            "double": True,
+            "reward_clip": 0.0,
+            "target_period": 2_000,
+            "learning_rate": 1e-3,
+            "optimizer_eps": 1e-8,
+            "max_grad_norm": 10.0,
+            "replay_ratio": 0.0625,
+            "capacity": 100_000,
+            "learn_start": 5_000,
+            "epsilon_final": 0.01,
+            "epsilon_steps": 100_000,
+        },
+        env={"num_envs": 16, "options": "actions=flat", "curriculum": "promotion"},
+        run={"steps": 1_000_000},
+    ),
 }
 DEFAULT_PRESETS = default_presets("adam")
 
@@ -220,7 +266,8 @@ def loss(q: nn.Module, q_target: nn.Module, batch: Transition, c: Config) -> tup
 
 def sequence_loss(q: QNetwork, q_target: QNetwork, batch: Sequence, c: Config) -> tuple[Tensor, Metrics]:
     """The same over sequences: both networks are unrolled from the stored memory, the gradient through the rows after burn-in."""
-    rows, burn_in = len(batch.a_tm1), c.burn_in
+    rows = len(batch.a_tm1)
+    burn_in = len(batch.obs) - rows - c.n_step
     obs, first = batch.obs[burn_in:], batch.first[burn_in:]
 
     def remembered(network: QNetwork) -> State:
@@ -251,8 +298,19 @@ class Agent:
             )
         self.network: QNetwork = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recurrent = config.core != "none"
-        self.rows = config.n_step + (config.burn_in + config.bptt - 1 if self.recurrent else 0)  # a sample reaches so far
-        self.replay = Ring(config.capacity, spec, where, self.rows, state=self.initial_state(spec.num_envs))  # (1)
+        self.whole = self.recurrent and not config.bptt
+        if self.whole and not 0 < spec.episode_rows <= OLDEST:
+            raise ConfigError(
+                f"the episodes of {spec.env_id} don't begin and end together within {OLDEST} rows, so none is drawn whole",
+                where="--agent.bptt",
+                fix="choose a number of rows",
+            )
+        self.length, self.burn_in = (spec.episode_rows, 0) if self.whole else (config.bptt, config.burn_in)
+        self.rows = config.n_step  # a sample reaches so far
+        if self.recurrent:
+            self.rows += self.burn_in + self.length - 1 + (spec.episode_rows if self.whole else 0)
+        kept = () if self.whole else self.initial_state(spec.num_envs)
+        self.replay = Ring(config.capacity, spec, where, self.rows, state=kept)  # (1)
         self.replay_rng = seeds.branch("replay").torch(where)
         self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.descent = Descent(self._optimizer(), config.max_grad_norm)
@@ -310,7 +368,10 @@ class Agent:
         how: dict[str, Any] = {"n_step": c.n_step, "gamma": c.gamma, "reward_clip": c.reward_clip, "life_loss": c.life_loss}
         batch: Transition | Sequence
         if self.recurrent:
-            batch = self.replay.sequences(c.batch_size, self.replay_rng, burn_in=c.burn_in, length=c.bptt, **how)
+            sizes = {"burn_in": self.burn_in, "length": self.length, "whole": self.whole}
+            batch = self.replay.sequences(c.batch_size, self.replay_rng, **sizes, **how)
+            if self.whole:
+                batch = batch._replace(state=self.initial_state(c.batch_size))
         else:
             batch = self.replay.sample(c.batch_size, self.replay_rng, **how)
         if self.replay.device == self.device:

@@ -57,6 +57,9 @@ class Config:
     """K: passes over a rollout."""
     minibatches: Annotated[int, Bounds(1, 100_000)] = 4
     """Parts of a rollout that each make one gradient step."""
+    normalise: bool = True
+    """Advantages to mean 0 and standard deviation 1 over the minibatch; where some batches hold nothing left to learn, it makes the
+    most of their noise."""
     clip: Annotated[float, Bounds(0, 1)] = 0.1
     """epsilon: how far the probability ratio pays."""
     clip_value: bool = False
@@ -135,6 +138,40 @@ PRESETS = {
         env={"num_envs": 16},
         run={"steps": 200_000},
     ),
+    "ntm": Preset(
+        "chosen here for the algorithmic tasks by reward: whole sequences, discount 0; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "core_width": 256,
+            "horizon": 0,
+            "gamma": 0.0,
+            "lam": 0.0,
+            "normalise": False,
+            "epochs": 2,
+            "entropy_cost": 0.005,
+            "learning_rate": 2e-3,
+            "reward_clip": 0.0,
+        },
+        env={"num_envs": 128, "options": "high=5"},
+        run={"steps": 4_000_000},
+    ),
+    "tape": Preset(
+        "chosen here for the tapes, longer as they are mastered; no paper's numbers",
+        agent={
+            "torso": "none",
+            "core": "lstm",
+            "core_width": 64,
+            "horizon": 64,
+            "gamma": 0.95,
+            "clip": 0.2,
+            "entropy_cost": 0.01,
+            "learning_rate": 2e-3,
+            "reward_clip": 0.0,
+        },
+        env={"num_envs": 32, "curriculum": "promotion"},
+        run={"steps": 1_500_000},
+    ),
 }
 DEFAULT_PRESETS = default_presets("atari")
 
@@ -158,7 +195,8 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> tuple[Tensor, Met
     logits, v, _ = network.unroll(batch.obs, batch.first, batch.state)
     log_rho = network.actions.log_prob(logits, batch.action) - batch.log_prob
     rho = log_rho.exp()
-    policy = -masked_mean(clipped_surrogate(rho, normalised(batch.advantage, batch.decides), c.clip), batch.decides)  # (7)
+    advantage = normalised(batch.advantage, batch.decides) if c.normalise else batch.advantage
+    policy = -masked_mean(clipped_surrogate(rho, advantage, c.clip), batch.decides)  # (7)
     error = (batch.target - v).square()
     if c.clip_value:
         near = batch.value + (v - batch.value).clamp(-c.clip, c.clip)

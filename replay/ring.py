@@ -249,11 +249,18 @@ class Ring:
         gamma: float,
         reward_clip: float,
         life_loss: bool,
+        whole: bool = False,
     ) -> Sequence:
         """`batch` sequences of burn_in + length + n_step rows, drawn uniformly, with the memory they began with (stored state and
-        burn-in: Kapturowski et al. 2019).  They may run over the end of an episode: `first` says where the next begins."""
-        rows = burn_in + length + n_step
-        t, n = uniform(batch, self.oldest, self.count - rows + 1, self.spec.num_envs, generator)
+        burn-in: Kapturowski et al. 2019).  They may run over the end of an episode: `first` says where the next begins.
+
+        whole: each begins with the episode in which the row drawn lies, of environments whose episodes are of spec.episode_rows rows
+        at most; the memory is then wiped at its first row.
+        """
+        rows, back = burn_in + length + n_step, self.spec.episode_rows if whole else 0
+        t, n = uniform(batch, self.oldest + back, self.count - rows + 1, self.spec.num_envs, generator)
+        if whole:
+            t = t - self.age[t % self.rows, n]
         every = t + torch.arange(rows, device=self.device)[:, None]  # [rows, B]
         n = n.expand_as(every)
         learnt, ns = every[burn_in : burn_in + length], n[:length]

@@ -20,12 +20,13 @@ from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 
 OURS = [name for name in agents.names() if name != "sb3"]  # stable-baselines3 brings a loop of its own: tests/test_sb3.py
-WORLDS = {"q_learning": "MDP/Grid-v0"}  # for agents that can't read pixels
+WORLDS = {"q_learning": "MDP/Grid-v0", "teacher": "NTM/Copy-v0"}  # for agents that ask for more than pixels
 SMALL = {
     "dqn": {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8},
     "a2c": {"torso": "mlp"},
     "ppo": {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2},
     "reinforce": {"torso": "mlp", "episodes": 4, "horizon": 30},
+    "teacher": {"core_width": 8, "core_options": "slots=20,word=4"},
 }
 
 
@@ -52,7 +53,7 @@ def test_contract(name, world):
     rows, learnt = train(agent, envs), 0
     for row in rows:
         assert row.step.action.dtype == torch.int64
-        assert row.step.action.shape == (4,)
+        assert row.step.action.shape == (4, *(envs.spec.action_space.shape or ()))
         learnt += bool(row.metrics)
         assert all(v.dim() == 0 and torch.isfinite(v) for v in row.metrics.values())
     assert learnt or agent.network is None

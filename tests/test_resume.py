@@ -29,8 +29,29 @@ SETTINGS |= {
     "a2c lstm": LSTM | {"horizon": 12, "shared": False},
     "reinforce lstm": LSTM | {"horizon": 100, "bptt": 5},
 }
+NTM = {"torso": "none", "core": "ntm", "core_width": 8, "core_options": "slots=8,word=4"}
+SETTINGS |= {
+    "teacher": NTM | {"play": True},
+    "ppo ntm": NTM | {"horizon": 0, "gamma": 0.0, "minibatches": 2},
+    "dqn ntm": NTM | SETTINGS["dqn"] | {"bptt": 0, "gamma": 0.0},
+    "a2c tape": LSTM | {"horizon": 12},
+}
 OPTIONS = {"env_config": {"num_envs": 4}, "steps": 900, "checkpoint_every": 250, "eval_every": 350, "log_every": 60}
-WORLDS = {"q_learning": "MDP/Grid-v0"}
+COPY = "low=1,high=5,width=1"  # so easy that chance takes the curriculum on
+WORLDS = {
+    "q_learning": ("MDP/Grid-v0", {}),
+    "teacher": ("NTM/Copy-v0", {"options": COPY, "curriculum": "mixture"}),
+    "ppo ntm": ("NTM/Copy-v0", {"options": COPY, "curriculum": "lessons"}),
+    "dqn ntm": ("NTM/Copy-v0", {"options": COPY + ",actions=symbol"}),
+    "a2c tape": ("Tape/Copy-v0", {"options": "base=2", "curriculum": "promotion"}),
+}
+
+
+def world(agent):
+    env, settings = WORLDS.get(agent, ("CartPole-v1", {}))
+    return {"env": env, "env_config": settings | {"num_envs": 4}}
+
+
 MOMENTS = {
     "in warm-up": 52, "before the first update": 100, "mid-episode": 300, "ring just wrapped": 404, "at a scheduled checkpoint": 252,
     "at a target update": 452, "at the schedule's end": 500, "at an evaluation": 352, "one row before the end": 896,
@@ -45,7 +66,7 @@ def unbroken(small_run, tmp_path_factory):
     def of(agent):
         if agent not in known:
             run = small_run(tmp_path_factory.mktemp("whole") / "r", agent=agent.split()[0], agent_config=SETTINGS.get(agent),
-                            env=WORLDS.get(agent, "CartPole-v1"), **OPTIONS)  # fmt: skip
+                            **(OPTIONS | world(agent)))  # fmt: skip
             known[agent] = digests(run.path)
         return known[agent]
 
@@ -65,8 +86,7 @@ CASES += [
 def test_stopped_at_any_moment_it_ends_the_same(agent, moment, small_run, stop_at, unbroken, tmp_path):
     whole = unbroken(agent)
     stop_at(MOMENTS[moment])
-    world = WORLDS.get(agent, "CartPole-v1")
-    run = small_run(tmp_path / "r", agent=agent.split()[0], env=world, agent_config=SETTINGS.get(agent), **OPTIONS)
+    run = small_run(tmp_path / "r", agent=agent.split()[0], agent_config=SETTINGS.get(agent), **(OPTIONS | world(agent)))
     assert run.status == "preempted"
     assert run.about["steps"] == run.about["checkpoint"] == MOMENTS[moment]
     assert arcturus.resume(run, quiet=True).status == "finished"

@@ -70,10 +70,7 @@ def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Ten
     if isinstance(core, NoMemory):
         return x, state
     fresh, out = core.initial_state(x.shape[1]), []  # type: ignore[operator]
-    if len(x) == 1 and x.is_cuda:  # a single step is not worth waiting for the device
-        opens = [True]
-    else:
-        opens = first.any(1).tolist()
+    opens = [True] if len(x) == 1 else first.any(1).tolist()  # for a single step it isn't worth waiting for the device
     for x_t, first_t, any_opens in zip(x.unbind(), first.unbind(), opens, strict=True):
         y, state = core(x_t, where_first(first_t, fresh, state) if any_opens else state)
         out.append(y)
