@@ -62,12 +62,8 @@ def test_whose_every_episode_is_solved_is_at_the_top_and_stays(name, ranges, see
         schedule.note(True, 0.0)
     assert schedule.level == schedule.top
     assert schedule.state_dict()["outcomes"] == []  # nothing more can come of them
-    drawn = schedule.draw(np.random.default_rng(seed))
-    if name == "promotion":
-        assert all(
-            max(low, high - 2) <= n <= high for n, (low, high) in zip(drawn, ranges, strict=True) if high - low == schedule.reach
-        )
-    assert max(n - low for n, (low, _) in zip(drawn, ranges, strict=True)) <= schedule.reach
+    rng = np.random.default_rng(seed)
+    assert tuple(high for _, high in ranges) in {schedule.draw(rng) for _ in range(40)}
 
 
 def shares(schedule, seed=0):
@@ -177,20 +173,37 @@ def test_promotion_takes_exactly_so_many_last_episodes_that_fell_short_by_no_mor
 # -- keeping --------------------------------------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(SCHEDULES), EPISODES, EPISODES, st.integers(0, 2**32 - 1))
+STRETCHES = st.lists(st.tuples(st.integers(1, 90), st.booleans(), st.sampled_from([0.0, -1.0, -1.5])), min_size=1, max_size=5)
+
+
+@given(st.sampled_from(SCHEDULES), STRETCHES, STRETCHES, st.integers(0, 2**32 - 1))
 def test_what_was_kept_goes_on_as_if_nothing_had_been(name, before, after, seed):
-    first = Schedule(name, ((1, 9), (2, 4)))
-    for solved, shortfall in before * 4:
-        first.note(solved, shortfall)
-    second = Schedule(name, ((1, 9), (2, 4)))
+    first, second = (Schedule(name, ((1, 9), (2, 4))) for _ in range(2))
+    for count, solved, shortfall in before:
+        for _ in range(count):
+            first.note(solved, shortfall)
     second.note(False, -3.0)  # forgotten
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     rngs = [np.random.default_rng(seed) for _ in range(2)]
-    for solved, shortfall in after * 4:
+    for count, solved, shortfall in after:
+        for _ in range(count):
+            first.note(solved, shortfall)
+            second.note(solved, shortfall)
+            assert first.level == second.level
         assert first.state_dict() == second.state_dict()
         assert first.draw(rngs[0]) == second.draw(rngs[1])
-        first.note(solved, shortfall)
-        second.note(solved, shortfall)
+
+
+def test_episodes_before_and_after_are_counted_together():
+    first = Schedule("lessons", ((1, 9),))
+    for _ in range(60):
+        first.note(True, 0.0)
+    second = Schedule("lessons", ((1, 9),))
+    second.load_state_dict(first.state_dict())
+    for i in range(40):
+        assert second.level == 0, i
+        second.note(True, 0.0)
+    assert second.level == 1
 
 
 def test_what_is_kept_is_a_copy():
@@ -331,9 +344,9 @@ def test_a_level_reaches_every_environment_at_its_next_episode(options):
 # -- evaluations ------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", ["", ",reward=stop"])
-def test_evaluations_in_training_neither_see_nor_change_a_curriculum(options, small_run, tmp_path, monkeypatch):
-    """Runs with none and with seventeen go the same way; right answers by chance are enough for some steps up."""
+@pytest.mark.parametrize("reward", ["exact", "stop"])
+def test_evaluations_in_training_neither_see_nor_change_a_curriculum(reward, small_run, tmp_path, monkeypatch):
+    """Runs with none and with six go the same way; right answers by chance are enough for some steps up."""
     import arcturus.envs.schedules as schedules
 
     def course(name, every):
@@ -345,15 +358,13 @@ def test_evaluations_in_training_neither_see_nor_change_a_curriculum(options, sm
                 seen.append(self)
 
         monkeypatch.setattr(schedules, "Schedule", Kept)
-        env = {"options": "low=1,high=5,width=1,reward=exact" + options, "num_envs": 4, "curriculum": "promotion"}
-        env["options"] = env["options"].replace("reward=exact,", "") if options else env["options"]
+        env = {"options": f"low=1,high=5,width=1,reward={reward}", "num_envs": 4, "curriculum": "promotion"}
         small_run(tmp_path / name, 2_000, "uniform", "NTM/Copy-v0", env_config=env, eval_every=every, heldout_states=0)
         (schedule,) = seen
         return schedule.drawn, schedule.told, schedule.state_dict()
 
-    without, often = course("without", 0), course("often", 120)
+    without, often = course("without", 0), course("often", 300)
     assert without == often
-    drawn, told, state = without
+    _, told, state = without
     assert len(told) > 100
-    if not options:
-        assert state["level"] > 0
+    assert state["level"] > 0 or reward == "stop"
