@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from arcturus.config import Bounds, Flag, parse_options
@@ -108,6 +108,7 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
     from arcturus.envs.schedules import Schedule
     from arcturus.envs.vector import DeviceEnvs
 
+    remembered = 0
     if family(config.id) == "ntm" and config.id in own_environments():
         from arcturus.envs.classic import refused
         from arcturus.envs.tasks import task_of
@@ -120,6 +121,9 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
             raise refused(config.id, options, e) from e
         if play.actions == "probs":
             raise ConfigError("no agent here answers with probabilities", where="--env.options", fix="use actions=quantised")
+        if config.stack > 1:
+            raise ConfigError("the rows of a task are not stacked", where="--env.frame-stack", fix="give the agent a memory core")
+        remembered = task.remembered(task.longest)
         if play.reward != "stop":
             schedule = Schedule(config.curriculum, task.ranges)
             return TaskEnvs(config.id, task, play, config.num_envs, device, seed=seed, schedule=schedule)
@@ -128,6 +132,7 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
     if config.curriculum != "uniform" and not ranges:
         raise ConfigError(f"{config.id} has no lengths to choose", where="--env.curriculum", fix="leave it out")
     envs = DeviceEnvs(backend, device, frame_stack=config.stack, seed=seed)
+    envs.spec = replace(envs.spec, remembered=remembered)
     if config.curriculum != "uniform":
         envs.follow(Schedule(config.curriculum, ranges, getattr(backend, "promotion", (10, -1.0))))
     return envs

@@ -267,8 +267,14 @@ def playable(env_id, mode):
         return gym.make(env_id, **mode, **narrow)
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.get("actions", "bits"))
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+PLAYED = [  # of the variants' other actions only in the slow tests
+    pytest.param(i, mode, id=f"{i}-{mode.get('actions', 'bits')}", marks=[pytest.mark.slow] if len(e) > 1 and mode else [])
+    for i, e in ENVIRONMENTS.items()
+    for mode in MODES
+]
+
+
+@pytest.mark.parametrize(("env_id", "mode"), PLAYED)
 def test_the_checkers_of_gymnasium_and_stable_baselines3_pass(env_id, mode):
     from stable_baselines3.common.env_checker import check_env as check_sb3
 

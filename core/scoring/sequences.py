@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +109,8 @@ def answer(
     from arcturus.envs.tasks.device import TaskEnvs
 
     task, play = _task(config)
+    if play.reward == "stop":  # a slip ends nothing here
+        play = replace(play, reward="exact")
     with TaskEnvs(config.id, task, play, batch, device) as envs:
         tapes = task.sample(generator, batch, lengths)
         ts, state = envs.open(tapes), actor.initial_state(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
@@ -16,8 +17,8 @@ CELL = 12  # pixels of a bit in a picture
 
 def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
     """Task and way of playing from an environment's settings."""
-    names = kind.__dataclass_fields__
-    unknown = settings.keys() - names.keys() - {"actions", "reward", "levels"}
+    names = [f.name for f in fields(kind)]
+    unknown = settings.keys() - {*names, "actions", "reward", "levels"}
     if unknown:
         raise TypeError(
             f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(names)}, actions, reward, levels"

@@ -1,0 +1,122 @@
+"""What can't be is refused in a line or two before anything runs, and leaves no run folder; by the commands, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from arcturus.scripts import evaluate_agent, train_agent
+from arcturus.scripts.frontend import guarded
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """call(main, *argv) -> exit code, what was said on stderr; in an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def go(main, *argv):
+        try:
+            code = guarded(main, [str(a) for a in argv])
+        except SystemExit as e:
+            code = e.code
+        return code, capsys.readouterr().err
+
+    return go
+
+
+def refused(call, tmp_path, main, argv, says):
+    code, told = call(main, *argv, *(["--steps", "64"] if main is train_agent.main else []))  # few, if it isn't refused
+    assert code == 2, told
+    assert says in told
+    assert "Traceback" not in told
+    assert "this is a fault" not in told
+    assert len(told.splitlines()) <= 8
+    assert not list((tmp_path / "here").iterdir()), "a mistake leaves no run folder"
+
+
+def options(env, text, *more):
+    return ["a2c", "--env", f"NTM/{env}-v0", "--env.options", text, *more]
+
+
+@pytest.mark.parametrize(("argv", "says"), [
+    (options("Copy", "low=0"), "low is 0"), (options("Copy", "high=-1"), "high is -1"), (options("Copy", "width=2.5"), "width is 2.5"),
+    (options("Copy", "width=abc"), "width is 'abc'"), (options("Copy", "width="), "width is None"), (options("Copy", "high=1e9"), "high is"),
+    (options("Copy", "width=.nan"), "width is nan"), (options("Copy", "low=true"), "low is True"), (options("Copy", "low=[1]"), "low is [1]"),
+    (options("Copy", "high=1000000"), "from 1 to 100,000"), (options("Copy", "low=9,high=3"), "range of length is empty: from 9 to 3"),
+    (options("RepeatCopy", "repeats_low=11"), "range of repeats is empty"), (options("AssociativeRecall", "low=1"), "low is 1"),
+    (options("PrioritySort", "best=21"), "best 21"), (options("PrioritySort", "low=5,best=6"), "best 6"),
+    (options("DynamicNGrams", "n=17"), "n may be 16 at most"), (options("CopyStop", "low=0"), "low is 0"),
+    (options("CopySeries", "series=0"), "series is 0"), (options("Copy", "width=9,actions=symbol"), "at most 8 bits"),
+    (options("RepeatCopy", "actions=symbol"), "at most 8 bits"), (options("Copy", "actions=word"), "of bits, symbol"),
+    (options("Copy", "reward=more"), "of bits, exact"), (options("Copy", "reward=logscore"), "logscore is for probs and quantised alone"),
+    (options("Copy", "actions=quantised"), "can't be rewarded by bits"), (options("CopyExact", "actions=quantised"), "by exact"),
+    (options("Copy", "actions=quantised,reward=logscore,levels=1"), "1 levels"), (options("Copy", "levels=many"), "'many' levels"),
+    (options("Copy", "actions=probs,reward=logscore"), "use actions=quantised"), (options("CopyStop", "actions=probs"), "by stop"),
+    (options("Copy", "colour=3"), "no setting colour; there are low, high, width, series, actions, reward, levels"),
+    (options("Copy", "names=3"), "no setting names"), (options("Copy", "task=RepeatCopy"), "no setting task"),
+    (options("Copy", "render_mode=rgb_array"), "no setting render_mode"), (options("Copy", "width"), "'width' is no setting"),
+    (["a2c", "--env", "NTM/Copi-v0"], "did you mean NTM/Copy-v0"), (["a2c", "--env", "NTM/DynamicNGramsExact-v0"], "did you mean NTM/"),
+])  # fmt: skip
+def test_settings_that_can_t_be(call, tmp_path, argv, says):
+    refused(call, tmp_path, train_agent.main, argv, says)
+
+
+NTM = ["--preset", "memory", "--agent.core", "ntm", "--agent.core-options", "slots=8,word=4"]
+
+
+@pytest.mark.parametrize(("argv", "says"), [
+    (["teacher", "--env", "CartPole-v1"], "doesn't tell the right answers"),
+    (["teacher", "--env", "NTM/CopyStop-v0", "--agent.horizon", "8"], "doesn't tell the right answers"),
+    (["teacher", *options("Copy", "actions=quantised,reward=logscore")[1:]], "doesn't tell the right answers"),
+    (["teacher", *options("Copy", "high=129")[1:]], "slots=129 or more"),
+    (["teacher", "--env", "NTM/Copy-v0", *NTM[2:]], "asks for 20 vectors"),
+    (["a2c", "--env", "NTM/Copy-v0", *NTM], "asks for 20 vectors"),
+    (["a2c", "--env", "NTM/CopyStop-v0", *NTM], "asks for 20 vectors"),
+    (["a2c", "--env", "NTM/DynamicNGrams-v0", *NTM], "asks for 32 vectors"),
+    (["teacher", "--env", "NTM/Copy-v0", "--env.curriculum", "lessons"], "add --agent.play True"),
+    (["teacher", "--env", "NTM/Copy-v0", "--env.curriculum", "school"], "lessons"),
+    (["a2c", "--env", "CartPole-v1", "--env.curriculum", "lessons"], "no lengths to choose"),
+    (["a2c", "--env", "Memory/Recall-v0", "--env.curriculum", "mixture"], "no lengths to choose"),
+    (["dqn", "--env", "NTM/Copy-v0", "--env.options", "actions=bits"], "one discrete action at a time"),
+    (["a2c", "--env", "NTM/Copy-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
+    (["a2c", "--env", "NTM/CopyStop-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
+])  # fmt: skip
+def test_agents_and_tasks_that_don_t_go_together(call, tmp_path, argv, says):
+    refused(call, tmp_path, train_agent.main, argv, says)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, small_run):
+    """An agent on CartPole, and one with an LSTM and one with an NTM on short copying."""
+    folder, env = tmp_path_factory.mktemp("runs"), {"options": "high=4,width=2", "num_envs": 2}
+    small_run(folder / "cartpole", 16, "uniform", eval_every=0)
+    short = {"env": "NTM/Copy-v0", "env_config": env, "eval_every": 0, "heldout_states": 0}
+    for core, about in (("lstm", ""), ("ntm", "slots=6,word=4")):
+        settings = {"core": core, "core_width": 4, "core_options": about}
+        small_run(folder / core, 20, "teacher", agent_config=settings, **short)
+    return folder
+
+
+@pytest.mark.parametrize(("argv", "says"), [
+    (["cartpole", "--lengths", "3"], "no sequences to score by length"), (["lstm", "--memory-slots", "64"], "no memory of slots"),
+    (["lstm", "--lengths", "3x2"], "is no length"), (["lstm", "--lengths", "0"], "is no length"),
+    (["lstm", "--lengths", "abc"], "are no lengths"), (["lstm", "--lengths", "3", "--sequences", "0"], "at least 1"),
+    (["ntm", "--lengths", "7"], "--memory-slots 7 or more"),
+    (["ntm", "--lengths", "9", "--memory-slots", "8"], "--memory-slots 9 or more"), (["ntm", "--memory-slots", "0"], "0 slots can't be"),
+    (["ntm", "--memory-slots", "9999999"], "9999999 slots can't be"), (["ntm", "--lengths", "1000000"], "is no length"),
+])  # fmt: skip
+def test_scores_that_can_t_be(call, tmp_path, runs, argv, says):
+    refused(call, tmp_path, evaluate_agent.main, [runs / argv[0], *argv[1:]], says)
+    assert not (runs / argv[0] / "evaluations").exists()
+
+
+def test_scores_that_can(call, runs):
+    code, told = call(evaluate_agent.main, runs / "ntm", "--lengths", "3,9", "--memory-slots", "9", "--sequences", "3")
+    assert code == 0, told
+    (report,) = (runs / "ntm" / "evaluations").glob("*/lengths.json")
+    scores = json.loads(report.read_text())["lengths"]
+    assert [(s["lengths"], s["chance"], s["sequences"]) for s in scores] == [([3], 6, 3), ([9], 18, 3)]
+    shutil.rmtree(runs / "ntm" / "evaluations")
