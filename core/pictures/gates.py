@@ -1,0 +1,125 @@
+"""How heads are steered, over time: of a Neural Turing Machine (Graves, Wayne & Danihelka 2014, section 3.3) each head's gate, key
+strength, shift and sharpening; of a Differentiable Neural Computer (Graves et al. 2016, extended data figure 1) usage, allocation,
+gates, read modes and links."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from arcturus.pictures.memory import number_slots, row_height, used_slots
+from arcturus.pictures.style import BLUE, DIM, GRID, LINES, VERMILION, Sheet, boundaries, number_columns, show, styled
+from arcturus.pictures.tapes import Tape
+
+LEFT, GAP = 0.95, 0.12  # inches
+MODES = ("backward", "content", "forward")
+
+
+def _lines(axes: Axes, values: np.ndarray, mask: np.ndarray, colours: tuple[str, ...], names: tuple[str, ...] = ()) -> None:
+    """values [T, lines]."""
+    for i, line in enumerate(values.T):
+        axes.plot(line, color=colours[i % len(colours)], linewidth=1.1, label=names[i] if names else None, drawstyle="steps-mid")
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.grid(axis="y", color=GRID, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks([])
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    boundaries(axes, mask)
+
+
+@styled
+def ntm_gates(tape: Tape) -> Figure:
+    """A line for each head, read heads first.  Gate 0: from where it was, 1: from the key; shift: how far it moves, by its taps."""
+    columns = (("gate", "gate g"), ("strength", "key strength \u03b2"), ("shift", "shift s"), ("sharpening", "sharpening \u03b3"))
+    heads = [(kind, i) for kind in ("read", "write") for i in range(tape.core[f"w_{kind}"].shape[1])]
+    tall, wide, between = 0.7 if len(heads) <= 8 else 0.5, 2.6, 0.5
+    sheet = Sheet(LEFT + len(columns) * (wide + between) - between + 0.15, 0.6 + len(heads) * (tall + GAP) + 0.4)
+    sheet.text(LEFT, 0.08, tape.caption, size=9)
+    most = {name: max(float(tape.core[f"{kind}_{name}"].max()) for kind, _ in heads) for name in ("strength", "sharpening")}
+    spans = {"gate": (-0.04, 1.04), "strength": (0, 1.06 * most["strength"]), "sharpening": (0.9, 1.06 * most["sharpening"])}
+    for line, (kind, head) in enumerate(heads):
+        count = tape.core[f"w_{kind}"].shape[1]
+        for column, (name, title) in enumerate(columns):
+            values = tape.core[f"{kind}_{name}"][:, head]
+            axes = sheet.axes(LEFT + column * (wide + between), 0.55 + line * (tall + GAP), wide, tall)
+            if name == "shift":
+                show(axes, values.T, up=True)
+                taps = values.shape[1]
+                axes.set_yticks(range(taps), [f"{i - taps // 2:+d}".replace("+0", "0") for i in range(taps)])
+                boundaries(axes, tape.mask)
+            else:
+                _lines(axes, values, tape.mask, (BLUE if kind == "read" else VERMILION,))
+                axes.set_ylim(*spans[name])
+            if line == 0:
+                axes.set_title(title)
+            if column == 0:
+                label = f"{kind} head" if count == 1 else f"{kind} {head + 1}"
+                axes.set_ylabel(label, color=BLUE if kind == "read" else VERMILION)
+            if line == len(heads) - 1:
+                number_columns(axes, "row of the tape")
+    return sheet.figure
+
+
+@styled
+def dnc_gates(tape: Tape) -> Figure:
+    """Usage and allocation of the slots that are written or read, the write and allocation gates, each read head's free gate and
+    modes, all over time; and the links after the rows that tape.moments has."""
+    core, T, mask = tape.core, len(tape.mask), tape.mask
+    slots, reads = used_slots(core["w_read"], core["w_write"]), core["w_read"].shape[1]
+    row = max(row_height(2 * len(slots)), 0.03)
+    images = max(row * len(slots), 0.5)
+    wide = float(np.clip(0.075 * T, 4.0, 9.0))
+    links = {t: kept["link"] for t, kept in tape.moments.items() if "link" in kept}
+    square = (wide - 0.45 * (len(links) - 1)) / max(len(links), 1)
+    square = min(square, 2.2)
+    strips = 0.22 * reads
+    modes = 0.42
+    tall = 2 * (images + GAP) + (0.8 + GAP) + (max(strips, 0.3) + GAP) + reads * (modes + GAP)
+    sheet = Sheet(LEFT + wide + 0.9, 0.4 + tall + (square + 0.9 if links else 0.4))
+    sheet.text(LEFT, 0.08, tape.caption, size=9)
+    y = 0.4
+
+    def place(height: float, label: str) -> Axes:
+        nonlocal y
+        axes = sheet.axes(LEFT, y, wide, height)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=22)
+        y += height + GAP
+        return axes
+
+    for name in ("usage", "allocation"):
+        axes = place(images, name)
+        show(axes, core[name].reshape(T, -1).T[slots], up=True)
+        number_slots(axes, slots)
+        boundaries(axes, mask)
+    axes = place(0.8, "gates")
+    _lines(
+        axes, np.stack([core[n].reshape(T) for n in ("write_gate", "allocation_gate")], -1), mask, LINES, ("write", "allocation")
+    )
+    axes.set_ylim(-0.04, 1.04)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
+    axes = place(max(strips, 0.3), "free gates")
+    show(axes, core["free_gates"].reshape(T, reads).T)
+    if reads > 1:
+        axes.set_yticks(range(reads), [str(i + 1) for i in range(reads)])
+    boundaries(axes, mask)
+    for head in range(reads):
+        axes = place(modes, "read modes" if reads == 1 else f"read modes {head + 1}")
+        show(axes, core["read_modes"][:, head].T)
+        axes.set_yticks(range(3), MODES)
+        axes.tick_params(axis="y", labelright=True, labelleft=False, left=False, right=True)
+        boundaries(axes, mask)
+    number_columns(axes, "row of the tape")
+    y += 0.55
+    for i, (t, link) in enumerate(links.items()):
+        axes = sheet.axes(LEFT + i * (square + 0.45), y, square, square)
+        show(axes, link[np.ix_(slots, slots)], up=True)
+        axes.set_title(f"links after row {t}", color=DIM)
+        number_slots(axes, slots)
+        ends = sorted({0, len(slots) - 1})
+        axes.set_xticks(ends, [str(slots[k]) for k in ends])
+        axes.set_xlabel("from slot", labelpad=1)
+        if i == 0:
+            axes.set_ylabel("to slot")
+    return sheet.figure
