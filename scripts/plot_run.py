@@ -64,7 +64,7 @@ def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
             raise ConfigError("no bits per sequence were logged", where=where, fix="agents without a policy have none")
         save(learning_curves(list(zip(names, metrics, strict=True)), tasks[0], title), file)
         return
-    scores = []
+    scores: list[Any] = []
     for run in folders:
         found = sorted(run.path.glob("evaluations/*-lengths-seed*/lengths.json"), key=lambda p: p.stat().st_mtime)
         if not found:

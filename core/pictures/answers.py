@@ -71,12 +71,12 @@ def ngrams(tape: Tape) -> Figure:
     assert tape.optimal is not None
     bits, held, best = tape.targets[:, 0], tape.outputs[:, 0], tape.optimal
     n, T = tape.task.n, len(tape.targets)
-    context = np.stack([np.concatenate([np.zeros(k), bits[:-k]])[:T] for k in range(n - 1, 0, -1)] or [np.zeros(T)])
+    before = [np.concatenate([np.zeros(k), bits])[:T] for k in range(n - 1, 0, -1)]
     chance = [np.where(bits == 1, p, 1 - p).clip(1e-12) for p in (held, best)]
     excess = np.log2(chance[1] / chance[0])
     marked = np.argsort(excess)[::-1][:3]
     strips = [
-        (f"last {n - 1} bits", context, 0.09 * max(n - 1, 1)),
+        *([(f"last {n - 1} bits", np.stack(before), 0.09 * (n - 1))] if before else []),
         ("bit", bits[None], 0.17),
         ("optimal", best[None], 0.17),
         ("network", held[None], 0.17),

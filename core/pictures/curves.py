@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
+from matplotlib.transforms import blended_transform_factory
 
 from arcturus.envs.tasks.sequences import DynamicNGrams
 from arcturus.pictures.style import DIM, GRID, INK, LINES, styled
@@ -100,8 +101,17 @@ def _level(axes: Axes, bits: float, name: str, side: str) -> None:
     """A dashed line with its name at this side."""
     axes.axhline(bits, color=DIM, linewidth=0.9, linestyle=(0, (4, 3)))
     x, away = (1, -2) if side == "right" else (0, 4)
-    where = {"xycoords": ("axes fraction", "data"), "xytext": (away, 3), "textcoords": "offset points", "ha": side}
-    axes.annotate(f"{name}, {bits:.4g}", (x, bits), **where, color=DIM, fontsize=7)
+    where = blended_transform_factory(axes.transAxes, axes.transData)
+    axes.annotate(
+        f"{name}, {bits:.4g}",
+        (x, bits),
+        xycoords=where,
+        xytext=(away, 3),
+        textcoords="offset points",
+        ha=side,
+        color=DIM,
+        fontsize=7,
+    )
 
 
 @styled
@@ -146,6 +156,6 @@ def length_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], task:
         axes.set_title(label)
         axes.grid(color=GRID, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title + ("   (shaded: lengths of training)" if single else ""), fontsize=9)
+    figure.suptitle(f"{title}   ({'shaded' if single else 'grey'}: lengths of training)", fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -20,7 +20,14 @@ MODES = ("backward", "content", "forward")
 def _lines(axes: Axes, values: np.ndarray, mask: np.ndarray, colours: tuple[str, ...], names: tuple[str, ...] = ()) -> None:
     """values [T, lines]."""
     for i, line in enumerate(values.T):
-        axes.plot(line, color=colours[i % len(colours)], linewidth=1.1, label=names[i] if names else None, drawstyle="steps-mid")
+        axes.plot(
+            line,
+            color=colours[i % len(colours)],
+            linestyle=("-", "--")[i % 2],
+            linewidth=1.1,
+            label=names[i] if names else None,
+            drawstyle="steps-mid",
+        )
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.grid(axis="y", color=GRID, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -52,6 +59,8 @@ def ntm_gates(tape: Tape) -> Figure:
             else:
                 _lines(axes, values, tape.mask, (BLUE if kind == "read" else VERMILION,))
                 axes.set_ylim(*spans[name])
+                if name == "gate":
+                    axes.set_yticks((0, 0.5, 1))
             if line == 0:
                 axes.set_title(title)
             if column == 0:
@@ -70,21 +79,21 @@ def dnc_gates(tape: Tape) -> Figure:
     slots, reads = used_slots(core["w_read"], core["w_write"]), core["w_read"].shape[1]
     row = max(row_height(2 * len(slots)), 0.03)
     images = max(row * len(slots), 0.5)
-    wide = float(np.clip(0.075 * T, 4.0, 9.0))
+    left, wide = 1.35, float(np.clip(0.075 * T, 4.0, 9.0))
     links = {t: kept["link"] for t, kept in tape.moments.items() if "link" in kept}
     square = (wide - 0.45 * (len(links) - 1)) / max(len(links), 1)
     square = min(square, 2.2)
     strips = 0.22 * reads
     modes = 0.42
     tall = 2 * (images + GAP) + (0.8 + GAP) + (max(strips, 0.3) + GAP) + reads * (modes + GAP)
-    sheet = Sheet(LEFT + wide + 0.9, 0.4 + tall + (square + 0.9 if links else 0.4))
-    sheet.text(LEFT, 0.08, tape.caption, size=9)
+    sheet = Sheet(left + wide + 0.9, 0.4 + tall + (square + 0.9 if links else 0.4))
+    sheet.text(left, 0.08, tape.caption, size=9)
     y = 0.4
 
     def place(height: float, label: str) -> Axes:
         nonlocal y
-        axes = sheet.axes(LEFT, y, wide, height)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=22)
+        axes = sheet.axes(left, y, wide, height)
+        sheet.text(0.1, y + height / 2, label, va="center", size=8)
         y += height + GAP
         return axes
 
@@ -98,6 +107,7 @@ def dnc_gates(tape: Tape) -> Figure:
         axes, np.stack([core[n].reshape(T) for n in ("write_gate", "allocation_gate")], -1), mask, LINES, ("write", "allocation")
     )
     axes.set_ylim(-0.04, 1.04)
+    axes.set_yticks((0, 0.5, 1))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
     axes = place(max(strips, 0.3), "free gates")
     show(axes, core["free_gates"].reshape(T, reads).T)
@@ -105,7 +115,7 @@ def dnc_gates(tape: Tape) -> Figure:
         axes.set_yticks(range(reads), [str(i + 1) for i in range(reads)])
     boundaries(axes, mask)
     for head in range(reads):
-        axes = place(modes, "read modes" if reads == 1 else f"read modes {head + 1}")
+        axes = place(modes, "read modes" if reads == 1 else f"read modes, {head + 1}")
         show(axes, core["read_modes"][:, head].T)
         axes.set_yticks(range(3), MODES)
         axes.tick_params(axis="y", labelright=True, labelleft=False, left=False, right=True)
@@ -113,7 +123,7 @@ def dnc_gates(tape: Tape) -> Figure:
     number_columns(axes, "row of the tape")
     y += 0.55
     for i, (t, link) in enumerate(links.items()):
-        axes = sheet.axes(LEFT + i * (square + 0.45), y, square, square)
+        axes = sheet.axes(left + i * (square + 0.45), y, square, square)
         show(axes, link[np.ix_(slots, slots)], up=True)
         axes.set_title(f"links after row {t}", color=DIM)
         number_slots(axes, slots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcturus.pictures.style import DIM, GREEN, Sheet, boundaries, inked, number_columns, show, styled
@@ -23,10 +24,12 @@ def used_slots(*weightings: np.ndarray) -> np.ndarray:
     return np.arange(first, first + count) % S if count < S else np.arange(S)
 
 
-def number_slots(axes: object, slots: np.ndarray) -> None:
+def number_slots(axes: Axes, slots: np.ndarray) -> None:
     """The slots' own numbers on the y axis: first, last, and where the ring closes."""
-    ends = {0, len(slots) - 1} | set(np.flatnonzero(np.diff(slots) < 0) + 1)
-    axes.set_yticks(sorted(ends), [str(slots[i]) for i in sorted(ends)])  # type: ignore[attr-defined]
+    closes = np.flatnonzero(np.diff(slots) < 0) + 1
+    ends = [i for i in (0, len(slots) - 1) if all(abs(i - k) > len(slots) / 8 for k in closes)]
+    places = [*ends, *closes]
+    axes.set_yticks(places, [str(slots[i]) for i in places])
 
 
 def row_height(rows: int) -> float:
@@ -70,7 +73,7 @@ def memory_panel(tape: Tape) -> Figure:
                     show(axes[-1], values[:, head].T[slots], up=True)
                     number_slots(axes[-1], slots)
                 axes[-1].set_ylabel(name if count == 1 else f"{name} {head + 1}")
-            y += heads * (height + GAP)
+            y += count * (height + GAP)
         for each in axes:
             boundaries(each, tape.mask)
         number_columns(axes[-1], "row of the tape")

@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 INK, DIM, GRID = "#222222", "#6b6b6b", "#d9d9d9"
 BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 LINES = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, INK)
-SIGNED = LinearSegmentedColormap.from_list("signed", [SKY, "#0b4f77", "black", "#7a4a00", AMBER])  # black is 0, as of bits
+# an odd number of colours: the middle one is black, and 0, as of bits
+SIGNED = LinearSegmentedColormap.from_list("signed", [SKY, "#0b4f77", "black", "#7a4a00", AMBER], N=257)
 
 styled = rc_context(
     {
@@ -89,7 +90,7 @@ def mark(axes: Axes, where: np.ndarray, first: int = 0) -> None:
     rows, columns = np.nonzero(where)
     corners = 0.3 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     cells = np.stack([columns + first, rows], -1)[:, None] + corners
-    axes.add_collection(PolyCollection(cells, facecolors=VERMILION, edgecolors="none"), autolim=False)
+    axes.add_collection(PolyCollection(list(cells), facecolors=VERMILION, edgecolors="none"), autolim=False)
 
 
 def boundaries(axes: Axes, mask: np.ndarray) -> None:

@@ -107,13 +107,20 @@ def play_tape(actor: Actor, config: EnvConfig, lengths: Sequence[int], seeds: Se
     if rows and len(rows) != len(got.mask):
         raise RuntimeError(f"the core took {len(rows)} steps on a tape of {len(got.mask)} rows")
     return Tape(
-        task,
-        lengths,
-        *(x[:, 0].cpu().numpy() for x in (got.inputs, got.targets)),
-        got.mask.numpy(),
-        *(x[:, 0].cpu().numpy() for x in (got.probability, got.wrong)),
-        None if got.bits is None else float(got.bits[0]),
-        None if got.optimal is None else got.optimal[:, 0].cpu().numpy(),
-        {name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in LARGE} if rows else {},
-        {t: {name: rows[t][name] for name in LARGE if name in rows[t]} for t in moments} if rows else {},
+        task=task,
+        lengths=lengths,
+        inputs=_first(got.inputs),
+        targets=_first(got.targets),
+        mask=got.mask.numpy(),
+        outputs=_first(got.probability),
+        wrong=_first(got.wrong),
+        cost=None if got.bits is None else float(got.bits[0]),
+        optimal=None if got.optimal is None else _first(got.optimal),
+        core={name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in LARGE} if rows else {},
+        moments={t: {name: rows[t][name] for name in LARGE if name in rows[t]} for t in moments} if rows else {},
     )
+
+
+def _first(values: Tensor) -> np.ndarray:
+    """[T, B, ...] -> [T, ...] of the first sequence, on the host."""
+    return values[:, 0].cpu().numpy()
