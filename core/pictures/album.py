@@ -32,7 +32,7 @@ def pictures_of(tape: Tape) -> Iterator[tuple[str, Figure]]:
             yield "sort", priorities(tape)
     if {"read_gate", "write_gate", "read_shift"} <= tape.core.keys():
         yield "gates", ntm_gates(tape)
-    if {"usage", "allocation_gate", "read_modes"} <= tape.core.keys():
+    if {"usage", "allocation", "allocation_gate", "free_gates"} <= tape.core.keys():
         yield "gates", dnc_gates(tape)
 
 

@@ -19,7 +19,7 @@ from arcturus.pictures.style import DIM, GRID, INK, LINES, styled
 
 OPTIMUM = {DynamicNGrams(): 133.27}  # bits: the optimal observer's mean over 160,000 tapes, +- 0.09
 LEAST = 1e-3  # bits: what a logarithmic axis can show of 0
-PARTS = 25  # a running median is over one of so many parts of a curve
+PARTS = 25  # a running mean is over one of so many parts of a curve
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 
@@ -54,14 +54,15 @@ def points(rows: Rows, tag: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """A running median of values [N] over N / PARTS of them; over fewer at the ends."""
+    """A running mean of values [N] over N / PARTS of them; over fewer at the ends.  A mean, as the level of guessing is one: batches
+    of long sequences cost far more than of short ones, and a median would follow whichever are more."""
     reach = len(values) // PARTS // 2
-    return np.array([np.median(values[max(i - reach, 0) : i + reach + 1]) for i in range(len(values))])
+    return np.array([values[max(i - reach, 0) : i + reach + 1].mean() for i in range(len(values))])
 
 
 @styled
 def learning_curves(runs: Sequence[tuple[str, Rows]], task: Any, title: str) -> Figure:
-    """runs: a name and the rows of metrics.jsonl of each.  Left linear, right logarithmic.  Lines are a running median of the cost in
+    """runs: a name and the rows of metrics.jsonl of each.  Left linear, right logarithmic.  Lines are a running mean of the cost in
     training, circles the cost on tapes that no training saw (all there is of agents that learn by reward)."""
     figure = Figure((10, 4.2 + 0.2 * max(0, (len(runs) - 1) // 3)), layout="constrained")
     panels = figure.subplots(1, 2)

@@ -74,61 +74,47 @@ def ntm_gates(tape: Tape) -> Figure:
 @styled
 def dnc_gates(tape: Tape) -> Figure:
     """Usage and allocation of the slots that are written or read, the write and allocation gates, each read head's free gate and
-    modes, all over time; and the links after the rows that tape.moments has."""
+    modes, all over time; and the links after the rows that tape.moments has.  Without links there are no modes."""
     core, T, mask = tape.core, len(tape.mask), tape.mask
     slots, reads = used_slots(core["w_read"], core["w_write"]), core["w_read"].shape[1]
-    row = max(row_height(2 * len(slots)), 0.03)
-    images = max(row * len(slots), 0.5)
-    left, wide = 1.35, float(np.clip(0.075 * T, 4.0, 9.0))
     links = {t: kept["link"] for t, kept in tape.moments.items() if "link" in kept}
-    square = (wide - 0.45 * (len(links) - 1)) / max(len(links), 1)
-    square = min(square, 2.2)
-    strips = 0.22 * reads
-    modes = 0.42
-    tall = 2 * (images + GAP) + (0.8 + GAP) + (max(strips, 0.3) + GAP) + reads * (modes + GAP)
+    left, wide = 1.35, float(np.clip(0.075 * T, 4.0, 9.0))
+    square = min((wide - 0.45 * (len(links) - 1)) / max(len(links), 1), 2.2)
+    images, lines, strips, modes = max(row_height(2 * len(slots)), 0.03) * len(slots), 0.8, max(0.22 * reads, 0.3), 0.42
+    heights = [max(images, 0.5)] * 2 + [lines, strips] + ([modes] * reads if "read_modes" in core else [])
+    tall = sum(heights) + GAP * len(heights)
     sheet = Sheet(left + wide + 0.9, 0.4 + tall + (square + 0.9 if links else 0.4))
     sheet.text(left, 0.08, tape.caption, size=9)
-    y = 0.4
-
-    def place(height: float, label: str) -> Axes:
-        nonlocal y
-        axes = sheet.axes(left, y, wide, height)
-        sheet.text(0.1, y + height / 2, label, va="center", size=8)
-        y += height + GAP
-        return axes
-
-    for name in ("usage", "allocation"):
-        axes = place(images, name)
+    names = ["usage", "allocation", "gates", "free gates"]
+    names += ["read modes" if reads == 1 else f"read modes, {head + 1}" for head in range(len(heights) - 4)]
+    rows: list[Axes] = []
+    for name, top, height in zip(names, np.cumsum([0.4, *heights[:-1]]) + GAP * np.arange(len(heights)), heights, strict=True):
+        rows.append(sheet.axes(left, top, wide, height))
+        sheet.text(0.1, top + height / 2, name, va="center", size=8)
+    for axes, name in zip(rows, ("usage", "allocation"), strict=False):
         show(axes, core[name].reshape(T, -1).T[slots], up=True)
         number_slots(axes, slots)
-        boundaries(axes, mask)
-    axes = place(0.8, "gates")
-    _lines(
-        axes, np.stack([core[n].reshape(T) for n in ("write_gate", "allocation_gate")], -1), mask, LINES, ("write", "allocation")
-    )
-    axes.set_ylim(-0.04, 1.04)
-    axes.set_yticks((0, 0.5, 1))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
-    axes = place(max(strips, 0.3), "free gates")
-    show(axes, core["free_gates"].reshape(T, reads).T)
+    gates = np.stack([core[name].reshape(T) for name in ("write_gate", "allocation_gate")], -1)
+    _lines(rows[2], gates, mask, LINES, ("write", "allocation"))
+    rows[2].set_ylim(-0.04, 1.04)
+    rows[2].set_yticks((0, 0.5, 1))
+    rows[2].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
+    show(rows[3], core["free_gates"].reshape(T, reads).T)
     if reads > 1:
-        axes.set_yticks(range(reads), [str(i + 1) for i in range(reads)])
-    boundaries(axes, mask)
-    for head in range(reads):
-        axes = place(modes, "read modes" if reads == 1 else f"read modes, {head + 1}")
+        rows[3].set_yticks(range(reads), [str(i + 1) for i in range(reads)])
+    for head, axes in enumerate(rows[4:]):
         show(axes, core["read_modes"][:, head].T)
         axes.set_yticks(range(3), MODES)
         axes.tick_params(axis="y", labelright=True, labelleft=False, left=False, right=True)
+    for axes in (*rows[:2], *rows[3:]):
         boundaries(axes, mask)
-    number_columns(axes, "row of the tape")
-    y += 0.55
+    number_columns(rows[-1], "row of the tape")
     for i, (t, link) in enumerate(links.items()):
-        axes = sheet.axes(left + i * (square + 0.45), y, square, square)
+        axes = sheet.axes(left + i * (square + 0.45), 0.4 + tall + 0.45, square, square)
         show(axes, link[np.ix_(slots, slots)], up=True)
         axes.set_title(f"links after row {t}", color=DIM)
         number_slots(axes, slots)
-        ends = sorted({0, len(slots) - 1})
-        axes.set_xticks(ends, [str(slots[k]) for k in ends])
+        axes.set_xticks([0, len(slots) - 1], [str(slots[0]), str(slots[-1])])
         axes.set_xlabel("from slot", labelpad=1)
         if i == 0:
             axes.set_ylabel("to slot")
