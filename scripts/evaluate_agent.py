@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rollouts", type=Path, metavar="FILE.npz", help="write every episode with what the agent saw")
     p.add_argument("--lengths", metavar="L,L", help="NTM/ tasks: score by length instead (10,20; of two: 10x5,20x10)")
     p.add_argument("--sequences", type=int, default=1_000, help="with --lengths: tapes of each (default 1,000)")
+    p.add_argument("--pictures", type=Path, metavar="DIR", help="with --lengths: draw answers and memory at each of them")
     p.add_argument(
         "--memory-slots", type=int, metavar="N", help="give an ntm or dnc another number of slots than it was trained with"
     )
@@ -64,6 +65,8 @@ def main(argv: list[str]) -> int:
         protocol(args.protocol)
     if args.explain and not args.video:
         raise ConfigError("--explain is drawn into a film", where="--explain", fix="add --video FILE.mp4")
+    if args.pictures and not args.lengths:
+        raise ConfigError("pictures are of tapes of some lengths", where="--pictures", fix="add --lengths 10,20")
     if args.video:
         check_film_path(args.video)
     if args.replay is not None:
@@ -128,6 +131,11 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, device: str)
     folder = run.path / "evaluations" / f"step-{actor.step:012d}-lengths-seed{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "lengths.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    if args.pictures:
+        from arcturus.pictures.album import write_pictures
+
+        for file in write_pictures(args.pictures, actor, actor.config.env, scores, seed=args.seed, device=device):
+            print(f"picture {file}", file=sys.stderr)
     if args.json:
         print(json.dumps(report, indent=2))
         return 0

@@ -2,6 +2,8 @@
 their learning curves and evaluations.
 
 python -m arcturus.scripts.plot_run RUN [RUN ...] FILE.png
+python -m arcturus.scripts.plot_run RUN [RUN ...] --bits FILE.png       of NTM/ tasks: bits per sequence against sequences seen
+python -m arcturus.scripts.plot_run RUN [RUN ...] --lengths FILE.png    and against lengths, as evaluate-agent --lengths scored them
 """
 
 from __future__ import annotations
@@ -27,11 +29,69 @@ def series(rows: list[dict[str, Any]], tag: str) -> tuple[list[float], list[floa
     return [p[0] for p in points], [p[1] for p in points]
 
 
+def names_of(runs: list[Path], configs: list[Any]) -> list[str]:
+    """Agent, memory and seed; with the folder's name where two are alike."""
+    names = []
+    for config in configs:
+        core = getattr(config.agent, "core", "")
+        kind = "feedforward " if "controller=feedforward" in getattr(config.agent, "core_options", "") else ""
+        names.append(", ".join(part for part in (config.agent_name, kind + core, f"seed {config.run.seed}") if part))
+    return [name if names.count(name) == 1 else f"{name}, {run.name}" for name, run in zip(names, runs, strict=True)]
+
+
+def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
+    """Of runs on the same NTM/ task.  ConfigError for others, and for runs without such scores."""
+    from arcturus.config import parse_options
+    from arcturus.envs import family
+    from arcturus.envs.tasks import task_of
+    from arcturus.errors import CheckpointError, ConfigError
+    from arcturus.pictures.curves import learning_curves, length_curves
+    from arcturus.pictures.style import save
+    from arcturus.runs.files import read_json
+    from arcturus.runs.folder import Run, read_metrics
+
+    folders = [Run(path) for path in runs]
+    configs = [run.config() for run in folders]
+    where, env = "--lengths" if by_length else "--bits", configs[0].env
+    tasks = [task_of(c.env.id, parse_options(c.env.options))[0] for c in configs if family(c.env.id) == "ntm"]
+    if len(tasks) < len(configs) or len(set(tasks)) > 1:
+        raise ConfigError("these runs are not of one NTM/ task", where=where, fix="give runs with the same --env and lengths")
+    names, title = names_of(runs, configs), f"{env.id} {env.options}".strip()
+    if not by_length:
+        metrics = [read_metrics(run) for run in folders]
+        tags = {tag for rows in metrics for row in rows for tag in row}
+        if not tags & {"task/bits_per_sequence", "eval/bits_per_sequence"}:
+            raise ConfigError("no bits per sequence were logged", where=where, fix="agents without a policy have none")
+        save(learning_curves(list(zip(names, metrics, strict=True)), tasks[0], title), file)
+        return
+    scores: list[Any] = []
+    for run in folders:
+        found = sorted(run.path.glob("evaluations/*-lengths-seed*/lengths.json"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise ConfigError(
+                f"{run.path} has no scores by length", where=where, fix=f"evaluate-agent {run.path} --lengths 10,20"
+            )
+        scores.append(read_json(found[-1]).get("lengths"))
+    try:
+        figure = length_curves(list(zip(names, scores, strict=True)), tasks[0], title)
+    except (KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(f"these scores by length can't be read: {e!r}", where=where) from e
+    save(figure, file)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="plot_run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("file", type=Path)
-    args = parser.parse_args(argv)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--bits", action="store_true", help="bits per sequence against sequences seen, beside guessing and the optimum"
+    )
+    how.add_argument("--lengths", action="store_true", help="the newest scores by length")
+    args = parser.parse_intermixed_args(argv)
+    if args.bits or args.lengths:
+        plot_task(args.runs, args.file, args.lengths)
+        return 0
     from matplotlib.figure import Figure
 
     from arcturus.runs.folder import Run, read_metrics

@@ -42,7 +42,8 @@ def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: i
 
 
 def report_lengths(monitor: Monitor, agent: Any, config: RunConfig, seeds: Seeds, steps: int) -> None:
-    """Of tasks with lengths: how well the answers are known, for a few of them and over all (sequences.py)."""
+    """Of tasks with lengths: how well the answers are known, for a few of them and over all (sequences.py), and a picture of how the
+    longest of these is answered and remembered."""
     lengths = watched_lengths(config.env)
     if not lengths:
         return
@@ -55,6 +56,14 @@ def report_lengths(monitor: Monitor, agent: Any, config: RunConfig, seeds: Seeds
         values |= {f"eval_lengths/{name}/{length}": x for length, x in each.items()}
     monitor.scalars(steps, values)
     monitor.text(f"{steps:,} steps: exact by length  " + ", ".join(f"{s.name}: {100 * s.exact:.0f}%" for s in scores))
+    monitor.board_sink(lambda: _show_tape(monitor, agent, config, lengths[-1], seeds, steps))
+
+
+def _show_tape(monitor: Monitor, agent: Any, config: RunConfig, lengths: tuple[int, ...], seeds: Seeds, steps: int) -> None:
+    from arcturus.pictures.album import panels  # it loads matplotlib, which other runs needn't
+
+    for name, picture in panels(agent, config.env, lengths, seeds.branch("picture"), config.device).items():
+        monitor.picture(f"task/{name}_{'x'.join(map(str, lengths))}", picture, steps)
 
 
 def report_hidden_layer(monitor: Monitor, agent: Any, heldout: HeldOut, steps: int) -> None:
