@@ -22,10 +22,19 @@ from arcturus.api import EnvSpec, State, where_first
 from arcturus.config import parse_options
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
+from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
 from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
 
-CORES: dict[str, type[nn.Module]] = {"none": NoMemory, "rnn": RNN, "lstm": LSTM, "gru": GRU, "deep_lstm": DeepLSTM, "ntm": NTM}
+CORES: dict[str, type[nn.Module]] = {
+    "none": NoMemory,
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "deep_lstm": DeepLSTM,
+    "ntm": NTM,
+    "dnc": DNC,
+}
 
 
 def make_core(name: str, inputs: int, width: int, options: str = "") -> nn.Module:
@@ -60,8 +69,8 @@ def give_slots(network: nn.Module | None, slots: int) -> None:
     if not cores:
         raise ConfigError("this agent has no memory of slots", where="--memory-slots", fix="ntm and dnc have")
     for core in cores:
-        if not core.least_slots <= slots <= 65_536:
-            raise ConfigError(f"{slots} slots can't be", where="--memory-slots", fix=f"from {core.least_slots} to 65,536")
+        if not core.least_slots <= slots <= core.most_slots:
+            raise ConfigError(f"{slots} slots can't be", where="--memory-slots", fix=f"{core.least_slots} to {core.most_slots:,}")
         core.slots = slots
 
 

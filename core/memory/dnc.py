@@ -29,7 +29,7 @@ An episode begins with a memory, usage, links and weightings of 0; slot 0 is all
 read vectors and the controller's first state are learned.  No parameter knows how many slots there are: `slots` may be changed at
 any time for the episodes that begin after.
 
-Without links read heads go by content alone.  With them a step costs S^2 in time and memory.
+Without links read heads go by content alone.  With them a state holds S^2 numbers and a step takes as long.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Interface(NamedTuple):
     read_strengths: Tensor  # [N, R, 1] >= 1
     write_key: Tensor  # [N, 1, W]
     write_strength: Tensor  # [N, 1, 1] >= 1
-    erase: Tensor  # [N, W] in [0, 1]
+    erase: Tensor  # [N, 1, W] in [0, 1]
     add: Tensor  # [N, 1, W], the paper's write vector v
     free_gates: Tensor  # [N, R, 1]
     allocation_gate: Tensor  # [N, 1]
@@ -86,8 +86,10 @@ def used(usage: Tensor, w_write: Tensor, w_read: Tensor, free_gates: Tensor) -> 
 
 def allocation(usage: Tensor) -> Tensor:
     """a_t [N, S]: where to write something new; sums to at most 1, and to little where all slots are in use."""
-    rising, free_list = (LEAST_USAGE + (1 - LEAST_USAGE) * usage).sort(-1, stable=True)
-    taken = F.pad(rising[:, :-1].cumprod(-1), (1, 0), value=1.0)  # by slots before it in the list
+    rising, free_list = torch.sort(LEAST_USAGE + (1 - LEAST_USAGE) * usage, stable=True)
+    # The product as a sum of logarithms: on CUDA cumprod's gradient waits for the host, and cumsum isn't deterministic.
+    before = torch.ones(usage.shape[-1], usage.shape[-1], dtype=usage.dtype, device=usage.device).triu(1)
+    taken = (rising.log() @ before).exp()
     return torch.zeros_like(usage).scatter(-1, free_list, (1 - rising) * taken)
 
 
@@ -116,10 +118,11 @@ class DNC(nn.Module):
     ):
         super().__init__()
         check_word("links", links, (True, False))
-        check_size("slots", slots, 2, 2048 if links else 65_536)
+        self.slots, self.least_slots, self.most_slots = slots, 2, 4096
+        check_size("slots", slots, self.least_slots, self.most_slots)
         check_size("word", word, 1, 4096)
         check_size("read_heads", read_heads, 1, 64)
-        self.slots, self.word, self.reads, self.links = slots, word, read_heads, bool(links)
+        self.word, self.reads, self.links = word, read_heads, bool(links)
         self.outputs = width + read_heads * word
         self.controller = Controller(controller, inputs + read_heads * word, width, layers)
         modes = 3 if links else 0
@@ -151,7 +154,7 @@ class DNC(nn.Module):
             1 + F.softplus(r_strengths.view(of_heads)),
             w_key.unsqueeze(1),
             1 + F.softplus(w_strength.unsqueeze(1)),
-            erase_.sigmoid(),
+            erase_.sigmoid().unsqueeze(1),
             add.unsqueeze(1),
             free.view(of_heads).sigmoid(),
             allocate.sigmoid(),
@@ -167,7 +170,7 @@ class DNC(nn.Module):
         a = allocation(usage)
         c_write = content(xi.write_key, xi.write_strength, state.memory).squeeze(1)
         w_write = (xi.write_gate * (xi.allocation_gate * a + (1 - xi.allocation_gate) * c_write)).unsqueeze(1)
-        memory = erase(state.memory, w_write.squeeze(1), xi.erase) + w_write.mT * xi.add
+        memory = erase(state.memory, w_write.squeeze(1), xi.erase.squeeze(1)) + w_write.mT * xi.add
         link, precedence = state.link, state.precedence
         w_read = content(xi.read_keys, xi.read_strengths, memory)
         if self.links:

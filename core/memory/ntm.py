@@ -64,12 +64,12 @@ class NTM(nn.Module):
     ):
         super().__init__()
         check_size("shift", shift, 1, 64)
-        check_size("slots", slots, 2 * shift + 1, 65_536)
+        self.slots, self.least_slots, self.most_slots = slots, 2 * shift + 1, 65_536
+        check_size("slots", slots, self.least_slots, self.most_slots)
         check_size("word", word, 1, 4096)
         check_size("read_heads", read_heads, 1, 64)
         check_size("write_heads", write_heads, 1, 64)
         check_word("addressing", addressing, ("both", "content", "location"))
-        self.slots, self.least_slots = slots, 2 * shift + 1
         self.layout = Layout(read_heads, write_heads, word, 2 * shift + 1, addressing)
         self.outputs = width + read_heads * word
         self.controller = Controller(controller, inputs + read_heads * word, width, layers)
