@@ -368,8 +368,9 @@ class Agent:
         how: dict[str, Any] = {"n_step": c.n_step, "gamma": c.gamma, "reward_clip": c.reward_clip, "life_loss": c.life_loss}
         batch: Transition | Sequence
         if self.recurrent:
-            sizes = {"burn_in": self.burn_in, "length": self.length, "whole": self.whole}
-            batch = self.replay.sequences(c.batch_size, self.replay_rng, **sizes, **how)
+            batch = self.replay.sequences(
+                c.batch_size, self.replay_rng, burn_in=self.burn_in, length=self.length, whole=self.whole, **how
+            )
             if self.whole:
                 batch = batch._replace(state=self.initial_state(c.batch_size))
         else:

@@ -14,6 +14,7 @@ everything it did.
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def check_room(core: nn.Module, spec: EnvSpec) -> None:
 
 def give_slots(network: nn.Module | None, slots: int) -> None:
     """Another number of slots to every addressable memory of a network: no weight depends on how many there are."""
-    cores = [m for m in network.modules() if hasattr(m, "slots")] if network is not None else []
+    cores: list[Any] = [m for m in network.modules() if hasattr(m, "slots")] if network is not None else []
     if not cores:
         raise ConfigError("this agent has no memory of slots", where="--memory-slots", fix="ntm and dnc have")
     for core in cores:

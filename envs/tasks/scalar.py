@@ -28,7 +28,8 @@ def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
 
 
 def observation_space(task: Any) -> gym.spaces.Box:
-    return gym.spaces.Box(*task.bounds, (task.inputs,), np.float32)
+    low, high = task.bounds
+    return gym.spaces.Box(low, high, (task.inputs,), np.float32)
 
 
 class TaskEnv(gym.Env):

@@ -22,6 +22,7 @@ import torch
 
 from arcturus.agents import ppo
 from arcturus.envs import make
+from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.loop import run
 from arcturus.memory import CORES
@@ -32,18 +33,18 @@ ENV, CUES, ENVS, EPISODES = "Memory/Recall-v0", 4, 64, 256
 DELAYS = (5, 10, 20, 50, 100, 200)
 
 
-def open_recall(delay: int, num_envs: int, device: str) -> DeviceEnvs:
+def open_recall(delay: int, num_envs: int, device: str) -> DeviceEnvs | TaskEnvs:
     return make(ENV, num_envs, device=device, options=f"delay={delay},cues={CUES}")
 
 
-def new_agent(core: str, delay: int, envs: DeviceEnvs, seed: int) -> ppo.Agent:
+def new_agent(core: str, delay: int, envs: DeviceEnvs | TaskEnvs, seed: int) -> ppo.Agent:
     """horizon: cue, delay, question and the row that closes the episode; so rollouts begin and end with episodes."""
     preset = ppo.Config(**ppo.PRESETS["memory"].agent)
     config = replace(preset, core=core, horizon=delay + 3, anneal_steps=0)
     return ppo.Agent(config, envs.spec, envs.device, Seeds(seed))
 
 
-def train(agent: ppo.Agent, envs: DeviceEnvs, rollouts: int, seed: int) -> None:
+def train(agent: ppo.Agent, envs: DeviceEnvs | TaskEnvs, rollouts: int, seed: int) -> None:
     """Exactly `rollouts` updates: the row after the last rollout makes it learn."""
     seeds = Seeds(seed)
     steps = (rollouts * agent.config.horizon + 1) * envs.num_envs

@@ -29,6 +29,7 @@ from arcturus.agents import reinforce
 from arcturus.api import EnvSpec, Step
 from arcturus.envs import make
 from arcturus.envs.mdp import MDP, policy_gradient, policy_values
+from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.losses import lambda_returns
 from arcturus.networks import ActorCritic
@@ -93,7 +94,7 @@ class Played(NamedTuple):
     episode: Tensor  # [T, N] int64, counted from 0
 
 
-def play(envs: DeviceEnvs, network: ActorCritic, rollout: Rollout, episodes: int, seeds: Seeds) -> Played:
+def play(envs: DeviceEnvs | TaskEnvs, network: ActorCritic, rollout: Rollout, episodes: int, seeds: Seeds) -> Played:
     """`episodes` whole episodes of every environment, one after another; faster environments wait for the last."""
     N = envs.num_envs
     rollout.restart()
@@ -193,7 +194,7 @@ class Measured(NamedTuple):
     noise: list[float]  # what the distance of an unbiased estimate would be, as a root mean square
 
 
-def measure(world: World, envs: DeviceEnvs, seed: int) -> Measured:
+def measure(world: World, envs: DeviceEnvs | TaskEnvs, seed: int) -> Measured:
     seeds, c = Seeds(seed), world.config
     network = new_policy(world, envs.spec, seeds).to(envs.device)
     rollout = Rollout(world.rows, envs.spec, envs.device, extras={"value": ()})
