@@ -137,7 +137,7 @@ PRESETS = {
             "max_grad_norm": 10.0,
             "reward_clip": 0.0,
         },
-        env={"num_envs": 64, "options": "high=5"},
+        env={"num_envs": 64},
         run={"steps": 8_000_000},
     ),
     "tape": Preset(

@@ -224,7 +224,7 @@ PRESETS = {
             "epsilon_final": 0.02,
             "epsilon_steps": 100_000,
         },
-        env={"num_envs": 16, "options": "width=3,high=5,actions=symbol"},
+        env={"num_envs": 16, "options": "actions=symbol"},
         run={"steps": 600_000},
     ),
     "tape": Preset(

@@ -153,7 +153,7 @@ PRESETS = {
             "learning_rate": 2e-3,
             "reward_clip": 0.0,
         },
-        env={"num_envs": 128, "options": "high=5"},
+        env={"num_envs": 128},
         run={"steps": 4_000_000},
     ),
     "tape": Preset(

@@ -75,22 +75,28 @@ ONE, LONG = {"num_envs": 1}, {"steps": 20_000_000}
 
 PRESETS = {
     "ntm": Preset(
-        "chosen here: the paper's memory and controller of the copy task, Adam, 16 sequences an update; no paper's numbers",
-        agent={"core_options": "slots=128,word=20", "max_grad_norm": 10.0},
-        env={"num_envs": 16},
-        run={"steps": 3_000_000},
+        "chosen here: the paper's memory and controller of the copy task, Adam, 8 sequences an update; no paper's numbers",
+        agent={"core_options": "slots=128,word=20", "anneal_steps": -1, "max_grad_norm": 10.0},
+        env={"num_envs": 8},
+        run={"steps": 2_350_000},
     ),
     "cpu-small": Preset(
-        "chosen here for two CPU cores and small tasks (4 bits, lengths up to 8 or so); no paper's numbers",
-        agent={"core_width": 64, "core_options": "slots=24,word=12", "learning_rate": 3e-3, "max_grad_norm": 10.0},
-        env={"num_envs": 16},
-        run={"steps": 1_000_000},
+        "chosen here for small tasks (4 bits, lengths up to 8 or so): a controller that remembers nothing; no paper's numbers",
+        agent={
+            "core_width": 64,
+            "core_options": "controller=feedforward,slots=24,word=12",
+            "learning_rate": 2e-3,
+            "anneal_steps": -1,
+            "max_grad_norm": 10.0,
+        },
+        env={"num_envs": 8},
+        run={"steps": 300_000},
     ),
     "lstm": Preset(
-        "the paper's LSTM of 3 layers of 256 with Adam, 16 sequences an update, for an equal comparison with `ntm`",
-        agent={"core": "deep_lstm", "core_width": 256, "max_grad_norm": 10.0},
-        env={"num_envs": 16},
-        run={"steps": 3_000_000},
+        "the paper's LSTM of 3 layers of 256 with Adam, 8 sequences an update, for an equal comparison with `ntm`",
+        agent={"core": "deep_lstm", "core_width": 256, "anneal_steps": -1, "max_grad_norm": 10.0},
+        env={"num_envs": 8},
+        run={"steps": 2_350_000},
     ),
     "distil": Preset(
         "Rusu et al. 2016, section 3, with Adam and the observation's own torso; no paper's numbers",

@@ -150,7 +150,7 @@ def test_each_step_is_the_papers_equations(kind, scale):
                 y[n].detach().numpy(), np.concatenate([h[n].detach().numpy(), *expected["reads"]]), rtol=1e-7
             )
         state = after
-    assert state.usage.max() > 0.1  # something was there to be compared
+    assert state.usage.max() > 0.01  # something was there to be compared
     assert not core.links or state.link.abs().max() > 1e-4
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import arcturus
 from arcturus.memory import CORES
+from arcturus.scoring.sequences import score_lengths
 
 CARTPOLE = {"dqn": 400, "reinforce": 195, "a2c": 400, "ppo": 450}  # mean return over 20 episodes
 MEMORY = "Memory/Recall-v0"  # a cue of 4, asked for after 8 steps: chance is 0.25
@@ -52,6 +53,40 @@ def test_without_memory_a_cue_can_not_be_recalled(tmp_path):
 @pytest.mark.parametrize("agent", ["dqn", "a2c", "reinforce"])
 def test_every_agent_recalls_a_cue_with_its_memory(agent, tmp_path):
     assert score(agent, MEMORY, tmp_path, 0) >= 0.95
+
+
+def exact(run, *lengths, sequences=500):
+    """Share of fresh tapes of each length that the agent answers without a wrong bit."""
+    actor = arcturus.load(run)
+    return [s.exact for s in score_lengths(actor, actor.config.env, [(n,) for n in lengths], sequences, seed=1)]
+
+
+def copies(agent, path, seed=0, options="width=4,high=5", **more):
+    """A run that was trained to copy short tapes."""
+    return arcturus.train(agent, "NTM/Copy-v0", seed=seed, run_dir=path / f"{agent}-{seed}", device="cpu", quiet=True, eval_every=0,
+                          env_config={"options": options}, log_every=5_000, **more)  # fmt: skip
+
+
+def check_small_copy(path, seed):
+    scores = exact(copies("teacher", path, seed, preset="cpu-small"), 1, 2, 3, 4, 5, 8)
+    print(seed, scores)
+    assert min(scores[:5]) >= 0.99
+    assert scores[5] >= 0.8  # a length that training never showed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_turing_machine_learns_to_copy_and_copies_what_is_longer(tmp_path):
+    check_small_copy(tmp_path, 0)
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(900)
+def test_a_turing_machine_learns_to_copy_on_three_of_three_seeds_and_an_lstm_does_not_carry_over(tmp_path):
+    for seed in (0, 1, 2):
+        check_small_copy(tmp_path, seed)
+    lstm = {"core": "lstm", "core_width": 128, "core_options": ""}
+    assert exact(copies("teacher", tmp_path, 3, preset="cpu-small", agent_config=lstm), 8)[0] <= 0.05
 
 
 @pytest.mark.learning

@@ -156,7 +156,8 @@ def test_acting_step_by_step_is_unrolling_once(name):
     core, T, N = cores()[name], 9, 4
     g = torch.Generator().manual_seed(1)
     x, first = torch.randn(T, N, 6, generator=g, dtype=torch.float64), torch.rand(T, N, generator=g) < 0.3
-    begin = map_state(lambda s: torch.randn(s.shape, generator=g, dtype=torch.float64), core.initial_state(N))
+    lived = torch.randn(3, N, 6, generator=g, dtype=torch.float64)
+    begin = unroll(core, lived, torch.zeros(3, N, dtype=torch.bool), core.initial_state(N))[1]
     whole, end = unroll(core, x, first, begin)
     state = begin
     for t in range(T):
@@ -165,13 +166,13 @@ def test_acting_step_by_step_is_unrolling_once(name):
     map_state(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0) or a, state, end)
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "nested"])
+@pytest.mark.parametrize("name", [name for name in (*CORES, "nested") if name != "none"])
 def test_memory_is_wiped_exactly_where_an_episode_opens(name):
     core = cores()[name]
     x = torch.randn(4, 2, 6, dtype=torch.float64)
     first = torch.tensor([[False, False], [False, False], [True, False], [False, False]])
     fresh = core.initial_state(2)
-    other = map_state(lambda s: s + 1, fresh)
+    other = unroll(core, torch.randn(3, 2, 6, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.bool), fresh)[1]
     one, two = unroll(core, x, first, fresh)[0], unroll(core, x, first, other)[0]
     assert not torch.equal(one[1, 0], two[1, 0])
     assert torch.equal(one[2:, 0], two[2:, 0])  # what came before is forgotten
