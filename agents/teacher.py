@@ -83,14 +83,13 @@ PRESETS = {
     "cpu-small": Preset(
         "chosen here for small tasks (4 bits, lengths up to 8 or so): a controller that remembers nothing; no paper's numbers",
         agent={
-            "core_width": 64,
-            "core_options": "controller=feedforward,slots=24,word=12",
+            "core_options": "controller=feedforward,slots=32,word=20",
             "learning_rate": 2e-3,
             "anneal_steps": -1,
             "max_grad_norm": 10.0,
         },
         env={"num_envs": 8},
-        run={"steps": 300_000},
+        run={"steps": 250_000},
     ),
     "lstm": Preset(
         "the paper's LSTM of 3 layers of 256 with Adam, 8 sequences an update, for an equal comparison with `ntm`",

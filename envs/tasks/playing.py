@@ -28,7 +28,8 @@ from torch import Tensor
 
 from arcturus.envs.tasks.sequences import Tapes
 
-ACTIONS = ("bits", "symbol", "serial", "probs", "quantised")
+FORECASTS = ("probs", "quantised")  # actions that are probabilities
+ACTIONS = ("bits", "symbol", "serial", *FORECASTS)
 REWARDS = ("bits", "exact", "sparse", "logscore", "stop")
 WIDEST_SYMBOL = 8  # bits
 
@@ -48,7 +49,7 @@ class Play:
             raise ValueError(
                 f"actions {self.actions!r} (of {', '.join(ACTIONS)}), reward {self.reward!r} (of {', '.join(REWARDS)})"
             )
-        forecast = self.actions in ("probs", "quantised")
+        forecast = self.actions in FORECASTS
         if forecast != (self.reward == "logscore"):
             raise ValueError(
                 f"{self.actions} answers can't be rewarded by {self.reward}: logscore is for probs and quantised alone"
@@ -109,7 +110,7 @@ class Play:
         """Actions [..., *space.shape] -> bits [..., bits] int64; of probabilities, which is the likelier."""
         if self.actions == "symbol":
             return action[..., None] >> torch.arange(self.outputs, device=action.device) & 1
-        if self.actions in ("probs", "quantised"):
+        if self.actions in FORECASTS:
             return (self.probabilities(action) > 0.5).long()
         return action[..., None] if self.actions == "serial" else action
 

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from arcturus.envs.tasks.playing import Play
+from arcturus.envs.tasks.playing import FORECASTS, Play
 from arcturus.envs.tasks.sequences import TASKS, Tapes
 
 CELL = 12  # pixels of a bit in a picture
@@ -23,6 +23,8 @@ def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
         raise TypeError(
             f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(names)}, actions, reward, levels"
         )
+    if settings.get("actions") in FORECASTS:
+        settings = {"reward": "logscore"} | settings
     task = kind(**{k: v for k, v in settings.items() if k in names})
     return task, Play(task.outputs, **{k: v for k, v in settings.items() if k not in names})
 
