@@ -275,5 +275,5 @@ ENVIRONMENTS: dict[str, Any] = {
 THRESHOLDS = {"Tape/DuplicatedInput-v0": 9.0, "Tape/RepeatCopy-v0": 75.0}  # Gym's; 25 for the others
 
 for _id, _entry in ENVIRONMENTS.items():
-    if _id not in gym.registry:  # by name, so that a film finds render_fps
-        gym.register(_id, entry_point=f"{__name__}:{_entry.__name__}", reward_threshold=THRESHOLDS.get(_id, 25.0))
+    if _id not in gym.registry:
+        gym.register(_id, entry_point=_entry, reward_threshold=THRESHOLDS.get(_id, 25.0))

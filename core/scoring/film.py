@@ -155,7 +155,8 @@ def frames_per_second(config: EnvConfig) -> Fraction:
         return Fraction(FRAMES_PER_SECOND, FRAME_SKIP)
     spec = gym.spec(import_module_of(config.id))
     entry = spec.entry_point
-    metadata = getattr(gym.envs.registration.load_env_creator(entry), "metadata", {}) if isinstance(entry, str) else {}
+    creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    metadata = getattr(creator, "metadata", {})
     return Fraction(int(metadata.get("render_fps", 30)))
 
 
