@@ -1,10 +1,10 @@
-"""benchmark env|replay|dqn|ppo|a2c|checkpoint: measured speed beside the peers', in one interleaved run on this machine;
-benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md).
+"""benchmark env|tasks|replay|dqn|ppo|a2c|ntm|checkpoint: measured speed beside the peers', in one interleaved run on this
+machine; benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md).
 
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
 all of them.  Printed are the median rate over windows with the lowest and highest, and the median over rounds of the ratio to
-the first contender of the table.  Steps are agent steps (4 emulator frames each); resets are part of every window; clocks
-start after warm-up.
+the first contender of the table.  Steps are agent steps (on Atari 4 emulator frames each); resets are part of every window;
+clocks start after warm-up.
 
   python -m arcturus.scripts.benchmark env --seconds 4 --rounds 3
 """
@@ -27,10 +27,12 @@ from arcturus.runs.folder import versions
 
 BENCHMARKS = {
     "env": ("stores", "benchmark_env"),
+    "tasks": ("tasks", "benchmark_tasks"),
     "replay": ("stores", "benchmark_replay"),
     "dqn": ("learners", "benchmark_dqn"),
     "ppo": ("policies", "benchmark_ppo"),
     "a2c": ("policies", "benchmark_a2c"),
+    "ntm": ("ntm", "benchmark_ntm"),
     "checkpoint": ("checkpoint", "benchmark_checkpoint"),
     "variance": ("variance", "benchmark_variance"),
     "memory": ("memory", "benchmark_memory"),
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1, help="torch's")
     parser.add_argument("--seeds", type=int, default=5, help="variance, memory: policies measured")
     parser.add_argument("--budget", type=int, default=60, help="memory: rollouts of one episode in each of 64 environments")
+    parser.add_argument("--cores", default="none,rnn,lstm,gru", help="memory: those compared, by name or dotted path")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="variance, memory: a PNG")
     args = parser.parse_args(argv)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import statistics
 from dataclasses import replace
 from functools import partial
@@ -25,12 +26,13 @@ from arcturus.envs import make
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.loop import run
-from arcturus.memory import CORES
+from arcturus.memory import make_core
 from arcturus.networks import ActorCritic
 from arcturus.seeding import Seeds
 
 ENV, CUES, ENVS, EPISODES = "Memory/Recall-v0", 4, 64, 256
 DELAYS = (5, 10, 20, 50, 100, 200)
+COLOURS = ("#8a8a8a", "#c2410c", "#2f6f8f", "#4d8b31", "#7a4f9a", "#b8860b", "#1f2a44")  # of the cores in turn
 
 
 def open_recall(delay: int, num_envs: int, device: str) -> DeviceEnvs | TaskEnvs:
@@ -99,15 +101,21 @@ def measure(core: str, delay: int, rollouts: int, device: str, seeds: int) -> di
     return {"core": core, "delay": delay, "solved": solved, "fresh": statistics.mean(fresh), "seeds": fresh, "trained": trained}
 
 
+def cores_of(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["core"] for row in rows))
+
+
 def report(rows: list[dict[str, Any]]) -> None:
+    cores = cores_of(rows)
+    width = max(len(name) for name in ("delay", *cores))
     for key, title, form in (
         ("solved", f"solve rate after the budget, {EPISODES} fresh episodes, one training (chance {1 / CUES:g})", "10.2f"),
         ("fresh", "gradient of a new network relative to its own at delay 0, mean over seeds", "10.1e"),
         ("trained", "gradient of the trained network relative to its own at delay 0", "10.1e"),
     ):
-        print(f"\n{title}\n  {'delay':6s}" + "".join(f"{delay:10d}" for delay in DELAYS))
-        for core in CORES:
-            print(f"  {core:6s}" + "".join(f"{row[key]:{form}}" for row in rows if row["core"] == core))
+        print(f"\n{title}\n  {'delay':{width}s}" + "".join(f"{delay:10d}" for delay in DELAYS))
+        for core in cores:
+            print(f"  {core:{width}s}" + "".join(f"{row[key]:{form}}" for row in rows if row["core"] == core))
 
 
 def plot(rows: list[dict[str, Any]], rollouts: int, file: Path) -> None:
@@ -115,8 +123,7 @@ def plot(rows: list[dict[str, Any]], rollouts: int, file: Path) -> None:
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    colours = dict(zip(CORES, ("#8a8a8a", "#c2410c", "#2f6f8f", "#4d8b31"), strict=True))
-    for core, colour in colours.items():
+    for core, colour in zip(cores_of(rows), itertools.cycle(COLOURS), strict=False):
         line = [row for row in rows if row["core"] == core]
         left.plot(DELAYS, [row["solved"] for row in line], "o-", color=colour, label=core)
         if core != "none":  # its gradient is 0
@@ -139,8 +146,10 @@ def plot(rows: list[dict[str, Any]], rollouts: int, file: Path) -> None:
 def benchmark_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
     title = f"{ENV}, {CUES} cues; {args.budget} rollouts of {ENVS} episodes for every core and delay"
     print(title, flush=True)
-    rows = []
-    for core in CORES:
+    cores, rows = args.cores.split(","), []
+    for core in cores:
+        make_core(core, CUES + 1, 1)  # a name that is unknown is said before hours are spent on the others
+    for core in cores:
         for delay in DELAYS:
             rows.append(measure(core, delay, args.budget, args.device, args.seeds))
             print(
