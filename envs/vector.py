@@ -233,6 +233,7 @@ class DeviceEnvs:
 
     def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """obs, raw reward, terminated, truncated as tensors on the device; info holds age and life_lost."""
+        self.finished = []  # whoever steps them so keeps the account
         self.send(torch.as_tensor(action))
         ts = self.recv()
         return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "life_lost": ts.life_lost}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+import arcturus
 from arcturus.envs.tasks import ENVIRONMENTS, NAMES, task_of
 from arcturus.envs.tasks.playing import Play
 from arcturus.envs.tasks.sequences import Tapes
@@ -359,3 +360,15 @@ def test_environments_without_a_seed_don_t_play_the_same_tapes():
                 rows = [env.reset()[0]] + [env.step(env.action_space.sample())[0] for _ in range(8)]
                 obs.append(np.concatenate(rows).tobytes())
         assert len(set(obs)) == 6
+
+
+def test_stepping_for_ever_keeps_no_account_of_what_is_over():
+    for envs in (
+        arcturus.make("NTM/Copy-v0", 2, options="low=1,high=1"),
+        arcturus.make("Memory/Recall-v0", 2, options="delay=1"),
+    ):
+        envs.reset(seed=0)
+        for _ in range(40):
+            envs.step(np.zeros(envs.action_space.shape, np.int64))
+        assert len(envs.take_finished()) <= 2
+        envs.close()

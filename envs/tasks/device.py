@@ -192,6 +192,7 @@ class TaskEnvs:
 
     def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """obs, reward, terminated, truncated as tensors on the device; info holds age, decides and target."""
+        self._finished = []  # whoever steps them so keeps the account
         self.send(torch.as_tensor(action))
         ts = self.recv()
         return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "decides": ts.decides, "target": ts.target}
