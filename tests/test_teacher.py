@@ -177,6 +177,21 @@ def test_what_is_done_while_the_task_is_shown_counts_for_nothing(name, core):
     assert not torch.equal(as_it_was, wrong)
 
 
+@pytest.mark.parametrize(("name", "settings"), [("ppo", {"horizon": 8}), ("a2c", {"horizon": 8}), ("reinforce", BY_REWARD["reinforce"])])
+def test_nor_where_the_first_wrong_row_is_the_last(name, settings):
+    """Environments that stop by themselves are stepped one by one, and know which rows ask, too."""
+
+    def learnt(change):
+        envs = arcturus.make("NTM/CopyStop-v0", 6, **COPY)
+        agent = make(name, envs, **BY_REWARD[name] | settings, core="lstm", entropy_cost=0.1)
+        play(agent, envs, 60, change)
+        assert agent.updates > 1
+        return weights(agent)
+
+    as_it_was = learnt(lambda ts, action: action)
+    assert torch.equal(as_it_was, learnt(lambda ts, action: torch.where(ts.obs.any(-1)[:, None], 1 - action, action)))
+
+
 @pytest.mark.parametrize("name", ["ppo", "a2c"])
 def test_a_rollout_of_whole_episodes_ends_with_them(name):
     envs = arcturus.make("NTM/Copy-v0", 4, **COPY)
