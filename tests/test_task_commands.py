@@ -85,6 +85,7 @@ NTM = ["--preset", "memory", "--agent.core", "ntm", "--agent.core-options", "slo
     (["a2c", "--env", "NTM/Copy-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
     (["a2c", "--env", "NTM/CopyStop-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
     (["a2c", *options("Copy", "high=7", "--agent.bptt", "5")[1:]], "whole episodes are unrolled whole"),
+    (["reinforce", *options("Copy", "high=128")[1:]], "use 257 or more"),
 ])  # fmt: skip
 def test_agents_and_tasks_that_don_t_go_together(call, tmp_path, argv, says):
     refused(call, tmp_path, train_agent.main, argv, says)
