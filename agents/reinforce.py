@@ -214,6 +214,12 @@ class Agent:
             raise ConfigError(
                 "the whole trajectory's return can't end at a lost life", where="--agent.life-loss", fix="use reward_to_go True"
             )
+        if spec.episode_rows > c.horizon:  # of the longest the last answers would never be learnt from
+            raise ConfigError(
+                f"the longest episodes of {spec.env_id} have {spec.episode_rows:,} rows, and {c.horizon:,} are kept",
+                where="--agent.horizon",
+                fix=f"use {spec.episode_rows:,} or more",
+            )
         with seeds.branch("init").initialising():
             network = ActorCritic(
                 spec,

@@ -203,7 +203,7 @@ class Agent:
             self.device,
             extras={"answer": (len(actions.choices), actions.most)},
             state=self.network.initial_state(spec.num_envs),
-            every=1 if c.core == "none" else 0,
+            every=1 if c.core == "none" and c.horizon else 0,  # sequences that are counted whole are told apart
         )
         self.steps = self.updates = self.sequences = 0
 

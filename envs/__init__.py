@@ -87,8 +87,10 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
             threads=config.threads,
             **kwargs,
         )
-    from arcturus.envs.classic import ClassicBackend
+    from arcturus.envs.classic import ClassicBackend, unknown
 
+    if family(config.id) == "ntm" and config.id not in own_environments():  # to Gymnasium NTM/Copy is NTM/Copy-v0
+        raise unknown(config.id)
     own_environments()
     options = parse_options(config.options)
     if "render_mode" in options:

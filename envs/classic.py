@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from arcturus.envs.tasks.scalar import TaskEnv
 from arcturus.envs.vector import HostRow
 from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem, TrainingFailed, nearest
 
@@ -126,6 +127,7 @@ class ClassicBackend:
             # of tasks with lengths: what a curriculum runs through, and how Gym's own promoted
             self.ranges = getattr(getattr(one.unwrapped, "task", one.unwrapped), "ranges", ())
             self.promotion = getattr(one.unwrapped, "promotion", (10, -1.0))
+            self._asks = isinstance(one.unwrapped, TaskEnv)  # it says which rows ask for an answer
         self.busy = 0  # the environment that is being stepped or reset
         self._envs = SyncVectorEnv([partial(self._open, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP)
         # agents count actions from 0
@@ -151,9 +153,9 @@ class ClassicBackend:
         # SyncVectorEnv takes the mask out of the dictionary it is given, and wants a seed for every environment
         options = None if mask is None else {"reset_mask": mask.copy()}
         with self._told("reset"):
-            obs, _ = self._envs.reset(seed=[int(s) for s in seeds], options=options)
+            obs, info = self._envs.reset(seed=[int(s) for s in seeds], options=options)
         no = np.zeros(self.num_envs, bool)
-        return HostRow(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no)
+        return HostRow(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no, self._asked(info))
 
     def send(self, action: np.ndarray) -> None:
         self._action = action + self._start
@@ -161,10 +163,14 @@ class ClassicBackend:
     def recv(self) -> HostRow:
         assert self._action is not None
         with self._told("step"):
-            obs, reward, terminated, truncated, _ = self._envs.step(self._action)
+            obs, reward, terminated, truncated, info = self._envs.step(self._action)
         # the flags are the vector environment's own arrays, which its next step writes again
         no = np.zeros(self.num_envs, bool)
-        return HostRow(self._encode(obs), reward.astype(np.float32), terminated.copy(), truncated & ~terminated, no)
+        ended = terminated.copy(), truncated & ~terminated
+        return HostRow(self._encode(obs), reward.astype(np.float32), *ended, no, self._asked(info))
+
+    def _asked(self, info: dict[str, Any]) -> np.ndarray | None:
+        return info["asked"] if self._asks else None
 
     @contextlib.contextmanager
     def _told(self, where: str) -> Iterator[None]:

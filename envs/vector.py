@@ -32,6 +32,7 @@ class HostRow(NamedTuple):
     terminated: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] bool
     life_lost: np.ndarray  # [N] bool
+    asked: np.ndarray | None = None  # [N] bool: the next action counts; None: it does while an episode goes on
 
 
 class Backend(Protocol):
@@ -151,7 +152,7 @@ class DeviceEnvs:
             terminated=before.terminated & ~chosen,
             truncated=before.truncated & ~chosen,
             life_lost=before.life_lost & ~chosen,
-            decides=before.decides | chosen,
+            decides=torch.where(chosen, self._decides(row), before.decides),
         )
         return self._timestep_now
 
@@ -283,10 +284,14 @@ class DeviceEnvs:
             terminated=self._upload("terminated", row.terminated),
             truncated=self._upload("truncated", row.truncated),
             life_lost=self._upload("life_lost", row.life_lost),
-            decides=self._upload("decides", ~(row.terminated | row.truncated)),
+            decides=self._decides(row),
             cut=self._uncut,
         )
         return self._timestep_now
+
+    def _decides(self, row: HostRow) -> Tensor:
+        goes_on = ~(row.terminated | row.truncated)
+        return self._upload("decides", goes_on if row.asked is None else goes_on & row.asked)
 
     def _upload(self, name: str, array: np.ndarray) -> Tensor:
         """To the device, once.  On CUDA through a pinned buffer that is kept, and written again only when the copy from it has

@@ -44,6 +44,10 @@ class Rollout:
             )
         rows = rows or spec.episode_rows
         self.rows, self.spec, self.every = rows, spec, every or rows
+        if self.whole and 1 < self.every < rows:  # pieces would leave a rest of the shorter ones out, where they ask
+            raise ConfigError(
+                "whole episodes are unrolled whole: their lengths differ", where="--agent.bptt", fix=f"use 0, or rows for {flag}"
+            )
         if rows % self.every:
             raise ConfigError(
                 f"a rollout of {rows} rows can't be unrolled in pieces of {self.every}",
@@ -72,8 +76,8 @@ class Rollout:
 
     def append(self, step: Step) -> None:
         t = self.count
-        if self.whole and t == 0 and not bool(step.timestep.first.all()):
-            return  # the void row between two batches of episodes
+        if self.whole and t == 0 and not bool((step.timestep.first & ~step.timestep.cut).all()):
+            return  # a void row between two batches of episodes
         for name, kept in self.extras.items():
             kept[t].copy_(step.extras[name])
         if t % self.every == 0 and (states := state_leaves(self.states)):

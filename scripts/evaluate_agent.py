@@ -67,6 +67,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--explain is drawn into a film", where="--explain", fix="add --video FILE.mp4")
     if args.pictures and not args.lengths:
         raise ConfigError("pictures are of tapes of some lengths", where="--pictures", fix="add --lengths 10,20")
+    if args.lengths:
+        check_with_lengths(args)
     if args.video:
         check_film_path(args.video)
     if args.replay is not None:
@@ -91,10 +93,9 @@ def main(argv: list[str]) -> int:
     )
     result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
     found = floors_of(config, args, device) if args.floors else {}
-    result.about.update(found)
-    folder = (
-        run.path / "evaluations" / f"step-{actor.step:012d}-{config.protocol}-{result.policy.replace('=', '')}-seed{args.seed}"
-    )
+    result.about.update(found | slots_told(args))
+    name = f"{config.protocol}-{result.policy.replace('=', '')}"
+    folder = evaluation_folder(run, args, actor, name)
     report = result.to_json()
     if args.json:
         print(json.dumps(report, indent=2))
@@ -112,6 +113,30 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def slots_told(args: argparse.Namespace) -> dict[str, int]:
+    """What a report says of another number of slots."""
+    return {} if args.memory_slots is None else {"memory_slots": args.memory_slots}
+
+
+def evaluation_folder(run: Any, args: argparse.Namespace, actor: Any, name: str) -> Path:
+    """Of its own for what was scored otherwise."""
+    slots = "" if args.memory_slots is None else f"-slots{args.memory_slots}"
+    return run.path / "evaluations" / f"step-{actor.step:012d}-{name}{slots}-seed{args.seed}"
+
+
+def check_with_lengths(args: argparse.Namespace) -> None:
+    """Before anything runs: by length no episodes are played, and pictures need a folder."""
+    for name in ("video", "value_figure", "rollouts", "floors", "replay"):
+        if getattr(args, name) not in (None, False):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError("scoring by length plays no episodes", where=flag, fix=f"leave out {flag} or --lengths")
+    if args.pictures:
+        try:
+            args.pictures.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ConfigError(f"{args.pictures} can't be made: {e.strerror}", where="--pictures") from e
+
+
 def score_by_length(run: Any, args: argparse.Namespace, actor: Any, device: str) -> int:
     from arcturus.scoring.sequences import parse_lengths, score_lengths
 
@@ -126,9 +151,10 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, device: str)
         "agent": actor.config.agent_name,
         "checkpoint": actor.step,
         "seed": args.seed,
+        **slots_told(args),
         "lengths": [s.to_json() for s in scores],
     }
-    folder = run.path / "evaluations" / f"step-{actor.step:012d}-lengths-seed{args.seed}"
+    folder = evaluation_folder(run, args, actor, "lengths")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "lengths.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
     if args.pictures:

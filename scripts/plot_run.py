@@ -66,7 +66,7 @@ def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
         return
     scores: list[Any] = []
     for run in folders:
-        found = sorted(run.path.glob("evaluations/*-lengths-seed*/lengths.json"), key=lambda p: p.stat().st_mtime)
+        found = sorted(run.path.glob("evaluations/*-lengths*-seed*/lengths.json"), key=lambda p: p.stat().st_mtime)
         if not found:
             raise ConfigError(
                 f"{run.path} has no scores by length", where=where, fix=f"evaluate-agent {run.path} --lengths 10,20"

@@ -58,7 +58,8 @@ def options(env, text, *more):
     (options("Copy", "colour=3"), "no setting colour; there are low, high, width, series, actions, reward, levels"),
     (options("Copy", "names=3"), "no setting names"), (options("Copy", "task=RepeatCopy"), "no setting task"),
     (options("Copy", "render_mode=rgb_array"), "no setting render_mode"), (options("Copy", "width"), "'width' is no setting"),
-    (["a2c", "--env", "NTM/Copi-v0"], "did you mean NTM/Copy-v0"), (["a2c", "--env", "NTM/DynamicNGramsExact-v0"], "did you mean NTM/"),
+    (["a2c", "--env", "NTM/Copi-v0"], "did you mean NTM/Copy-v0"), (["a2c", "--env", "NTM/Copy", "--agent.horizon", "8"], "NTM/Copy-v0"),
+    (["sb3", "--env", "NTM/Copy"], "did you mean NTM/Copy-v0"), (["a2c", "--env", "NTM/DynamicNGramsExact-v0"], "did you mean NTM/"),
 ])  # fmt: skip
 def test_settings_that_can_t_be(call, tmp_path, argv, says):
     refused(call, tmp_path, train_agent.main, argv, says)
@@ -83,6 +84,8 @@ NTM = ["--preset", "memory", "--agent.core", "ntm", "--agent.core-options", "slo
     (["dqn", "--env", "NTM/Copy-v0", "--env.options", "actions=bits"], "one discrete action at a time"),
     (["a2c", "--env", "NTM/Copy-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
     (["a2c", "--env", "NTM/CopyStop-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
+    (["a2c", *options("Copy", "high=7", "--agent.bptt", "5")[1:]], "whole episodes are unrolled whole"),
+    (["reinforce", *options("Copy", "high=128")[1:]], "use 257 or more"),
 ])  # fmt: skip
 def test_agents_and_tasks_that_don_t_go_together(call, tmp_path, argv, says):
     refused(call, tmp_path, train_agent.main, argv, says)
@@ -107,6 +110,9 @@ def runs(tmp_path_factory, small_run):
     (["ntm", "--lengths", "7"], "--memory-slots 7 or more"),
     (["ntm", "--lengths", "9", "--memory-slots", "8"], "--memory-slots 9 or more"), (["ntm", "--memory-slots", "0"], "0 slots can't be"),
     (["ntm", "--memory-slots", "9999999"], "9999999 slots can't be"), (["ntm", "--lengths", "1000000"], "is no length"),
+    (["ntm", "--lengths", "3", "--pictures", "/dev/null/x"], "can't be made"),
+    (["ntm", "--lengths", "3", "--pictures", "/dev/null"], "can't be made"),
+    (["ntm", "--lengths", "3", "--video", "x.mp4"], "--video"), (["ntm", "--lengths", "3", "--value-figure", "x.png"], "--value-figure"),
 ])  # fmt: skip
 def test_scores_that_can_t_be(call, tmp_path, runs, argv, says):
     refused(call, tmp_path, evaluate_agent.main, [runs / argv[0], *argv[1:]], says)
@@ -117,6 +123,17 @@ def test_scores_that_can(call, runs):
     code, told = call(evaluate_agent.main, runs / "ntm", "--lengths", "3,9", "--memory-slots", "9", "--sequences", "3")
     assert code == 0, told
     (report,) = (runs / "ntm" / "evaluations").glob("*/lengths.json")
+    assert json.loads(report.read_text())["memory_slots"] == 9
     scores = json.loads(report.read_text())["lengths"]
     assert [(s["lengths"], s["chance"], s["sequences"]) for s in scores] == [([3], 6, 3), ([9], 18, 3)]
+    shutil.rmtree(runs / "ntm" / "evaluations")
+
+
+def test_scores_with_other_slots_don_t_take_the_place_of_the_agents_own(call, runs):
+    for slots in ([], ["--memory-slots", "9"]):
+        for how in (["--lengths", "3", "--sequences", "3"], ["--episodes", "1"]):
+            code, told = call(evaluate_agent.main, runs / "ntm", *how, *slots)
+            assert code == 0, told
+    found = (runs / "ntm" / "evaluations").glob("*/*.json")
+    assert sorted(json.loads(f.read_text()).get("memory_slots", 0) for f in found) == [0, 0, 9, 9]
     shutil.rmtree(runs / "ntm" / "evaluations")

@@ -244,3 +244,18 @@ def test_training_environments_live_together_and_those_that_stop_don_t():
         assert envs.reset()[0].shape == (3, 10)
         assert envs.spec.remembered == 5
         assert envs.schedule.ranges == ((4, 5),)
+
+
+def test_environments_that_stop_say_which_rows_ask():
+    """At a reset, at a step, at the row that closes an episode, and where single ones are reset."""
+    with make("NTM/CopyStop-v0", 3, options="low=2,high=2,width=1") as envs:
+        ts = envs.restart(np.arange(3))
+        assert not ts.decides.any()  # two rows and the end flag are shown, then two are asked for
+        for _ in range(40):
+            asked = (ts.age >= 3) & ~ts.terminated
+            assert torch.equal(ts.decides, asked)
+            envs.send(torch.zeros(3, 1, dtype=torch.int64))
+            ts = envs.recv()
+            if ts.decides.any():
+                ts = envs.restart(np.arange(3), np.array([True, False, False]))
+                assert not ts.decides[0]

@@ -90,6 +90,43 @@ def test_an_update_is_one_batch_of_whole_sequences():
     assert float(first["task/bits_per_sequence"]) == pytest.approx(float(first["losses/cross_entropy"]) / math.log(2), rel=1e-5)
 
 
+def test_without_memory_sequences_are_counted_whole_too():
+    """Not as so many sequences of one row."""
+    envs = arcturus.make("NTM/Copy-v0", 4, options="width=2,low=3,high=3")
+    agent = make("teacher", envs, core="none", core_options="", torso="none", learning_rate=0.0)
+    torch.nn.init.zeros_(agent.network.policy.weight)
+    ts = envs.restart(np.arange(4))
+    for _ in range(7):
+        act = agent.act(ts, agent.initial_state(4), explore=True)
+        agent.observe(Step(ts, agent.initial_state(4), act.action, act.extras))
+        envs.send(act.action)
+        ts = envs.recv()
+    told = agent.learn(ts)
+    assert float(told["task/bits_per_sequence"]) == pytest.approx(6)  # a coin for each of 3 x 2 bits
+    assert float(told["task/exact"]) < 0.5
+
+
+def test_a_checkpoint_at_the_first_row_costs_the_next_sequence_nothing():
+    """The row that was cut is void: it doesn't stand in the place of the last that asks."""
+    envs = arcturus.make("NTM/Copy-v0", 4, options="width=2,low=3,high=3")
+    agent = make("teacher", envs)
+    state = agent.initial_state(4)
+
+    def observe(ts):
+        act = agent.act(ts, state, explore=True)
+        agent.observe(Step(ts, state, act.action, act.extras))
+        return act.action
+
+    observe(envs.restart(np.arange(4)).as_cut())
+    ts = envs.restart(np.arange(4))
+    for _ in range(7):
+        assert not agent.learn(ts, state)
+        envs.send(observe(ts))
+        ts = envs.recv()
+    assert int(agent.rollout.read(ts).decides.sum()) == 4 * 3
+    assert agent.learn(ts, state)
+
+
 def test_told_the_answers_it_needs_not_play(monkeypatch):
     envs = arcturus.make("NTM/Copy-v0", 4, **COPY)
     agent = make("teacher", envs)
@@ -175,6 +212,23 @@ def test_what_is_done_while_the_task_is_shown_counts_for_nothing(name, core):
     assert torch.equal(as_it_was, learnt(otherwise))
     wrong = learnt(lambda ts, action: torch.where(ts.decides[:, None], 1 - action, action))
     assert not torch.equal(as_it_was, wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("ppo", {"horizon": 8}), ("a2c", {"horizon": 8}), ("reinforce", BY_REWARD["reinforce"])]
+)
+def test_nor_where_the_first_wrong_row_is_the_last(name, settings):
+    """Environments that stop by themselves are stepped one by one, and know which rows ask, too."""
+
+    def learnt(change):
+        envs = arcturus.make("NTM/CopyStop-v0", 6, **COPY)
+        agent = make(name, envs, **BY_REWARD[name] | settings, core="lstm", entropy_cost=0.1)
+        play(agent, envs, 60, change)
+        assert agent.updates > 1
+        return weights(agent)
+
+    as_it_was = learnt(lambda ts, action: action)
+    assert torch.equal(as_it_was, learnt(lambda ts, action: torch.where(ts.obs.any(-1)[:, None], 1 - action, action)))
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c"])
