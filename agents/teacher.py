@@ -251,6 +251,9 @@ class Agent:
         assert ts is not None
         if not self.rollout.complete(ts):
             return {}
+        if self.rollout.whole and bool(ts.cut.any()):  # a checkpoint broke them off: no sequences to be counted
+            self.rollout.restart()
+            return {}
         rows, answer = self.rollout.read(ts), self.rollout.kept("answer")
         t, n, memory = next(self.rollout.minibatches(1))
         asked, wanted = rows.decides[t, n], answer[t, n]

@@ -62,9 +62,14 @@ def is_atari(env_id: str) -> bool:
 
 
 def family(env_id: str) -> str:
-    """Which presets fit: atari, mdp, memory, ntm, tape or classic."""
+    """Which kind it is of: atari, mdp, memory, ntm, tape or classic."""
     families = {"ALE": "atari", "MDP": "mdp", "Memory": "memory", "NTM": "ntm", "Tape": "tape"}
     return families.get(env_id.partition("/")[0], "classic")
+
+
+def suited(env_id: str) -> str:
+    """The family whose presets fit.  Tasks that end at the first slip are no whole sequences: their presets are those of `memory`."""
+    return "memory" if family(env_id) == "ntm" and env_id.endswith("Stop-v0") else family(env_id)
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
@@ -125,6 +130,12 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
             raise ConfigError("no agent here answers with probabilities", where="--env.options", fix="use actions=quantised")
         if config.stack > 1:
             raise ConfigError("the rows of a task are not stacked", where="--env.frame-stack", fix="give the agent a memory core")
+        if config.curriculum != "uniform" and hasattr(task, "optimal"):
+            raise ConfigError(
+                f"what {config.id} asks for can't be known, so nobody solves an episode and the curriculum would stay where it begins",
+                where="--env.curriculum",
+                fix="use the uniform one",
+            )
         remembered = task.remembered(task.longest)
         if play.reward != "stop":
             schedule = Schedule(config.curriculum, task.ranges)

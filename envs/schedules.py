@@ -77,9 +77,14 @@ class Schedule:
             self.outcomes.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"level": self.level, "outcomes": list(self.outcomes)}
+        return {"of": f"{self.name} {self.reach}", "level": self.level, "outcomes": list(self.outcomes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Of another curriculum, as when a run is forked, only the level is taken, as far as this one goes."""
+        if state["of"] != f"{self.name} {self.reach}":
+            self.level = min(max(int(state["level"]), 0), self.top)
+            self.outcomes.clear()
+            return
         if not 0 <= state["level"] <= self.top:
             raise ValueError(f"level {state['level']} of a curriculum that ends at {self.top}")
         self.level = int(state["level"])

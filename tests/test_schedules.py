@@ -23,7 +23,7 @@ DRAWS = 20_000
 
 def at_level(name, level, ranges=((1, 21),), **kwargs):
     schedule = Schedule(name, ranges, **kwargs)
-    schedule.load_state_dict({"level": level, "outcomes": []})
+    schedule.level = level
     return schedule
 
 
@@ -210,14 +210,26 @@ def test_what_is_kept_is_a_copy():
     schedule = Schedule("lessons", ((1, 9),))
     state = schedule.state_dict()
     schedule.note(True, 0.0)
-    assert state == {"level": 0, "outcomes": []}
+    assert state == {"of": "lessons 8", "level": 0, "outcomes": []}
+
+
+def test_another_curriculum_goes_on_at_the_level_it_finds_and_counts_anew():
+    """As when a run is forked: what counted as solved for one may be a shortfall to the other."""
+    first = Schedule("mixture", ((1, 9),))
+    first.level = 7
+    for _ in range(5):
+        first.note(False, -3.0)
+    for second in (Schedule("promotion", ((1, 9),)), Schedule("mixture", ((1, 4),))):
+        second.load_state_dict(first.state_dict())
+        assert second.level == second.top < 7
+        assert not second.outcomes
 
 
 @pytest.mark.parametrize("state", [{"level": -1, "outcomes": []}, {"level": 9, "outcomes": []}, {"level": "x", "outcomes": []}, {"level": 0},
                                    {"level": 0, "outcomes": ["x"]}, {"level": 0, "outcomes": 3}, {}])  # fmt: skip
 def test_a_state_that_can_t_be_is_refused(state):
     with pytest.raises((ValueError, TypeError, KeyError)):
-        Schedule("lessons", ((1, 9),)).load_state_dict(state)
+        Schedule("lessons", ((1, 9),)).load_state_dict({"of": "lessons 8"} | state)
 
 
 # -- environments that follow one -----------------------------------------------------------------------------------------------------
@@ -274,7 +286,7 @@ def test_what_is_left_of_a_batch_is_not_counted_for_the_level_after_it():
     envs = together(12)
     ts = envs.restart(np.arange(12))
     ts = episode(envs, ts)
-    assert envs.schedule.state_dict() == {"level": 1, "outcomes": []}
+    assert envs.schedule.state_dict() == {"of": "promotion 8", "level": 1, "outcomes": []}
     assert len(envs.schedule.told) == 10
     assert 2 <= envs.schedule.drawn[-1][0] <= 4
     assert len(envs.tapes.mask) == 2 * envs.schedule.drawn[-1][0] + 1
@@ -285,7 +297,7 @@ def test_what_is_left_of_a_batch_is_not_counted_for_the_level_after_it():
 def test_a_batch_larger_than_all_windows_steps_up_once():
     envs = together(250, name="mixture")
     episode(envs, envs.restart(np.arange(250)))
-    assert envs.schedule.state_dict() == {"level": 1, "outcomes": []}
+    assert envs.schedule.state_dict() == {"of": "mixture 8", "level": 1, "outcomes": []}
 
 
 @pytest.mark.parametrize(("reward", "shortfall"), [("bits", -2.0), ("exact", -1.0), ("sparse", -1.0)])
@@ -332,7 +344,7 @@ def test_environments_one_by_one_follow_it_too_and_tell_of_their_own_episodes_on
 @pytest.mark.parametrize("options", ["low=1,high=9", "low=1,high=9,reward=stop"])
 def test_a_level_reaches_every_environment_at_its_next_episode(options):
     with make("NTM/Copy-v0", 3, options=options, curriculum="lessons") as envs:
-        envs.schedule.load_state_dict({"level": 8, "outcomes": []})
+        envs.schedule.level = 8
         lengths = []
         for seed in range(12):
             envs.restart(np.arange(3) + 10 * seed)

@@ -52,7 +52,7 @@ def options(env, text, *more):
     (options("CopySeries", "series=0"), "series is 0"), (options("Copy", "width=9,actions=symbol"), "at most 8 bits"),
     (options("RepeatCopy", "actions=symbol"), "at most 8 bits"), (options("Copy", "actions=word"), "of bits, symbol"),
     (options("Copy", "reward=more"), "of bits, exact"), (options("Copy", "reward=logscore"), "logscore is for probs and quantised alone"),
-    (options("Copy", "actions=quantised"), "can't be rewarded by bits"), (options("CopyExact", "actions=quantised"), "by exact"),
+    (options("Copy", "actions=quantised,reward=bits"), "can't be rewarded by bits"), (options("CopyExact", "actions=quantised"), "by exact"),
     (options("Copy", "actions=quantised,reward=logscore,levels=1"), "1 levels"), (options("Copy", "levels=many"), "'many' levels"),
     (options("Copy", "actions=probs,reward=logscore"), "use actions=quantised"), (options("CopyStop", "actions=probs"), "by stop"),
     (options("Copy", "colour=3"), "no setting colour; there are low, high, width, series, actions, reward, levels"),
@@ -86,6 +86,9 @@ NTM = ["--preset", "memory", "--agent.core", "ntm", "--agent.core-options", "slo
     (["a2c", "--env", "NTM/CopyStop-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
     (["a2c", *options("Copy", "high=7", "--agent.bptt", "5")[1:]], "whole episodes are unrolled whole"),
     (["reinforce", *options("Copy", "high=128")[1:]], "use 257 or more"),
+    (["teacher", *options("Copy", "high=100000")[1:]], "use shorter tasks"),
+    (["teacher", *options("RepeatCopy", "repeats_high=100000,high=100")[1:]], "GB are free"),
+    (options("DynamicNGrams", "actions=quantised", "--env.curriculum", "mixture"), "nobody solves an episode"),
 ])  # fmt: skip
 def test_agents_and_tasks_that_don_t_go_together(call, tmp_path, argv, says):
     refused(call, tmp_path, train_agent.main, argv, says)

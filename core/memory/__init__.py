@@ -57,10 +57,11 @@ def check_room(core: nn.Module, spec: EnvSpec) -> None:
     """A ConfigError if a task is longer than an addressable memory: it would be run in vain."""
     slots = getattr(core, "slots", 0)
     if slots and spec.remembered > slots:
+        more = f"slots={spec.remembered} or more, or " if spec.remembered <= getattr(core, "most_slots", slots) else ""
         raise ConfigError(
             f"{spec.env_id} asks for {spec.remembered} vectors to be remembered, and the memory has {slots} slots",
             where="--agent.core-options",
-            fix=f"use slots={spec.remembered} or more, or shorter tasks (--env.options high=N)",
+            fix=f"use {more}shorter tasks (--env.options high=N)",
         )
 
 

@@ -29,7 +29,8 @@ An episode begins with a memory, usage, links and weightings of 0; slot 0 is all
 read vectors and the controller's first state are learned.  No parameter knows how many slots there are: `slots` may be changed at
 any time for the episodes that begin after.
 
-Without links read heads go by content alone.  With them a state holds S^2 numbers and a step takes as long.
+Without links read heads go by content alone.  With them a state of every environment holds S^2 numbers; the time of a step
+grows with S^2 either way (the free list's product).
 """
 
 from __future__ import annotations

@@ -40,7 +40,10 @@ class Progress:
     def update(self, steps: int, values: dict[str, float]) -> None:
         now = time.perf_counter()
         rate = (steps - self.start) / max(now - self.began, 1e-9)
-        score = f"return {values['charts/episodic_return']:.2f}" if "charts/episodic_return" in values else "no episode yet"
+        if "task/bits_per_sequence" in values:
+            score = f"{values['task/bits_per_sequence']:.2f} bits a sequence"
+        else:
+            score = f"return {values['charts/episodic_return']:.2f}" if "charts/episodic_return" in values else "no episode yet"
         line = f"{steps:,}/{self.total:,} steps  {rate:,.0f} steps/s  {score}  left {duration((self.total - steps) / max(rate, 1e-9))}"
         if self.bar is not None:
             self.bar.update(self.task, completed=steps, description=line)

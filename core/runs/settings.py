@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from arcturus import agents
 from arcturus.config import YAML_LIMIT, Bounds, Flag, check, from_mapping, parse_options, parse_yaml, read_yaml, to_plain
 from arcturus.device import choose_device
-from arcturus.envs import EnvConfig, family, is_atari, own_environments
+from arcturus.envs import EnvConfig, is_atari, own_environments, suited
 from arcturus.errors import CheckpointError, ConfigError, nearest
 from arcturus.extensions import attribute
 
@@ -123,7 +123,7 @@ def resolve(
     device = choose_device(str(parts["run"].get("device", "auto")))
     env_id = str(parts["env"].get("id", ""))
     if preset is None:
-        preset = getattr(module, "DEFAULT_PRESETS", {}).get((family(env_id), device.split(":")[0]), next(iter(module.PRESETS)))
+        preset = getattr(module, "DEFAULT_PRESETS", {}).get((suited(env_id), device.split(":")[0]), next(iter(module.PRESETS)))
     if preset not in module.PRESETS:
         raise ConfigError(
             f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, module.PRESETS, "presets")
