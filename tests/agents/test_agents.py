@@ -19,7 +19,7 @@ from arcturus.runs.files import flatten, shapes_of
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 
-OURS = [name for name in agents.names() if name != "sb3"]  # stable-baselines3 brings a loop of its own: tests/test_sb3.py
+OURS = [name for name in agents.names() if name != "sb3"]  # stable-baselines3 brings a loop of its own: tests/agents/test_sb3.py
 WORLDS = {"q_learning": "MDP/Grid-v0", "teacher": "NTM/Copy-v0"}  # for agents that ask for more than pixels
 SMALL = {
     "dqn": {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8},

@@ -269,7 +269,7 @@ def test_no_code_of_ours_can_execute_a_file():
     """No pickle, torch.load, eval or exec anywhere; yaml only through the strict loader."""
     import re
 
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     forbidden = re.compile(
         r"pickle|torch\.load\(|(?<![\w.])(eval|exec)\(|yaml\.(load|full_load|unsafe_load)\(|np\.load\(|allow_pickle=True"
     )
