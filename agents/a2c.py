@@ -75,6 +75,16 @@ class Config:
     """Values stand for what a time limit cut off; False: as published, a time limit is an end."""
 
 
+WHOLE_SEQUENCES = {
+    "torso": "none",
+    "horizon": 0,
+    "gamma": 0.0,
+    "optimizer": "adam",
+    "learning_rate": 2e-3,
+    "max_grad_norm": 10.0,
+    "reward_clip": 0.0,
+}
+
 PRESETS = {
     "atari": Preset(
         "Mnih et al. 2016, section 4 and 8: t_max 5, 16 actors, RMSProp with decay 0.99, beta 0.01; numbers as in OpenAI Baselines' A2C",
@@ -125,20 +135,15 @@ PRESETS = {
     ),
     "ntm": Preset(
         "chosen here for the algorithmic tasks by reward: whole sequences, discount 0; no paper's numbers",
-        agent={
-            "torso": "none",
-            "core": "lstm",
-            "core_width": 256,
-            "horizon": 0,
-            "gamma": 0.0,
-            "entropy_cost": 0.005,
-            "optimizer": "adam",
-            "learning_rate": 2e-3,
-            "max_grad_norm": 10.0,
-            "reward_clip": 0.0,
-        },
+        agent=WHOLE_SEQUENCES | {"core": "lstm", "core_width": 256, "entropy_cost": 0.02},
         env={"num_envs": 64},
-        run={"steps": 8_000_000},
+        run={"steps": 12_000_000},
+    ),
+    "ntm-lessons": Preset(
+        "chosen here likewise: a Neural Turing Machine, whose tapes get longer as they are mastered; no paper's numbers",
+        agent=WHOLE_SEQUENCES | {"core": "ntm", "core_width": 100, "core_options": "slots=32,word=20", "entropy_cost": 0.01},
+        env={"num_envs": 64, "curriculum": "lessons"},
+        run={"steps": 4_000_000},
     ),
     "tape": Preset(
         "chosen here for the tapes, longer as they are mastered; no paper's numbers",
