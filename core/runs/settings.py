@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from arcturus import agents
-from arcturus.config import YAML_LIMIT, Bounds, Flag, check, from_mapping, parse_options, parse_yaml, read_yaml, to_plain
+from arcturus.config import YAML_LIMIT, Bounds, Flag, Preset, check, from_mapping, parse_options, parse_yaml, read_yaml, to_plain
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, is_atari, own_environments, suited
 from arcturus.errors import CheckpointError, ConfigError, nearest
@@ -95,8 +95,12 @@ def resolve(
     agent: Mapping[str, Any] | None = None,
     env: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
+    complete: bool = False,
 ) -> RunConfig:
-    """Defaults, the preset's changes, the file's, then the given ones."""
+    """Defaults, the preset's changes, the file's, then the given ones.
+
+    complete: every setting is given, as in a run's folder, so that a preset which is called otherwise by now is only a name.
+    """
     module = agents.load(agent_name)
     values = read_yaml(file) if file else {}
     parts: dict[str, dict[str, Any]] = {"agent": {}, "env": {}, "run": {}}
@@ -124,11 +128,11 @@ def resolve(
     env_id = str(parts["env"].get("id", ""))
     if preset is None:
         preset = getattr(module, "DEFAULT_PRESETS", {}).get((suited(env_id), device.split(":")[0]), next(iter(module.PRESETS)))
-    if preset not in module.PRESETS:
+    if preset not in module.PRESETS and not complete:
         raise ConfigError(
             f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, module.PRESETS, "presets")
         )
-    base = module.PRESETS[preset]
+    base = module.PRESETS.get(preset, Preset(""))
     config = RunConfig(
         agent_name,
         preset,
@@ -209,7 +213,9 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
             )
     settings = {k: v for k, v in agent.items() if k != "name"}
     try:
-        config = resolve(name, preset=str(values.get("preset")), agent=settings, env=env, run=run | {"device": "cpu"})
+        config = resolve(
+            name, preset=str(values.get("preset")), agent=settings, env=env, run=run | {"device": "cpu"}, complete=True
+        )
     except ConfigError as e:
         raise CheckpointError(f"{path / 'config.yaml'}: {e.what}", where=str(path), fix=e.fix) from e
     return replace(config, run=replace(config.run, device=str(run.get("device", "auto"))))

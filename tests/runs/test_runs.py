@@ -113,6 +113,17 @@ def test_a_run_never_imports_code_it_names_unless_trusted(finished, tmp_path, mo
     assert not (tmp_path / "sentinel").exists()
 
 
+def test_a_run_outlives_the_name_of_its_preset(finished, tmp_path):
+    """Presets are renamed from version to version; a run's folder holds every setting by itself."""
+    path = tmp_path / "r"
+    shutil.copytree(finished.path, path)
+    text = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(text.replace("preset: classic", "preset: of-old"))
+    assert Run(path).config().preset == "of-old"
+    assert Run(path).config().agent == finished.config().agent
+    assert same(weights(Run(path)), weights(finished))
+
+
 def test_a_torn_last_line_of_metrics_is_left_out(finished, tmp_path):
     path = tmp_path / "r"
     path.mkdir()
