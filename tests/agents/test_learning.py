@@ -61,7 +61,7 @@ def exact(run, *lengths, sequences=500):
 
 
 def copies(agent, path, seed=0, options="width=4,high=5", **more):
-    """A run that was trained to copy short tapes."""
+    """A run that was trained to copy short tapes, by the default preset if no other is named."""
     return arcturus.train(agent, "NTM/Copy-v0", seed=seed, run_dir=path / f"{agent}-{seed}", device="cpu", quiet=True, eval_every=0,
                           env_config={"options": options}, log_every=5_000, **more)  # fmt: skip
 
@@ -86,6 +86,24 @@ def test_a_turing_machine_learns_to_copy_on_three_of_three_seeds_and_an_lstm_doe
         check_small_copy(tmp_path, seed)
     lstm = {"core": "lstm", "core_width": 128, "core_options": ""}
     assert exact(copies("teacher", tmp_path, 3, preset="cpu-small", agent_config=lstm), 8)[0] <= 0.05
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(1200)
+def test_by_reward_alone_a_turing_machine_learns_to_copy_and_copies_what_is_twice_as_long(tmp_path):
+    run = copies("ppo", tmp_path, options="high=5", steps=750_000)  # 8 bits, the default preset
+    scores = exact(run, 1, 2, 3, 4, 5, 10)
+    print(scores)
+    assert min(scores[:5]) >= 0.95
+    assert scores[5] >= 0.8
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(1200)
+def test_dqn_learns_to_copy_by_symbols(tmp_path):
+    scores = exact(copies("dqn", tmp_path, options="actions=symbol,width=3,high=5", steps=200_000), 1, 2, 3, 4, 5)
+    print(scores)
+    assert min(scores) >= 0.95
 
 
 @pytest.mark.learning
