@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rollouts", type=Path, metavar="FILE.npz", help="write every episode with what the agent saw")
     p.add_argument("--lengths", metavar="L,L", help="NTM/ tasks: score by length instead (10,20; of two: 10x5,20x10)")
     p.add_argument("--sequences", type=int, default=1_000, help="with --lengths: tapes of each (default 1,000)")
+    p.add_argument("--env-options", metavar="NAME=VALUE,...", help="with --lengths: other settings of the task (series=10)")
     p.add_argument("--pictures", type=Path, metavar="DIR", help="with --lengths: draw answers and memory at each of them")
     p.add_argument(
         "--memory-slots", type=int, metavar="N", help="give an ntm or dnc another number of slots than it was trained with"
@@ -67,6 +69,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--explain is drawn into a film", where="--explain", fix="add --video FILE.mp4")
     if args.pictures and not args.lengths:
         raise ConfigError("pictures are of tapes of some lengths", where="--pictures", fix="add --lengths 10,20")
+    if args.env_options and not args.lengths:
+        raise ConfigError("episodes are played as the run was trained", where="--env-options", fix="add --lengths 10,20")
     if args.lengths:
         check_with_lengths(args)
     if args.video:
@@ -76,7 +80,9 @@ def main(argv: list[str]) -> int:
     actor = load(run, args.checkpoint, device, tuple(args.trust), args.memory_slots)
     config = actor.config.env
     if args.lengths:
-        return score_by_length(run, args, actor, device)
+        if args.env_options:
+            config = otherwise(config, args.env_options)
+        return score_by_length(run, args, actor, config, device)
     config = replace(config, protocol=args.protocol or config.protocol)
     if args.explain:
         with open_envs(replace(config, num_envs=1), 0, device) as envs:
@@ -121,7 +127,19 @@ def slots_told(args: argparse.Namespace) -> dict[str, int]:
 def evaluation_folder(run: Any, args: argparse.Namespace, actor: Any, name: str) -> Path:
     """Of its own for what was scored otherwise."""
     slots = "" if args.memory_slots is None else f"-slots{args.memory_slots}"
-    return run.path / "evaluations" / f"step-{actor.step:012d}-{name}{slots}-seed{args.seed}"
+    task = "-" + re.sub("[^a-z0-9=_]+", "-", args.env_options.lower()) if args.env_options else ""
+    return run.path / "evaluations" / f"step-{actor.step:012d}-{name}{slots}{task}-seed{args.seed}"
+
+
+def otherwise(config: Any, options: str) -> Any:
+    """The same task under other settings, if it looks and is answered as before."""
+    from arcturus.envs import open_envs
+
+    changed = replace(config, options=",".join(part for part in (config.options, options) if part))
+    with open_envs(replace(config, num_envs=1), 0, "cpu") as known, open_envs(replace(changed, num_envs=1), 0, "cpu") as new:
+        if (known.spec.obs_shape, known.spec.action_space) != (new.spec.obs_shape, new.spec.action_space):
+            raise ConfigError(f"under {options} the task looks or is answered otherwise", where="--env-options")
+    return changed
 
 
 def check_with_lengths(args: argparse.Namespace) -> None:
@@ -137,16 +155,16 @@ def check_with_lengths(args: argparse.Namespace) -> None:
             raise ConfigError(f"{args.pictures} can't be made: {e.strerror}", where="--pictures") from e
 
 
-def score_by_length(run: Any, args: argparse.Namespace, actor: Any, device: str) -> int:
+def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
     from arcturus.scoring.sequences import parse_lengths, score_lengths
 
     lengths = parse_lengths(args.lengths)
     if args.sequences < 1:
         raise ConfigError("of no sequences there is no score", where="--sequences", fix="use at least 1")
-    scores = score_lengths(actor, actor.config.env, lengths, args.sequences, seed=args.seed, device=device)
+    scores = score_lengths(actor, config, lengths, args.sequences, seed=args.seed, device=device)
     report = {
-        "env": actor.config.env.id,
-        "options": actor.config.env.options,
+        "env": config.id,
+        "options": config.options,
         "run": str(args.run),
         "agent": actor.config.agent_name,
         "checkpoint": actor.step,
@@ -160,7 +178,7 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, device: str)
     if args.pictures:
         from arcturus.pictures.album import write_pictures
 
-        for file in write_pictures(args.pictures, actor, actor.config.env, scores, seed=args.seed, device=device):
+        for file in write_pictures(args.pictures, actor, config, scores, seed=args.seed, device=device):
             print(f"picture {file}", file=sys.stderr)
     if args.json:
         print(json.dumps(report, indent=2))

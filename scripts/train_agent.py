@@ -69,11 +69,9 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
     for name, value in vars(known).items():
         if isinstance(value, list):  # argparse strikes "--" out wherever it stands, and "--preset=--" is left with nothing
             raise ConfigError(f"--{name} has no value", where="the command line")
-    early: dict[str, dict[str, Any]] = {
-        "run": {"device": known.device} if known.device else {},
-        "env": {"id": known.env} if known.env else {},
-    }
-    base = resolve(agent, preset=known.preset, file=known.config, **early)
+    run = {"device": known.device} if known.device else {}
+    env = {"id": known.env} if known.env else {}
+    base = resolve(agent, preset=known.preset, file=known.config, env=env, run=run)
     sources = [
         ("preset", Annotated[str, "one of " + ", ".join(agents.load(agent).PRESETS)], base.preset),
         ("config", Annotated[Path | None, "YAML file of settings"], known.config),

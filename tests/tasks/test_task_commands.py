@@ -114,6 +114,8 @@ def runs(tmp_path_factory, small_run):
     (["ntm", "--lengths", "9", "--memory-slots", "8"], "--memory-slots 9 or more"), (["ntm", "--memory-slots", "0"], "0 slots can't be"),
     (["ntm", "--memory-slots", "9999999"], "9999999 slots can't be"), (["ntm", "--lengths", "1000000"], "is no length"),
     (["ntm", "--lengths", "3", "--pictures", "/dev/null/x"], "can't be made"),
+    (["ntm", "--lengths", "3", "--env-options", "width=3"], "looks or is answered otherwise"),
+    (["ntm", "--lengths", "3", "--env-options", "colour=3"], "no setting colour"), (["ntm", "--env-options", "series=2"], "add --lengths"),
     (["ntm", "--lengths", "3", "--pictures", "/dev/null"], "can't be made"),
     (["ntm", "--lengths", "3", "--video", "x.mp4"], "--video"), (["ntm", "--lengths", "3", "--value-figure", "x.png"], "--value-figure"),
 ])  # fmt: skip
@@ -129,6 +131,14 @@ def test_scores_that_can(call, runs):
     assert json.loads(report.read_text())["memory_slots"] == 9
     scores = json.loads(report.read_text())["lengths"]
     assert [(s["lengths"], s["chance"], s["sequences"]) for s in scores] == [([3], 6, 3), ([9], 18, 3)]
+    shutil.rmtree(runs / "ntm" / "evaluations")
+
+
+def test_scores_of_the_task_under_other_settings(call, runs):
+    code, told = call(evaluate_agent.main, runs / "ntm", "--lengths", "2", "--env-options", "series=3", "--sequences", "3")
+    assert code == 0, told
+    (report,) = (runs / "ntm" / "evaluations").glob("*series=3*/lengths.json")
+    assert json.loads(report.read_text())["lengths"][0]["chance"] == 3 * 2 * 2
     shutil.rmtree(runs / "ntm" / "evaluations")
 
 
