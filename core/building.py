@@ -12,7 +12,7 @@ import torch
 from arcturus import agents
 from arcturus.api import EnvSpec, state_leaves
 from arcturus.errors import CheckpointError, ConfigError
-from arcturus.replay.ring import available_bytes
+from arcturus.memory import check_bytes
 from arcturus.runs.settings import RunConfig
 from arcturus.seeding import Seeds
 
@@ -41,21 +41,9 @@ def check_training(agent: Any, spec: EnvSpec, adaptive: bool) -> None:
             where="--env.curriculum",
             fix="add --agent.play True, or use the uniform one",
         )
-    check_memory_of(agent, spec)
-
-
-def check_memory_of(agent: Any, spec: EnvSpec) -> None:
-    """A ConfigError if what the agent remembers of all environments, or of every row of whole sequences, can't fit by itself."""
-    numbers = sum(leaf.numel() for leaf in state_leaves(agent.initial_state(1)))
-    rows = spec.episode_rows if getattr(getattr(agent, "config", None), "horizon", None) == 0 else 1
-    needed, free = 4 * numbers * spec.num_envs * rows, available_bytes(torch.device(getattr(agent, "device", "cpu")))
-    if needed > free:
-        raise ConfigError(
-            f"{rows:,} rows of {spec.num_envs} environments with a memory of {numbers:,} numbers each take {needed / 1e9:,.1f} GB; "
-            f"{free / 1e9:.1f} GB are free",
-            where="--agent.core-options",
-            fix="use fewer or shorter slots, fewer environments (--num-envs) or shorter tasks (--env.options)",
-        )
+    if getattr(getattr(agent, "config", None), "horizon", None) == 0:
+        numbers = sum(leaf.numel() for leaf in state_leaves(agent.initial_state(1)))
+        check_bytes(numbers, spec.num_envs, spec.episode_rows, torch.device(getattr(agent, "device", "cpu")))
 
 
 def playing_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import EnvSpec, State, where_first
+from arcturus.api import EnvSpec, State, state_leaves, where_first
 from arcturus.config import parse_options
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
 from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
+from arcturus.replay.ring import available_bytes
 
 CORES: dict[str, type[nn.Module]] = {
     "none": NoMemory,
@@ -54,7 +55,8 @@ def make_core(name: str, inputs: int, width: int, options: str = "") -> nn.Modul
 
 
 def check_room(core: nn.Module, spec: EnvSpec) -> None:
-    """A ConfigError if a task is longer than an addressable memory: it would be run in vain."""
+    """A ConfigError if a task is longer than an addressable memory, which would be run in vain, or the memory larger than there is
+    room for in all environments."""
     slots = getattr(core, "slots", 0)
     if slots and spec.remembered > slots:
         more = f"slots={spec.remembered} or more, or " if spec.remembered <= getattr(core, "most_slots", slots) else ""
@@ -62,6 +64,22 @@ def check_room(core: nn.Module, spec: EnvSpec) -> None:
             f"{spec.env_id} asks for {spec.remembered} vectors to be remembered, and the memory has {slots} slots",
             where="--agent.core-options",
             fix=f"use {more}shorter tasks (--env.options high=N)",
+        )
+    state: State = core.initial_state(1)  # type: ignore[operator]
+    numbers = sum(leaf.numel() for leaf in state_leaves(state))
+    check_bytes(numbers, spec.num_envs, 1, torch.device("cpu"))  # where it is made
+
+
+def check_bytes(numbers: int, num_envs: int, rows: int, device: torch.device) -> None:
+    """A ConfigError if so many numbers of every environment, or of every row of whole sequences, can't fit by themselves."""
+    needed, free = 4 * numbers * num_envs * rows, available_bytes(device)
+    if needed > free:
+        raise ConfigError(
+            f"a memory of {numbers:,} numbers, times {num_envs:,} environments"
+            + (f", times {rows:,} rows of an episode," if rows > 1 else "")
+            + f" takes {needed / 1e9:,.1f} GB; {free / 1e9:.1f} GB are free",
+            where="--agent.core-options",
+            fix="use fewer or shorter slots, fewer environments (--num-envs) or shorter tasks (--env.options)",
         )
 
 

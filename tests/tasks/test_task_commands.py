@@ -87,11 +87,17 @@ NTM = ["--preset", "memory", "--agent.core", "ntm", "--agent.core-options", "slo
     (["a2c", *options("Copy", "high=7", "--agent.bptt", "5")[1:]], "whole episodes are unrolled whole"),
     (["reinforce", *options("Copy", "high=128")[1:]], "use 257 or more"),
     (["teacher", *options("Copy", "high=100000")[1:]], "use shorter tasks"),
-    (["teacher", *options("RepeatCopy", "repeats_high=100000,high=100")[1:]], "GB are free"),
     (options("DynamicNGrams", "actions=quantised", "--env.curriculum", "mixture"), "nobody solves an episode"),
 ])  # fmt: skip
 def test_agents_and_tasks_that_don_t_go_together(call, tmp_path, argv, says):
     refused(call, tmp_path, train_agent.main, argv, says)
+
+
+@pytest.mark.parametrize(("free", "says"), [(1 << 11, "times 4 environments takes"), (1 << 16, "times 41 rows of an episode")])
+def test_memory_that_can_t_fit_is_refused_before_it_is_asked_for(call, tmp_path, monkeypatch, free, says):
+    monkeypatch.setattr("arcturus.memory.available_bytes", lambda device: free)
+    core = ["--agent.core-options", "slots=20,word=4", "--agent.core-width", "8", "--num-envs", "4"]
+    refused(call, tmp_path, train_agent.main, ["teacher", "--env", "NTM/Copy-v0", *core], says)
 
 
 @pytest.fixture(scope="module")
