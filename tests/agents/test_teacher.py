@@ -154,6 +154,7 @@ def test_the_lstm_baseline_has_the_published_number_of_weights(width, inputs, ou
 # -- other agents as teachers ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_student_comes_to_do_what_its_teacher_does(finished, small_run, tmp_path):
     settings = {"teachers": str(finished.path), "temperature": 0.05, "learning_rate": 3e-3}
     run = small_run(tmp_path / "r", 8_000, "teacher", agent_config=settings, eval_every=0)

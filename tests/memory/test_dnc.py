@@ -297,6 +297,7 @@ def test_allocation_has_a_finite_gradient_at_its_ends(edge):
     assert torch.isfinite(usage.grad).all()
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_stay_finite():
     core = make("several heads", scale=3.0).float()
     g = torch.Generator().manual_seed(2)

@@ -318,6 +318,7 @@ def test_no_number_and_no_gradient_goes_bad_at_the_edges(memory, peaked):
             assert torch.isfinite(x).all()
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_stay_finite():
     core = make("several heads", scale=3.0).float()
     g = torch.Generator().manual_seed(2)

@@ -80,9 +80,11 @@ CASES += [
     if " " in name
     for moment in ("mid-episode", "at a scheduled checkpoint", "at an evaluation")
 ]
+QUICK = {case for case in CASES if case[0] == "dqn" or case[1] == "mid-episode"}  # the rest takes minutes
+CASES_MARKED = [pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES]
 
 
-@pytest.mark.parametrize(("agent", "moment"), CASES)
+@pytest.mark.parametrize(("agent", "moment"), CASES_MARKED)
 def test_stopped_at_any_moment_it_ends_the_same(agent, moment, small_run, stop_at, unbroken, tmp_path):
     whole = unbroken(agent)
     stop_at(MOMENTS[moment])

@@ -78,6 +78,7 @@ def marks(axes):
 # -- tapes ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_picture_is_of_the_network_that_is_scored():
     """Torso, the core's trace and the policy's head, step by step, against what the picture is made of."""
     agent, config = untrained()
@@ -314,6 +315,7 @@ def test_scores_by_length_are_drawn_where_they_belong():
 # -- runs ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_picture_that_fits_is_written_and_nothing_of_a_run_changes(trained, tmp_path):
     actor, before, random = load(trained), contents(trained.path), torch.get_rng_state()
     weights = {k: v.clone() for k, v in actor.network.state_dict().items()}
@@ -364,6 +366,7 @@ def test_evaluations_put_pictures_into_tensorboard(trained):
         assert pictures[0].width > 300
 
 
+@pytest.mark.slow
 def test_drawing_changes_no_bit_of_training_and_its_faults_end_no_run(trained, tmp_path, monkeypatch):
     from arcturus.pictures import album
 

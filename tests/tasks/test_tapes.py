@@ -496,6 +496,7 @@ def walk(env, rng, steps=12):
     return pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 @pytest.mark.parametrize(("low", "high", "base"), [(1, 5, 2), (30, 32, 5), (3, 200, 26)])
 def test_pictures_keep_one_even_size_and_show_every_step(env_id, low, high, base):
