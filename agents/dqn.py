@@ -11,8 +11,13 @@ Algorithm 1 of 2013, its steps marked in the code:
 (3) and (5) are the environments' (envs/) and the loop's (core/loop.py).
 
 Switches: double Q-learning (van Hasselt et al. 2016), n-step returns, Huber's loss (the clipped error of 2015), C = 0 for no
-target network (2013), the loss of a life as an end (2015), memory (DRQN, Hausknecht & Stone 2015): then (7) samples sequences, whose
-first rows only bring the stored memory up to date (Kapturowski et al. 2019, section 3).
+target network (2013), the loss of a life as an end (2015), prioritised replay (Schaul et al. 2016), dueling streams (Wang et al.
+2016), noisy layers (Fortunato et al. 2018), Munchausen targets (Vieillard et al. 2020), in whose (8)
+
+    y = r + alpha [tau log pi(a|s)] clipped to [-1, 0] + gamma sum_a' pi(a'|s') [Q(s', a') - tau log pi(a'|s')],  pi = softmax(Q / tau)
+
+all Q are the target network's; and memory (DRQN, Hausknecht & Stone 2015): then (7) samples sequences, whose first rows only bring
+the stored memory up to date (Kapturowski et al. 2019, section 3).
 """
 
 from __future__ import annotations
@@ -22,29 +27,31 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep, map_state
+from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds, Preset, default_presets
-from arcturus.device import choose_device
 from arcturus.envs.frames import OLDEST
 from arcturus.errors import ConfigError
-from arcturus.losses import linear_schedule, q_learning, td_loss
+from arcturus.losses import munchausen_bonus, q_learning, soft_value, td_loss
 from arcturus.networks import QNetwork
 from arcturus.optimizers import Descent, RMSProp, adam
+from arcturus.policies import epsilon_greedy
+from arcturus.replay.experience import EpsilonConfig, Experience
 from arcturus.replay.records import Sequence, Transition
-from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Config:
-    """Numbers called steps are agent steps summed over environments (one decision is 4 emulator frames on Atari)."""
-
+class Config(EpsilonConfig):
     torso: str = "auto"
     """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
     average_pool: bool = False
     """Average-pool the IMPALA torso's last feature maps."""
+    dueling: bool = False
+    """State-value and advantages in streams of their own (Wang et al. 2016)."""
+    noisy: Annotated[float, Bounds(0, 10)] = 0.0
+    """sigma_0 of noisy layers in the head, which explore by themselves (Fortunato et al. 2018); 0: none."""
     core: str = "none"
     """Memory: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128
@@ -56,41 +63,16 @@ class Config:
     and end together."""
     burn_in: Annotated[int, Bounds(0)] = 8
     """With memory: rows before them that only bring the stored memory up to date; none before whole episodes."""
-    gamma: Annotated[float, Bounds(0, 1)] = 0.99
-    """Discount per agent step."""
-    n_step: Annotated[int, Bounds(1, 100)] = 1
-    """Steps of reward before bootstrapping."""
     double: bool = False
     """Choose the bootstrap action with the online network."""
+    munchausen: Annotated[float, Bounds(0, 1)] = 0.0
+    """alpha: how much of log pi is added to the reward, and the bootstrap soft (Vieillard et al. 2020: 0.9); 0: not."""
+    temperature: Annotated[float, Bounds(1e-4, 100)] = 0.03
+    """tau of Munchausen's policy softmax(Q / tau)."""
     huber: bool = False
     """Clip the TD error's gradient to [-1, 1]."""
-    target_period: Annotated[int, Bounds(0)] = 8_000
-    """C: steps between copies to the target network; 0: no target network."""
-    life_loss: bool = False
-    """Losing a life ends the return (the game goes on)."""
-    reward_clip: Annotated[float, Bounds(0)] = 1.0
-    """Learn from rewards clipped to [-x, x]; 0: raw."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Adam, or the centred RMSProp of 2015."""
-    learning_rate: Annotated[float, Bounds(0, 10)] = 6.25e-5
-    optimizer_eps: Annotated[float, Bounds(0, 1)] = 1.5e-4
-    """Adam: beside the root; RMSProp: inside it."""
-    max_grad_norm: Annotated[float, Bounds(0)] = 0.0
-    """Clip the gradient's norm; 0: don't."""
-    batch_size: Annotated[int, Bounds(1, 65_536)] = 32
-    """Transitions per update; with memory, sequences."""
-    replay_ratio: Annotated[float, Bounds(0, 64)] = 0.25
-    """Updates per agent step, whatever the number of environments."""
-    capacity: Annotated[int, Bounds(2)] = 1_000_000
-    """Steps the replay holds."""
-    replay_device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where replay lives; auto: where the network does."""
-    learn_start: Annotated[int, Bounds(0)] = 20_000
-    """Steps before the first update, played at random."""
-    epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
-    epsilon_final: Annotated[float, Bounds(0, 1)] = 0.01
-    epsilon_steps: Annotated[int, Bounds(0)] = 250_000
-    """Steps over which epsilon falls from initial to final, counted from learn_start."""
 
 
 PRESETS = {
@@ -130,6 +112,24 @@ PRESETS = {
     "adam": Preset(
         "Dopamine's DQN (Castro et al. 2018) with Adam of Hessel et al. 2018 and squared loss (Obando-Ceron & Castro 2021)",
         agent={"torso": "nature"},
+        run={"steps": 10_000_000},
+    ),
+    "double-dueling-prioritised": Preset(
+        "van Hasselt et al. 2016, Wang et al. 2016 and Schaul et al. 2016 together, with Adam of Hessel et al. 2018",
+        agent={
+            "torso": "nature",
+            "double": True,
+            "dueling": True,
+            "huber": True,
+            "prioritised": True,
+            "priority_exponent": 0.6,
+            "max_grad_norm": 10.0,
+        },
+        run={"steps": 10_000_000},
+    ),
+    "munchausen": Preset(
+        "Vieillard et al. 2020, table 1: M-DQN, Adam 5e-5, alpha 0.9, tau 0.03, squared loss",
+        agent={"torso": "nature", "munchausen": 0.9, "learning_rate": 5e-5, "optimizer_eps": 3.125e-4},
         run={"steps": 10_000_000},
     ),
     "cpu-small": Preset(
@@ -253,18 +253,32 @@ PRESETS = {
 DEFAULT_PRESETS = default_presets("adam")
 
 
-def loss(q: nn.Module, q_target: nn.Module, batch: Transition, c: Config) -> tuple[Tensor, Metrics]:
-    """The loss over a batch, a scalar; with what is worth watching."""
+LOWEST = -1.0  # what Munchausen's log-probability is clipped to
+
+
+def loss(
+    q: QNetwork, q_target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Metrics]:
+    """The loss over a batch, a scalar; its TD errors [B]; and what is worth watching.  noise: for noisy layers."""
     with torch.no_grad():
-        q_t = q_target(batch.s_t)
-        q_select_t = q(batch.s_t) if c.double else None
-    q_tm1 = q(batch.s_tm1)
-    td = q_learning(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, q_t, q_select_t)  # (8)
+        q_t = q_target(batch.s_t, noise)
+        q_select_t = q(batch.s_t, noise) if c.double else None
+    q_tm1 = q(batch.s_tm1, noise)
+    if c.munchausen:
+        with torch.no_grad():
+            log_pi_tm1, _ = soft_value(q_target(batch.s_tm1, noise), c.temperature)
+            _, v_t = soft_value(q_t, c.temperature)
+        r_t = batch.r_t + munchausen_bonus(log_pi_tm1, batch.a_tm1, c.munchausen, c.temperature, LOWEST)
+        td = r_t + batch.discount_t * v_t - q_tm1.gather(-1, batch.a_tm1[:, None]).squeeze(-1)
+    else:
+        td = q_learning(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, q_t, q_select_t)  # (8)
     value = td_loss(td, batch.weight, huber=c.huber)
-    return value, {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
+    return value, td.detach(), {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
 
 
-def sequence_loss(q: QNetwork, q_target: QNetwork, batch: Sequence, c: Config) -> tuple[Tensor, Metrics]:
+def sequence_loss(
+    q: QNetwork, q_target: QNetwork, batch: Sequence, c: Config, noise: torch.Generator | None = None
+) -> tuple[Tensor, Metrics]:
     """The same over sequences: both networks are unrolled from the stored memory, the gradient through the rows after burn-in."""
     rows = len(batch.a_tm1)
     burn_in = len(batch.obs) - rows - c.n_step
@@ -274,8 +288,8 @@ def sequence_loss(q: QNetwork, q_target: QNetwork, batch: Sequence, c: Config) -
         return network.unroll(batch.obs[:burn_in], batch.first[:burn_in], batch.state)[1] if burn_in else batch.state
 
     with torch.no_grad():
-        state, q_later = remembered(q), q_target.unroll(obs, first, remembered(q_target))[0]
-    q_all, _ = q.unroll(obs, first, state)  # [L + n, B, A]
+        state, q_later = remembered(q), q_target.unroll(obs, first, remembered(q_target), noise)[0]
+    q_all, _ = q.unroll(obs, first, state, noise)  # [L + n, B, A]
     later = (torch.arange(rows, device=obs.device)[:, None] + batch.steps)[..., None].expand(-1, -1, q_all.shape[-1])
     select = q_all.detach().gather(0, later).flatten(0, 1) if c.double else None
     q_t, q_tm1 = q_later.gather(0, later).flatten(0, 1), q_all[:rows].flatten(0, 1)
@@ -284,17 +298,40 @@ def sequence_loss(q: QNetwork, q_target: QNetwork, batch: Sequence, c: Config) -
     return value, {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
 
 
+def check(config: Config) -> None:
+    """ConfigError for switches that contradict each other."""
+    if config.core != "none" and (config.prioritised or config.munchausen):
+        raise ConfigError(
+            "an agent with memory learns from sequences drawn uniformly, and without Munchausen targets",
+            where="--agent.core",
+            fix="choose --agent.core none, or neither --agent.prioritised nor --agent.munchausen",
+        )
+    if config.munchausen and (config.double or config.n_step > 1):
+        raise ConfigError(
+            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
+            where="--agent.munchausen",
+            fix="set --agent.n-step 1 --agent.double False",
+        )
+
+
 class Agent:
     stochastic, on_policy = False, False
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        check(config)
         self.config, self.spec, self.device = config, spec, torch.device(device)
         self.num_actions = spec.discrete_actions("dqn")
-        named = config.replay_device
-        where = self.device if named == "auto" else torch.device(choose_device(named, "--agent.replay-device"))
         with seeds.branch("init").initialising():
             network = QNetwork(  # (2)
-                spec, self.num_actions, config.torso, config.average_pool, config.core, config.core_width, config.core_options
+                spec,
+                self.num_actions,
+                config.torso,
+                config.average_pool,
+                config.core,
+                config.core_width,
+                config.core_options,
+                dueling=config.dueling,
+                noisy=config.noisy,
             )
         self.network: QNetwork = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recurrent = config.core != "none"
@@ -306,16 +343,16 @@ class Agent:
                 fix="choose a number of rows",
             )
         self.length, self.burn_in = (spec.episode_rows, 0) if self.whole else (config.bptt, config.burn_in)
-        self.rows = config.n_step  # a sample reaches so far
+        reach = config.n_step
         if self.recurrent:
-            self.rows += self.burn_in + self.length - 1 + (spec.episode_rows if self.whole else 0)
+            reach += self.burn_in + self.length - 1 + (spec.episode_rows if self.whole else 0)
         kept = () if self.whole else self.initial_state(spec.num_envs)
-        self.replay = Ring(config.capacity, spec, where, self.rows, state=kept)  # (1)
-        self.replay_rng = seeds.branch("replay").torch(where)
+        self.experience = Experience(config, spec, self.device, seeds, reach=reach, state=kept)  # (1)
+        self.replay = self.experience.ring
+        self.noise = seeds.branch("noise").torch(self.device) if config.noisy else None
         self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.descent = Descent(self._optimizer(), config.max_grad_norm)
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
-        self.steps = self.updates = self.copies = 0
 
     def _optimizer(self) -> torch.optim.Optimizer:
         c, parameters = self.config, list(self.network.parameters())
@@ -324,9 +361,12 @@ class Agent:
         return RMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
 
     @property
-    def epsilon(self) -> float:
-        c = self.config
-        return linear_schedule(self.steps, c.epsilon_initial, c.epsilon_final, c.learn_start, c.epsilon_steps)
+    def steps(self) -> int:
+        return self.experience.steps
+
+    @property
+    def updates(self) -> int:
+        return self.experience.updates
 
     @torch.no_grad()
     def initial_state(self, n: int) -> State:
@@ -334,76 +374,49 @@ class Agent:
 
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
-        """extras: q_values [N, A].  Each environment throws a coin of its own."""
-        out, state = self.network.unroll(ts.obs[None], ts.first[None], state)
+        """extras: q_values [N, A].  Noisy layers have noise only where it explores."""
+        out, state = self.network.unroll(ts.obs[None], ts.first[None], state, generator if explore else None)
         q = out[0]
-        action = q.argmax(-1)
-        if explore:  # (4)
-            random = torch.randint(self.num_actions, action.shape, device=self.device, generator=generator)
-            coin = torch.rand(action.shape, device=self.device, generator=generator) < self.epsilon
-            action = torch.where(coin, random, action)
+        action = epsilon_greedy(q, self.config.epsilon(self.steps), generator) if explore else q.argmax(-1)  # (4)
         return Act(action, state, {"q_values": q})
 
     def observe(self, step: Step) -> None:
-        self.replay.append(step)  # (6)
-        self.steps += self.spec.num_envs
+        self.experience.append(step)  # (6)
 
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
-        c, metrics = self.config, {}
-        due = int((self.steps - c.learn_start) * c.replay_ratio)
-        if self.replay.size < min(c.learn_start, self.replay.capacity):  # also after a resume without its replay:
-            self.updates = max(self.updates, due)  # what was due meanwhile is forgiven
-        if due <= self.updates or not self.replay.ready(self.rows):
-            return {}
-        while self.updates < due:
-            metrics = self._update(self._sample())  # (7)
-            self.updates += 1
-        if c.target_period and self.steps // c.target_period > self.copies:  # (10)
+        metrics: Metrics = {}
+        while self.experience.update_due():
+            metrics = self._update(self._sample())
+        if self.experience.copy_due():  # (10)
             self.target.load_state_dict(self.network.state_dict())
-            self.copies = self.steps // c.target_period
         return metrics
 
-    def _sample(self) -> Transition | Sequence:
-        c = self.config
-        how: dict[str, Any] = {"n_step": c.n_step, "gamma": c.gamma, "reward_clip": c.reward_clip, "life_loss": c.life_loss}
-        batch: Transition | Sequence
-        if self.recurrent:
-            batch = self.replay.sequences(
-                c.batch_size, self.replay_rng, burn_in=self.burn_in, length=self.length, whole=self.whole, **how
-            )
-            if self.whole:
-                batch = batch._replace(state=self.initial_state(c.batch_size))
-        else:
-            batch = self.replay.sample(c.batch_size, self.replay_rng, **how)
-        if self.replay.device == self.device:
-            return batch
-        return map_state(lambda x: x.to(self.device, non_blocking=self.device.type == "cuda"), batch)
+    def _sample(self) -> Transition | Sequence:  # (7)
+        if not self.recurrent:
+            return self.experience.sample()
+        batch = self.experience.sample_sequences(self.burn_in, self.length, self.whole)
+        return batch._replace(state=self.initial_state(self.config.batch_size)) if self.whole else batch
 
     def _update(self, batch: Transition | Sequence) -> Metrics:
         if isinstance(batch, Sequence):
-            value, metrics = sequence_loss(self.network, self.target, batch, self.config)
+            value, metrics = sequence_loss(self.network, self.target, batch, self.config, self.noise)
         else:
-            value, metrics = loss(self.network, self.target, batch, self.config)
+            value, td, metrics = loss(self.network, self.target, batch, self.config, self.noise)
+            self.experience.set_priorities(td)
         return metrics | self.descent(value)  # (9)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""
-        return {
-            "charts/epsilon": self.epsilon,
-            "charts/learning_rate": self.config.learning_rate,
-            "charts/updates": self.updates,
-            "health/replay_fill": self.replay.size / self.replay.capacity,
-        }
+        own = {"charts/epsilon": self.config.epsilon(self.steps), "charts/learning_rate": self.config.learning_rate}
+        return own | self.experience.scalars()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
             "target": self.target.state_dict(),
             "optimizer": self.descent.state_dict(),
-            "replay_rng": self.replay_rng.get_state(),
-            "steps": self.steps,
-            "updates": self.updates,
-            "copies": self.copies,
+            **({} if self.noise is None else {"noise_rng": self.noise.get_state()}),
+            **self.experience.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -411,8 +424,6 @@ class Agent:
         self.target.load_state_dict(state["target"])
         if "optimizer" in state:  # a policy saved for playing only has none
             self.descent.load_state_dict(state["optimizer"])
-            self.replay_rng.set_state(state["replay_rng"])
-        self.steps, self.updates, self.copies = state["steps"], state["updates"], state["copies"]
-        due, c = int((self.steps - self.config.learn_start) * self.config.replay_ratio), self.config
-        if due - self.updates > (self.rows + self.spec.frame_stack + 1) * self.spec.num_envs * c.replay_ratio + 1:
-            raise ValueError(f"{self.updates:,} updates are too few for {self.steps:,} steps")
+            if self.noise is not None:
+                self.noise.set_state(state["noise_rng"])
+        self.experience.load_state_dict(state)

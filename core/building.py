@@ -16,13 +16,14 @@ from arcturus.memory import check_bytes
 from arcturus.runs.settings import RunConfig
 from arcturus.seeding import Seeds
 
-LEARNING_STATE = ("optimizer", "replay_rng", "minibatch_rng", "rollout")  # what an agent that only plays does without
+# what an agent that only plays does without
+LEARNING_STATE = ("optimizer", "replay_rng", "noise_rng", "priorities", "minibatch_rng", "rollout")
+ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # settings in steps of which -1 means as many as the run has
 
 
 def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:
     settings = config.agent
-    if getattr(settings, "anneal_steps", 0) == -1:
-        settings = replace(settings, anneal_steps=config.run.steps)
+    settings = replace(settings, **{k: config.run.steps for k in ALL_OF_THE_RUN if getattr(settings, k, 0) == -1})
     return agents.load(config.agent_name).Agent(settings, spec, device, Seeds(config.run.seed))
 
 

@@ -43,12 +43,31 @@ def q_learning(
 
 def td_loss(td: Tensor, weight: Tensor, *, huber: bool) -> Tensor:
     """The weighted mean over a batch of 1/2 td^2, or of its Huber form, whose gradient is the TD error clipped to [-1, 1]
-    (Mnih et al. 2015, Methods).  Rows of weight 0 (nothing was decided there) count neither above nor below the line."""
+    (Mnih et al. 2015, Methods)."""
     half_square = 0.5 * td.square()
     if huber:
         error = td.abs()
         half_square = torch.where(error <= 1.0, half_square, error - 0.5)
-    return (weight * half_square).sum() / weight.sum().clamp_min(1e-8)
+    return weighted_mean(half_square, weight)
+
+
+def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
+    """sum of weight * loss over the number of rows [B] whose weight isn't 0.  Weights are importance weights, or 1; rows of weight 0
+    (nothing was decided there) count neither above nor below the line."""
+    return (weight * loss).sum() / weight.ne(0).sum().clamp_min(1)
+
+
+def soft_value(q: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """log pi [..., A] of the policy softmax(q / temperature), and its soft value [...], sum_a pi(a) (q(a) - temperature log pi(a))
+    = temperature logsumexp(q / temperature)."""
+    logits = q / temperature
+    return logits.log_softmax(-1), temperature * logits.logsumexp(-1)
+
+
+def munchausen_bonus(log_pi: Tensor, a_tm1: Tensor, alpha: float, temperature: float, lowest: float) -> Tensor:
+    """alpha [temperature log pi(a_tm1)] clipped to [lowest, 0], [B]: what is added to the reward (Vieillard et al. 2020,
+    arXiv:2007.14430, equation 1 and section 4).  log_pi [B, A] at t-1."""
+    return alpha * (temperature * log_pi.gather(-1, a_tm1[:, None]).squeeze(-1)).clamp(lowest, 0.0)
 
 
 def lambda_returns(r_t: Tensor, discount_t: Tensor, v_t: Tensor, last_t: Tensor, lam: float) -> Tensor:

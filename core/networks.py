@@ -23,15 +23,18 @@ from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory import check_room, make_core, unroll
 from arcturus.policies import Categoricals
+from arcturus.value_heads import ValueHead
 
 TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp", "none")
 
 
-def _conv_stack(channels: int, layers: list[tuple[int, int, int]]) -> OrderedDict[str, nn.Module]:
+def _conv_stack(channels: int, layers: list[tuple[int, int, int]], layer_norm: bool) -> OrderedDict[str, nn.Module]:
     """layers: (filters, kernel, stride)."""
     out: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (filters, kernel, stride) in enumerate(layers, 1):
         out[f"conv{i}"] = nn.Conv2d(channels, filters, kernel, stride)
+        if layer_norm:
+            out[f"norm{i}"] = nn.GroupNorm(1, filters)  # over all filters and places; scale and shift by filter
         out[f"relu{i}"] = nn.ReLU()
         channels = filters
     return out
@@ -66,9 +69,14 @@ class Torso(nn.Module):
     """obs [B, *obs_shape] uint8 or float32 -> features [B, width].
 
     Bytes are scaled by 1/255.  Images may be [C, H, W] or stacks [K, C, H, W], whose channels are laid side by side.
+
+    trunk: without the last fully connected layer, whose `hidden` units are the head's affair (value_heads.py).  layer_norm: layer
+    normalisation before every ReLU (Ba et al. 2016).
     """
 
-    def __init__(self, spec: EnvSpec, name: str = "auto", average_pool: bool = False):
+    def __init__(
+        self, spec: EnvSpec, name: str = "auto", average_pool: bool = False, trunk: bool = False, layer_norm: bool = False
+    ):
         super().__init__()
         if name not in TORSOS:
             fix = nearest(name, TORSOS, "torsos")
@@ -83,17 +91,29 @@ class Torso(nn.Module):
                 fix="use mlp, none, or auto",
             )
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
+        if layer_norm and name in ("impala", "none"):
+            raise ConfigError(f"the {name} torso has no layer normalisation", where="--agent.torso", fix="use nature or small")
         self.name, self.image = name, name not in ("mlp", "none")
         layers: OrderedDict[str, nn.Module] = OrderedDict()
+
+        def connect(suffix: str, inputs: int, units: int) -> None:
+            layers["fc" + suffix] = nn.Linear(inputs, units)
+            if layer_norm:
+                layers["norm_fc" + suffix] = nn.LayerNorm(units)
+
         if not self.image:
-            self.width = size = int(torch.tensor(spec.obs_shape).prod())
+            self.width, self.hidden = int(torch.tensor(spec.obs_shape).prod()), 0
             if name == "mlp":
-                layers |= OrderedDict(fc1=nn.Linear(size, 128), relu1=nn.ReLU(), fc2=nn.Linear(128, 128), relu2=nn.ReLU())
-                self.width = 128
+                connect("1", self.width, 128)
+                layers["relu1"] = nn.ReLU()
+                self.width = self.hidden = 128
+                if not trunk:
+                    connect("2", 128, 128)
+                    layers["relu2"] = nn.ReLU()
         else:
             height, width = spec.obs_shape[-2:]
             channels = int(torch.tensor(spec.obs_shape[:-2]).prod())
-            layers, self.width = self._convolutions(name, channels, average_pool)
+            layers, self.hidden = self._convolutions(name, channels, average_pool, layer_norm)
             try:
                 flat = nn.Sequential(layers)(torch.zeros(1, channels, height, width)).numel()
             except RuntimeError as e:
@@ -103,11 +123,14 @@ class Torso(nn.Module):
                     fix="use larger frames (84), or --agent.torso small",
                 ) from e
             layers["flatten"] = nn.Flatten()
-            layers["fc"], layers["relu_fc"] = nn.Linear(flat, self.width), nn.ReLU()
+            self.width = flat if trunk else self.hidden
+            if not trunk:
+                connect("", flat, self.hidden)
+                layers["relu_fc"] = nn.ReLU()
         self.layers = nn.Sequential(layers)
 
     @staticmethod
-    def _convolutions(name: str, channels: int, average_pool: bool) -> tuple[OrderedDict[str, nn.Module], int]:
+    def _convolutions(name: str, channels: int, average_pool: bool, layer_norm: bool) -> tuple[OrderedDict[str, nn.Module], int]:
         if name == "impala":
             return _impala(channels, average_pool), 256
         layers, width = {
@@ -115,7 +138,7 @@ class Torso(nn.Module):
             "nature": ([(32, 8, 4), (64, 4, 2), (64, 3, 1)], 512),
             "small": ([(16, 4, 2), (32, 3, 2), (32, 3, 2)], 128),
         }[name]
-        return _conv_stack(channels, layers), width
+        return _conv_stack(channels, layers, layer_norm), width
 
     def forward(self, obs: Tensor) -> Tensor:
         x = obs.reshape(obs.shape[0], -1, *obs.shape[-2:]) if self.image else obs.flatten(1)
@@ -124,9 +147,11 @@ class Torso(nn.Module):
         return self.layers(x * self.scale if x.dtype == torch.uint8 else x)
 
 
-def make_torso(spec: EnvSpec, name: str, average_pool: bool = False) -> nn.Module:
+def make_torso(spec: EnvSpec, name: str, average_pool: bool = False, trunk: bool = False, layer_norm: bool = False) -> nn.Module:
     """By name, or by dotted path for one of your own: a module made from the spec, obs [B, *obs_shape] -> [B, width]."""
-    return Torso(spec, name, average_pool) if "." not in name else build(name, "--agent.torso", ("width",), spec)
+    if "." in name:
+        return build(name, "--agent.torso", ("width",), spec)
+    return Torso(spec, name, average_pool, trunk, layer_norm)
 
 
 def orthogonal(module: nn.Module, gain: float) -> None:
@@ -145,7 +170,13 @@ def features(torso: nn.Module, core: nn.Module, obs: Tensor, first: Tensor, stat
 
 
 class QNetwork(nn.Module):
-    """obs [B, *obs_shape] -> action-values [B, A]; with a memory core by unroll()."""
+    """obs [B, *obs_shape] -> action-values [B, A]; with a memory core by unroll().
+
+    dueling, noisy (sigma_0; 0: not): the head's (value_heads.py).  Its streams then have the torso's last layer to themselves, as in
+    Wang et al. 2016, figure 1, but behind a memory core, where they are one layer deep.
+    expectation: for heads of `atoms` numbers an action, that say how its return is distributed: the module that makes their mean
+    [..., A] of them [..., A, atoms].
+    """
 
     def __init__(
         self,
@@ -156,23 +187,43 @@ class QNetwork(nn.Module):
         core: str = "none",
         core_width: int = 128,
         core_options: str = "",
+        *,
+        dueling: bool = False,
+        noisy: float = 0.0,
+        layer_norm: bool = False,
+        atoms: int = 1,
+        expectation: nn.Module | None = None,
     ):
         super().__init__()
-        self.torso = make_torso(spec, torso, average_pool)
+        streams = dueling or noisy > 0
+        trunk = streams and core == "none"
+        self.torso = make_torso(spec, torso, average_pool, trunk, layer_norm)
         self.core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
         check_room(self.core, spec)
-        self.head = nn.Linear(self.core.outputs, num_actions)  # type: ignore[arg-type]
+        features_: int = self.core.outputs  # type: ignore[assignment]
+        hidden = getattr(self.torso, "hidden", 0) if trunk else 0
+        self.head: nn.Module = nn.Linear(features_, num_actions)
+        if streams or atoms > 1:
+            self.head = ValueHead(features_, num_actions, atoms, hidden=hidden, dueling=dueling, noisy=noisy)
+        self.expectation = expectation or (nn.Flatten(-2) if isinstance(self.head, ValueHead) else nn.Identity())
 
-    def forward(self, obs: Tensor) -> Tensor:
-        return self.head(self.torso(obs))
+    def forward(self, obs: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        return self.expectation(self.atoms(obs, noise))
+
+    def atoms(self, obs: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """What the head says: [B, A, atoms].  noise: where noisy layers draw theirs from; None: they have none."""
+        return self._read(self.torso(obs), noise)
+
+    def _read(self, features: Tensor, noise: torch.Generator | None) -> Tensor:
+        return self.head(features, noise) if isinstance(self.head, ValueHead) else self.head(features)
 
     def initial_state(self, n: int) -> State:
         return map_state(Tensor.detach, self.core.initial_state(n))  # type: ignore[operator]
 
-    def unroll(self, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
+    def unroll(self, obs: Tensor, first: Tensor, state: State, noise: torch.Generator | None = None) -> tuple[Tensor, State]:
         """obs [T, N, *obs_shape], first [T, N] bool, state at the first row -> action-values [T, N, A], state after the last."""
         y, state = features(self.torso, self.core, obs, first, state)
-        return self.head(y), state
+        return self.expectation(self._read(y, noise)), state
 
     def score(self, obs: Tensor, first: Tensor, state: State, action: Tensor) -> Tensor:
         """[N] the value of an action [N]: what --explain explains.  obs [N, *obs_shape], first [N]."""

@@ -78,3 +78,10 @@ class Categoricals:
     def mode(self, logits: Tensor) -> Tensor:
         """The likeliest action, int64."""
         return self.log_probs(logits).argmax(-1).view(*logits.shape[:-1], *self.shape)
+
+
+def epsilon_greedy(q: Tensor, epsilon: float, generator: torch.Generator | None = None) -> Tensor:
+    """[N] int64: of action-values [N, A] the best, or with probability epsilon any; each environment throws a coin of its own."""
+    random = torch.randint(q.shape[-1], q.shape[:-1], device=q.device, generator=generator)
+    coin = torch.rand(q.shape[:-1], device=q.device, generator=generator) < epsilon
+    return torch.where(coin, random, q.argmax(-1))

@@ -89,7 +89,7 @@ def test_without_memory_the_loss_over_sequences_is_that_over_their_transitions(c
     t = (batch.state[0][:, 0].long() + torch.arange(4)[:, None]).flatten()
     n = batch.state[0][:, 1].long().repeat(4)
     one, _ = dqn.sequence_loss(q, target, batch._replace(state=()), c)
-    two, _ = dqn.loss(q, target, ring.transitions(t, n, 3, 0.9, 2.0, False), c)
+    two, _, _ = dqn.loss(q, target, ring.transitions(t, n, 3, 0.9, 2.0, False), c)
     assert torch.allclose(one, two, atol=1e-6)
 
 

@@ -1,0 +1,226 @@
+"""IQN: implicit quantile networks (Dabney et al. 2018, arXiv:1806.06923).
+
+The network is a function of a probability tau, too, and gives the return Z_tau(s, a) that has tau below it:
+
+    (1) phi_j(tau) = ReLU( sum_{i=0}^{n-1} cos(pi i tau) w_ij + b_j ),  n = 64                                       (equation 4)
+    (2) Z_tau(s, a) = f( psi(s) * phi(tau) )_a,  psi the torso, * element by element
+    (3) Q(s, a) = 1/K sum_k Z_tau_k(s, a),  tau_k ~ U(0, 1)                                                          (equation 2)
+    (4) a* = argmax_a Q(s', a), of the target network; with `double` of the online one
+    (5) delta_ij = r + gamma Z_tau'_j(s', a*; theta-) - Z_tau_i(s, a; theta),  tau_i, tau'_j ~ U(0, 1)
+    (6) L(theta) = sum_{i=1}^{N} 1/N' sum_{j=1}^{N'} rho_tau_i(delta_ij),  rho the quantile Huber loss               (equation 3)
+
+Where it plays without exploring, tau_k in (3) are the K midpoints of equal parts of [0, 1] instead, so that it always plays alike.
+
+Munchausen-IQN (Vieillard et al. 2020, arXiv:2007.14430) is a switch: to r is added alpha [tau log pi(a|s)] clipped to [-1, 0], and in (5)
+Z_tau'(s', a*) is sum_a' pi(a'|s') [Z_tau'(s', a') - tau log pi(a'|s')], where pi = softmax(Q / tau) of the target network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from arcturus.api import EnvSpec, Metrics, State
+from arcturus.config import Bounds, Preset, default_presets
+from arcturus.errors import ConfigError
+from arcturus.losses import munchausen_bonus, soft_value
+from arcturus.networks import make_torso
+from arcturus.replay.records import Transition
+from arcturus.return_distributions import midpoints, quantile_huber
+from arcturus.seeding import Seeds
+from arcturus.value_agent import ValueAgent, ValueConfig
+from arcturus.value_heads import ValueHead
+
+LOWEST = -1.0  # what Munchausen's log-probability is clipped to
+
+
+@dataclass(frozen=True)
+class Config(ValueConfig):
+    samples: Annotated[int, Bounds(1, 1000)] = 64
+    """N: probabilities drawn for a prediction."""
+    target_samples: Annotated[int, Bounds(1, 1000)] = 64
+    """N': probabilities drawn for its target."""
+    policy_samples: Annotated[int, Bounds(1, 1000)] = 32
+    """K: probabilities whose returns make an action-value."""
+    cosines: Annotated[int, Bounds(1, 1000)] = 64
+    """n: cosines a probability is told to the network by."""
+    kappa: Annotated[float, Bounds(0, 1e6)] = 1.0
+    """Errors up to which the loss is squared; 0: the plain quantile loss."""
+    munchausen: Annotated[float, Bounds(0, 1)] = 0.0
+    """alpha: how much of log pi is added to the reward, and the bootstrap soft (Vieillard et al. 2020: 0.9); 0: not."""
+    temperature: Annotated[float, Bounds(1e-4, 100)] = 0.03
+    """tau of Munchausen's policy softmax(Q / tau)."""
+
+
+PRESETS = {
+    "iqn": Preset(
+        "Dabney et al. 2018b, section 4 and appendix: QR-DQN's settings with N = N' = 64, K = 32, 64 cosines, Adam 5e-5, eps 0.01/32",
+        agent={
+            "torso": "nature",
+            "life_loss": True,
+            "target_period": 10_000,
+            "learning_rate": 5e-5,
+            "optimizer_eps": 0.0003125,
+            "learn_start": 50_000,
+            "epsilon_steps": 1_000_000,
+        },
+        env={"protocol": "nature"},
+        run={"steps": 50_000_000},
+    ),
+    "munchausen": Preset(
+        "Vieillard et al. 2020, table 1: M-IQN, that is Dopamine's IQN (Castro et al. 2018) of one step with alpha 0.9, tau 0.03",
+        agent={"torso": "nature", "munchausen": 0.9, "learning_rate": 5e-5, "optimizer_eps": 0.0003125},
+        run={"steps": 50_000_000},
+    ),
+    "cpu-small": Preset(
+        "chosen here for two CPU cores: 42x42 frames and the small torso, 8 samples, double, 3-step; no paper's numbers",
+        agent={
+            "samples": 8,
+            "target_samples": 8,
+            "policy_samples": 16,
+            "torso": "small",
+            "n_step": 3,
+            "double": True,
+            "target_period": 2_000,
+            "learning_rate": 5e-4,
+            "capacity": 200_000,
+            "learn_start": 2_000,
+            "epsilon_final": 0.02,
+            "epsilon_steps": 40_000,
+        },
+        env={"frame_size": 42, "num_envs": 8},
+        run={"steps": 1_000_000},
+    ),
+    "classic": Preset(
+        "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
+        agent={
+            "samples": 8,
+            "target_samples": 8,
+            "policy_samples": 16,
+            "double": True,
+            "n_step": 3,
+            "reward_clip": 0.0,
+            "target_period": 250,
+            "learning_rate": 5e-4,
+            "optimizer_eps": 1e-8,
+            "max_grad_norm": 10.0,
+            "batch_size": 64,
+            "replay_ratio": 0.25,
+            "capacity": 50_000,
+            "learn_start": 1_000,
+            "epsilon_final": 0.04,
+            "epsilon_steps": 10_000,
+        },
+        run={"steps": 50_000},
+    ),
+    "mdp": Preset(
+        "chosen here for the tabular processes, whose optimum is known; kappa 0 aims at the quantiles; no paper's numbers",
+        agent={
+            "samples": 16,
+            "target_samples": 16,
+            "kappa": 0.0,
+            "gamma": 0.95,
+            "reward_clip": 0.0,
+            "target_period": 200,
+            "learning_rate": 1e-3,
+            "optimizer_eps": 1e-8,
+            "batch_size": 64,
+            "capacity": 20_000,
+            "learn_start": 500,
+            "epsilon_final": 0.5,
+            "epsilon_steps": 5_000,
+        },
+        run={"steps": 60_000},
+    ),
+}
+DEFAULT_PRESETS = {k: v for k, v in default_presets("iqn").items() if v in PRESETS}
+
+
+class Network(nn.Module):
+    """obs [B, *obs_shape], generator or None -> action-values [B, A]."""
+
+    i: Tensor
+
+    def __init__(self, spec: EnvSpec, actions: int, config: Config):
+        super().__init__()
+        self.policy_samples = config.policy_samples
+        self.torso = make_torso(spec, config.torso, config.average_pool, trunk=True)  # psi
+        width: int = self.torso.width  # type: ignore[assignment]
+        self.register_buffer("i", torch.arange(config.cosines) * torch.pi, persistent=False)
+        self.phi = nn.Sequential(nn.Linear(config.cosines, width), nn.ReLU())
+        hidden = getattr(self.torso, "hidden", 0)
+        self.head = ValueHead(width, actions, hidden=hidden, dueling=config.dueling, noisy=config.noisy)  # f
+
+    def returns(self, obs: Tensor, tau: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """Z [B, N, A] of probabilities tau [B, N]."""
+        phi = self.phi(torch.cos(tau[..., None] * self.i))  # (1)
+        return self.head(self.torso(obs)[:, None] * phi, noise).squeeze(-1)  # (2)
+
+    def probabilities(self, n: int, batch: int, generator: torch.Generator | None) -> Tensor:
+        """tau [batch, n]."""
+        if generator is None:
+            return midpoints(n, self.i.device).expand(batch, n)
+        return torch.rand(batch, n, device=self.i.device, generator=generator)
+
+    def forward(self, obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        tau = self.probabilities(self.policy_samples, len(obs), generator)
+        return self.returns(obs, tau, generator).mean(1)  # (3)
+
+    def initial_state(self, n: int) -> State:
+        return ()
+
+    def score(self, obs: Tensor, first: Tensor, state: State, action: Tensor) -> Tensor:
+        """[N] the value of an action [N]: what --explain explains."""
+        return self(obs).gather(-1, action[:, None]).squeeze(-1)
+
+
+def loss(network: Network, target: Network, batch: Transition, c: Config, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+    """The loss of each transition [B]."""
+    B = len(batch.a_tm1)
+    with torch.no_grad():
+        z_t = target.returns(batch.s_t, target.probabilities(c.target_samples, B, generator), generator)  # [B, N', A]
+        r_t = batch.r_t
+        if c.munchausen:
+            log_pi_t, _ = soft_value(target(batch.s_t, generator), c.temperature)
+            log_pi_tm1, _ = soft_value(target(batch.s_tm1, generator), c.temperature)
+            r_t = r_t + munchausen_bonus(log_pi_tm1, batch.a_tm1, c.munchausen, c.temperature, LOWEST)
+            log_pi_t = log_pi_t[:, None]
+            later = (log_pi_t.exp() * (z_t - c.temperature * log_pi_t)).sum(-1)  # [B, N']
+        else:
+            best = (network if c.double else target)(batch.s_t, generator).argmax(-1)  # (4)
+            later = z_t[torch.arange(B), :, best]
+        goal = r_t[:, None] + batch.discount_t[:, None] * later
+    tau = network.probabilities(c.samples, B, generator)
+    z_tm1 = network.returns(batch.s_tm1, tau, generator)[torch.arange(B), :, batch.a_tm1]  # [B, N]
+    each = quantile_huber(z_tm1, goal, tau, c.kappa)  # (5), (6)
+    return each, {"losses/q_values": z_tm1.detach().mean()}
+
+
+def check(config: Config) -> None:
+    """ConfigError for switches that contradict each other."""
+    if config.munchausen and (config.double or config.n_step > 1):
+        raise ConfigError(
+            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
+            where="--agent.munchausen",
+            fix="set --agent.n-step 1 --agent.double False",
+        )
+
+
+class Agent(ValueAgent):
+    config: Config
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        check(config)
+        actions = spec.discrete_actions("iqn")
+        super().__init__(config, spec, device, seeds, lambda: Network(spec, actions, config))
+
+    def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
+        return loss(self.network, self.target, batch, self.config, self.noise)
+
+    def returns(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        n = self.config.policy_samples
+        z = self.network.returns(obs, self.network.probabilities(n, len(obs), None)).transpose(1, 2)
+        return z, torch.full_like(z, 1 / n)

@@ -1,0 +1,131 @@
+"""What the agents with distributions of returns share with each other: acting epsilon-greedily by the mean, learning from replay, a
+target network, saving.  dqn.py has the same steps one by one, beside the paper's algorithm.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
+from arcturus.config import Bounds
+from arcturus.losses import weighted_mean
+from arcturus.optimizers import Descent, adam
+from arcturus.policies import epsilon_greedy
+from arcturus.replay.experience import EpsilonConfig, Experience
+from arcturus.replay.records import Transition
+from arcturus.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class ValueConfig(EpsilonConfig):
+    """Settings of these agents."""
+
+    torso: str = "auto"
+    """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
+    average_pool: bool = False
+    """Average-pool the IMPALA torso's last feature maps."""
+    dueling: bool = False
+    """State-value and advantages in streams of their own (Wang et al. 2016)."""
+    noisy: Annotated[float, Bounds(0, 10)] = 0.0
+    """sigma_0 of noisy layers in the head, which explore by themselves (Fortunato et al. 2018); 0: none."""
+    double: bool = False
+    """Choose the bootstrap action with the online network (van Hasselt et al. 2016)."""
+
+
+class ValueAgent:
+    """A subclass gives the network, loss() and returns().
+
+    The network: obs [B, *obs_shape], generator or None -> action-values [B, A], with initial_state() and score() as QNetwork has
+    them.  It and its target draw all their noise from the generator they are called with.
+    """
+
+    stochastic, on_policy = False, False
+
+    def __init__(
+        self, config: Any, spec: EnvSpec, device: torch.device | str, seeds: Seeds, make_network: Callable[[], nn.Module]
+    ):
+        self.config, self.spec, self.device = config, spec, torch.device(device)
+        with seeds.branch("init").initialising():
+            network: Any = make_network()
+        self.network: Any = network.to(device=self.device, memory_format=torch.channels_last)
+        self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
+        self.experience = Experience(config, spec, self.device, seeds)
+        self.replay = self.experience.ring
+        self.noise = seeds.branch("noise").torch(self.device)
+        self.descent = Descent(adam(self.network.parameters(), config.learning_rate, config.optimizer_eps), config.max_grad_norm)
+        self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
+
+    def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
+        """The loss of each transition [B], which is its priority, too; and what is worth watching."""
+        raise NotImplementedError
+
+    def returns(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Of every action the returns that may come, and their probabilities, [N, A, K] each (what a film shows)."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        return self.experience.steps
+
+    @property
+    def updates(self) -> int:
+        return self.experience.updates
+
+    def initial_state(self, n: int) -> State:
+        return ()
+
+    @torch.no_grad()
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        """extras: q_values [N, A]; where it doesn't explore also returns and probabilities [N, A, K].  Noisy layers have noise only
+        where it explores."""
+        if explore:
+            q = self.network(ts.obs, generator)
+            return Act(epsilon_greedy(q, self.config.epsilon(self.steps), generator), state, {"q_values": q})
+        q = self.network(ts.obs, None)
+        returns, probabilities = self.returns(ts.obs)
+        return Act(q.argmax(-1), state, {"q_values": q, "returns": returns, "probabilities": probabilities})
+
+    def observe(self, step: Step) -> None:
+        self.experience.append(step)
+
+    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
+        metrics: Metrics = {}
+        while self.experience.update_due():
+            metrics = self._update(self.experience.sample())
+        if self.experience.copy_due():
+            self.target.load_state_dict(self.network.state_dict())
+        return metrics
+
+    def _update(self, batch: Transition) -> Metrics:
+        each, metrics = self.loss(batch)
+        self.experience.set_priorities(each)
+        value = weighted_mean(each, batch.weight)
+        return metrics | {"losses/td_loss": value.detach()} | self.descent(value)
+
+    def scalars(self) -> dict[str, float]:
+        """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""
+        own = {"charts/epsilon": self.config.epsilon(self.steps), "charts/learning_rate": self.config.learning_rate}
+        return own | self.experience.scalars()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.descent.state_dict(),
+            "noise_rng": self.noise.get_state(),
+            **self.experience.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.target.load_state_dict(state["target"])
+        if "optimizer" in state:  # a policy saved for playing only has none
+            self.descent.load_state_dict(state["optimizer"])
+            self.noise.set_state(state["noise_rng"])
+        self.experience.load_state_dict(state)

@@ -1,0 +1,83 @@
+"""Prioritised experience replay, proportional variant (Schaul et al. 2016, arXiv:1511.05952).
+
+    P(i) = p_i^alpha / sum_k p_k^alpha                (1)        p_i = |delta_i| + 1e-6, the error when i was last learnt from
+    w_i  = (1 / (N P(i)))^beta / max_j w_j            section 3.4, the largest weight of the minibatch as in the authors' code
+
+A transition enters with the largest priority that has been, so that each is soon learnt from.  The priorities of a ring's rows stand in
+a sum tree in the ring's order.  They are above 0 exactly where a transition may begin: where something was decided, and whose whole
+stack and whole n-step window are stored.  So a void row is never drawn, nor one at the write head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from arcturus.replay.ring import DECIDES, Ring
+from arcturus.replay.sum_tree import UNIT, SumTree
+
+LEAST = 1e-6  # what is added to an error, so that nothing is forgotten for ever
+
+
+class Priorities:
+    """Of the rows of a ring; reach: the rows a transition reaches beyond its first.  alpha: 0 draws uniformly."""
+
+    def __init__(self, ring: Ring, alpha: float, reach: int):
+        self.ring, self.alpha, self.reach = ring, alpha, reach
+        self.tree = SumTree(ring.capacity, ring.device)
+        self.largest = torch.full((), UNIT, dtype=torch.int64, device=ring.device)
+        self.left = self.entered = 0  # rows [left, entered) are in the tree
+
+    @property
+    def nbytes(self) -> int:
+        return self.tree.nbytes
+
+    def draw(self, batch: int, generator: torch.Generator, beta: float) -> tuple[Tensor, Tensor]:
+        """Places in the ring (slot times environments, plus environment), int64, and importance weights, float32; [batch] each."""
+        self._follow()
+        index = self.tree.draw(batch, generator)
+        p = self.tree.leaf[index].double()
+        weight = (torch.where(p > 0, p, torch.inf).amin() / p.clamp_min(1)).pow(beta) * (p > 0)
+        return index, weight.float()
+
+    def set(self, index: Tensor, error: Tensor) -> None:
+        """The errors [batch] of what was drawn.  One that is not finite changes nothing; nor does one of a row never to be drawn."""
+        before = self.tree.leaf[index]
+        new = self.tree.fixed_point((error.detach().double().abs() + LEAST).pow(self.alpha).nan_to_num(0.0))
+        new = torch.where(error.isfinite() & (before > 0), new, before)
+        self.tree.set(index, new)
+        self.largest = torch.maximum(self.largest, new.amax())
+
+    def _follow(self) -> None:
+        """Takes in the rows that were stored since the last draw, and out those that will be overwritten."""
+        ring = self.ring
+        end, oldest = max(ring.count - self.reach, self.entered), ring.oldest
+        for first, last in self._places(self.left, min(oldest, self.entered)):
+            self.tree.fill(first, last, 0)
+        for first, last in self._places(max(self.entered, oldest), end):
+            decides = (ring.flags.view(-1)[first:last] & DECIDES).ne(0)
+            self.tree.fill(first, last, self.largest * decides)
+        self.left, self.entered = max(self.left, oldest), end
+
+    def _places(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Rows [first, end), at most as many as the ring has, as one or two stretches of the tree."""
+        if first >= end:
+            return []
+        rows, n = self.ring.rows, self.ring.spec.num_envs
+        start, stop = first % rows, (end - 1) % rows + 1
+        stretches = [(start, stop)] if start < stop else [(start, rows), (0, stop)]
+        return [(a * n, b * n) for a, b in stretches]
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return {"leaf": self.tree.leaf, "largest": self.largest, "left": self.left, "entered": self.entered}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """Nothing is taken over for a ring whose rows were not saved: they enter anew."""
+        if not self.ring.count:
+            return
+        if not 0 <= state["left"] <= state["entered"] <= self.ring.count:
+            raise ValueError("the priorities are not those of the replay")
+        self.tree.leaf.copy_(state["leaf"])  # type: ignore[arg-type]
+        torch.sum(self.tree.leaf.view(-1, self.tree.width), 1, out=self.tree.block)
+        self.largest = torch.as_tensor(state["largest"]).to(self.ring.device, copy=True)
+        self.left, self.entered = state["left"], state["entered"]  # type: ignore[assignment]

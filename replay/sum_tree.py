@@ -1,0 +1,70 @@
+"""A sum tree of two levels, for drawing in proportion to priority.
+
+Priorities stand in blocks of about the square root of their number; above each block stands its sum.  A draw looks for its place
+among the block sums and then inside one block; a change sums its block anew.  All of it is a fixed, small number of tensor operations,
+whatever is drawn, on any device, and nothing waits for the host.
+
+Numbers are int64 fixed point, UNIT to 1: sums are exact, so that they never drift away from what they are sums of (a float tree's do,
+and then a row of priority 0 is drawn), and are the same in any order of summation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+UNIT = 1 << 20  # what a priority of 1 is stored as
+LARGEST_SUM = 1 << 62
+
+
+class SumTree:
+    """`size` numbers >= 0.
+
+    width: numbers in a block.  The default takes more blocks than numbers in each, as a draw looks once at all block sums but at as
+    many blocks as it draws numbers.
+    """
+
+    def __init__(self, size: int, device: torch.device | str, width: int | None = None):
+        self.size, self.width = size, width or max(16, 1 << ((size.bit_length() - 3) // 2))
+        self.most = LARGEST_SUM // size  # so that no sum overflows
+        blocks = -(-size // self.width)
+        self.leaf = torch.zeros(blocks * self.width, dtype=torch.int64, device=device)
+        self.block = torch.zeros(blocks, dtype=torch.int64, device=device)
+        self._rows = self.leaf.view(blocks, self.width)
+        self._numbers: dict[int, Tensor] = {}  # 0 ... n - 1 as float64, by n
+
+    @property
+    def nbytes(self) -> int:
+        return self.leaf.nbytes + self.block.nbytes
+
+    def fixed_point(self, x: Tensor) -> Tensor:
+        """x >= 0 as stored: at least the smallest number above 0, at most the largest; int64."""
+        return (x.double() * UNIT).clamp(1, self.most).long()
+
+    def fill(self, first: int, end: int, value: Tensor | int) -> None:
+        """Numbers [first, end) become value, int64 [end - first] or one for all."""
+        if first < end:
+            self.leaf[first:end] = value
+            blocks = slice(first // self.width, (end - 1) // self.width + 1)
+            torch.sum(self._rows[blocks], 1, out=self.block[blocks])
+
+    def set(self, index: Tensor, value: Tensor) -> None:
+        """Numbers at index [B] become value [B] int64.  Where an index stands twice, one of the two remains."""
+        self.leaf[index] = value
+        block = index // self.width
+        self.block[block] = self._rows.index_select(0, block).sum(1)
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        """index [batch] int64: one from each of `batch` equal parts of the sum, in proportion to the numbers (stratified: Schaul et
+        al. 2016, appendix B.2.1).  A number of 0 is drawn only if all are 0."""
+        if batch not in self._numbers:
+            self._numbers[batch] = torch.arange(batch, dtype=torch.float64, device=self.leaf.device)
+        coin = torch.rand(batch, dtype=torch.float64, device=self.leaf.device, generator=generator)
+        sums = self.block.cumsum(0)
+        total = sums[-1]
+        place = coin.add_(self._numbers[batch]).mul_(total / batch).long()
+        place = torch.minimum(place, total - 1)  # what rounding took over the end
+        block = torch.searchsorted(sums, place, right=True).clamp_(max=len(sums) - 1)
+        rest = place - (sums - self.block)[block]
+        inside = self._rows.index_select(0, block).cumsum(1)
+        return block * self.width + torch.searchsorted(inside, rest[:, None], right=True).squeeze(1).clamp_(max=self.width - 1)
