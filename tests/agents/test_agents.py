@@ -21,12 +21,16 @@ from arcturus.seeding import Seeds
 
 OURS = [name for name in agents.names() if name != "sb3"]  # stable-baselines3 brings a loop of its own: tests/agents/test_sb3.py
 WORLDS = {"q_learning": "MDP/Grid-v0", "teacher": "NTM/Copy-v0"}  # for agents that ask for more than pixels
+REPLAY = {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8}
 SMALL = {
-    "dqn": {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8},
+    "dqn": REPLAY,
     "a2c": {"torso": "mlp"},
     "ppo": {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2},
     "reinforce": {"torso": "mlp", "episodes": 4, "horizon": 30},
     "teacher": {"core_width": 8, "core_options": "slots=20,word=4"},
+    "c51": REPLAY | {"double": True, "dueling": True, "noisy": 0.5, "prioritised": True},  # Rainbow
+    "qr_dqn": REPLAY | {"quantiles": 5},
+    "iqn": REPLAY | {"samples": 4, "target_samples": 4, "policy_samples": 4},
 }
 
 
