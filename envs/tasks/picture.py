@@ -2,8 +2,8 @@
 
 Time runs to the right, a column for each row of the tape; inputs and answers are shown as far as they have come, targets whole.
 The present step is framed.  White bits are 1; wrong ones are red.  What isn't a bit of a vector (flags, the end marker, numbers)
-has lines, names and a colour of its own.  Of a tape that is too long for the picture the part round the present step is shown, and
-all of it in a bar below.
+has lines, names and a colour of its own.  Of a tape that is too long for the picture the part round the present step is shown,
+and all of it in a bar below.
 """
 
 from __future__ import annotations

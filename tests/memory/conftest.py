@@ -59,7 +59,7 @@ def kind(request):
 
 @pytest.fixture(scope="session")
 def make():
-    """make(kind): a small core in float64 whose parameters are all random, the biases and what is learned of the start among them."""
+    """make(kind): a small core in float64 whose parameters are all random, biases and what is learned of the start among them."""
 
     def made(kind, seed=0, scale=1.0, **options):
         core = (NTM if kind in NTMS else DNC)(INPUTS, WIDTH, **({"slots": SLOTS, "word": WORD} | (NTMS | DNCS)[kind] | options))
@@ -74,8 +74,8 @@ def make():
 
 @pytest.fixture(scope="session")
 def lived():
-    """lived(core): inputs [steps, n, INPUTS], and a state of n environments: an NTM's is anything; a DNC's is reached in a few steps,
-    as its usage and links belong to what was written."""
+    """lived(core): inputs [steps, n, INPUTS], and a state of n environments: an NTM's is anything; a DNC's is reached in a few
+    steps, as its usage and links belong to what was written."""
 
     def after(core, n=2, steps=4, seed=1):
         g = torch.Generator().manual_seed(seed)
