@@ -88,6 +88,17 @@ def test_a_turing_machine_learns_to_copy_on_three_of_three_seeds_and_an_lstm_doe
     assert exact(copies("teacher", tmp_path, 3, preset="cpu-small", agent_config=lstm), 8)[0] <= 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("controller", ["feedforward", "lstm"])
+def test_a_differentiable_neural_computer_learns_to_copy_and_copies_what_is_longer(controller, tmp_path):
+    dnc = {"core": "dnc", "core_width": 64, "core_options": f"controller={controller},slots=16,word=12"}
+    scores = exact(copies("teacher", tmp_path, preset="cpu-small", steps=120_000, agent_config=dnc), 1, 2, 3, 4, 5, 8)
+    print(scores)
+    assert min(scores[:5]) >= 0.95
+    assert scores[5] >= 0.5  # a length that training never showed
+
+
 @pytest.mark.learning
 @pytest.mark.timeout(1200)
 def test_by_reward_alone_a_turing_machine_learns_to_copy_and_copies_what_is_twice_as_long(tmp_path):
