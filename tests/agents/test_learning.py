@@ -7,7 +7,15 @@ import pytest
 import arcturus
 from arcturus.scoring.sequences import score_lengths
 
-CARTPOLE = {"dqn": 400, "reinforce": 195, "a2c": 400, "ppo": 450}  # mean return over 20 episodes
+CARTPOLE = {
+    "dqn": 400,
+    "c51": 400,
+    "qr_dqn": 400,
+    "iqn": 400,
+    "reinforce": 195,
+    "a2c": 400,
+    "ppo": 450,
+}  # mean return over 20 episodes
 MEMORY = "Memory/Recall-v0"  # a cue of 4, asked for after 8 steps: chance is 0.25
 
 
@@ -32,6 +40,17 @@ def test_cartpole_is_solved_on_two_of_three_seeds(agent, tmp_path):
     scores = [score(agent, "CartPole-v1", tmp_path, seed) for seed in (0, 1, 2)]
     print(agent, scores)
     assert sum(s >= CARTPOLE[agent] for s in scores) >= 2
+
+
+RAINBOW = {"dueling": True, "noisy": 0.5, "prioritised": True, "epsilon_initial": 0.0, "epsilon_final": 0.0}
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(600)
+def test_rainbow_solves_cartpole_on_two_of_three_seeds(tmp_path):
+    scores = [score("c51", "CartPole-v1", tmp_path, seed, agent_config=RAINBOW) for seed in (0, 1, 2)]
+    print(scores)
+    assert sum(s >= 400 for s in scores) >= 2
 
 
 @pytest.mark.slow
