@@ -23,6 +23,9 @@ SETTINGS = {
     "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
 }
 SETTINGS |= {
+    "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True},  # Rainbow
+    "qr_dqn": SETTINGS["dqn"] | {"quantiles": 5},
+    "iqn": SETTINGS["dqn"] | {"samples": 4, "target_samples": 4, "policy_samples": 4},
     "dqn lstm": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
     "ppo lstm": SETTINGS["ppo"] | LSTM | {"bptt": 8},
     "a2c lstm": LSTM | {"horizon": 12, "shared": False},
