@@ -79,7 +79,7 @@ PRESETS = {
             "optimizer_eps": 1e-8,
             "max_grad_norm": 10.0,
             "batch_size": 64,
-            "replay_ratio": 0.25,
+            "replay_ratio": 0.5,
             "capacity": 50_000,
             "learn_start": 1_000,
             "epsilon_final": 0.04,

@@ -167,7 +167,8 @@ def _header_limit(expected: Shapes) -> int:
 def unpack(data: bytes, expected: Shapes, where: Path, part: str = "", without: str = "") -> dict[str, Tensor]:
     """The tensors in `data`, each with a name, dtype and shape that is expected; not all that are expected need be there.
 
-    part: only names that begin so are looked at and returned; without: none that begins so.  A generator's state (NAME_rng) may be that of another device.
+    part: only names that begin so are looked at and returned; without: none that begins so.  A generator's state (NAME_rng) may be
+    that of another device.
     """
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(len(data) - 8, _header_limit(expected)):
