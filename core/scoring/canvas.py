@@ -75,7 +75,7 @@ class Histogram:
         shares, _ = np.histogram(returns.clip(low, high), self.BINS, (low, high), weights=probabilities)
         mean = float(returns @ probabilities)
         spread = float(np.sqrt(max(((returns - mean) ** 2) @ probabilities, 0.0)))
-        pen.text((x, 10), f"return of {name}", INK, font(13))
+        pen.text((x, 10), f"return of action {name}", INK, font(13))
         pen.text((x, 32), f"{mean:.2f}", INK, font(22))
         pen.text((x, 62), f"standard deviation {spread:.2f}", DIM, font(13))
         left, right, top, bottom = x, x + PANEL - 20, 96, HEIGHT - 40
