@@ -40,6 +40,7 @@ from arcturus.policies import epsilon_greedy
 from arcturus.replay.experience import EpsilonConfig, Experience
 from arcturus.replay.records import Sequence, Transition
 from arcturus.seeding import Seeds
+from arcturus.value_agent import check_munchausen
 
 
 @dataclass(frozen=True)
@@ -292,12 +293,7 @@ def check(config: Config) -> None:
             where="--agent.core",
             fix="choose --agent.core none, or neither --agent.prioritised nor --agent.munchausen",
         )
-    if config.munchausen and (config.double or config.n_step > 1):
-        raise ConfigError(
-            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
-            where="--agent.munchausen",
-            fix="set --agent.n-step 1 --agent.double False",
-        )
+    check_munchausen(config)
 
 
 class Agent:
