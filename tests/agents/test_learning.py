@@ -12,6 +12,7 @@ CARTPOLE = {
     "c51": 400,
     "qr_dqn": 400,
     "iqn": 400,
+    "pqn": 400,
     "reinforce": 195,
     "a2c": 400,
     "ppo": 450,

@@ -143,7 +143,7 @@ def learned(run, env_id):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-@pytest.mark.parametrize(("agent", "tolerance"), [("q_learning", 0.02), ("dqn", 0.05)])
+@pytest.mark.parametrize(("agent", "tolerance"), [("q_learning", 0.02), ("dqn", 0.05), ("pqn", 0.05)])
 def test_value_agents_find_the_exact_optimum(agent, tolerance, env_id, tmp_path):
     run = arcturus.train(agent, env_id, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0)
     q, best, mdp = learned(run, env_id)

@@ -21,6 +21,7 @@ LSTM = {"core": "lstm", "core_width": 8}
 SETTINGS = {
     "dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
     "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
+    "pqn": {"horizon": 16, "minibatches": 2, "epsilon_steps": 400},
 }
 SETTINGS |= {
     "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True},  # Rainbow
@@ -28,6 +29,7 @@ SETTINGS |= {
     "iqn": SETTINGS["dqn"] | {"samples": 4, "target_samples": 4, "policy_samples": 4},
     "dqn lstm": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
     "ppo lstm": SETTINGS["ppo"] | LSTM | {"bptt": 8},
+    "pqn lstm": SETTINGS["pqn"] | LSTM | {"bptt": 8},
     "a2c lstm": LSTM | {"horizon": 12, "shared": False},
     "reinforce lstm": LSTM | {"horizon": 100, "bptt": 5},
 }
