@@ -71,8 +71,8 @@ PRESETS = {
         run={"steps": 1_000_000},
     ),
     "rainbow-cpu-small": Preset(
-        "chosen here for two CPU cores: cpu-small with all of Rainbow's parts; no paper's numbers",
-        agent=CPU_SMALL | RAINBOW,
+        "chosen here for two CPU cores: cpu-small with all of Rainbow's parts, sigma_0 0.1 as van Hasselt et al. 2019 for few steps",
+        agent=CPU_SMALL | RAINBOW | {"noisy": 0.1},
         env={"frame_size": 42, "num_envs": 8},
         run={"steps": 1_000_000},
     ),

@@ -43,7 +43,7 @@ def test_cartpole_is_solved_on_two_of_three_seeds(agent, tmp_path):
     assert sum(s >= CARTPOLE[agent] for s in scores) >= 2
 
 
-RAINBOW = {"dueling": True, "noisy": 0.5, "prioritised": True, "epsilon_initial": 0.0, "epsilon_final": 0.0}
+RAINBOW = {"dueling": True, "noisy": 0.1, "prioritised": True, "epsilon_initial": 0.0, "epsilon_final": 0.0}
 
 
 @pytest.mark.learning
