@@ -22,6 +22,7 @@ LSTM = {"core": "lstm", "core_width": 8}
 SETTINGS = {
     "dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
     "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
+    "sac": {"capacity": 400, "learn_start": 100, "target_period": 150, "batch_size": 16, "autotune": True, "prioritised": True},
 }
 SETTINGS |= {
     "dqn lstm": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
