@@ -64,6 +64,12 @@ def soft_value(q: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return logits.log_softmax(-1), temperature * logits.logsumexp(-1)
 
 
+def expected_soft_value(log_pi: Tensor, q: Tensor, alpha: Tensor | float) -> Tensor:
+    """sum_a pi(a) (q(a) - alpha log pi(a)) [...], the soft value of any policy, log pi [..., A] (Christodoulou 2019,
+    arXiv:1910.07207): its expected action-value and alpha times its entropy."""
+    return (log_pi.exp() * (q - alpha * log_pi)).sum(-1)
+
+
 def munchausen_bonus(log_pi: Tensor, a_tm1: Tensor, alpha: float, temperature: float, lowest: float) -> Tensor:
     """alpha [temperature log pi(a_tm1)] clipped to [lowest, 0], [B]: what is added to the reward (Vieillard et al. 2020,
     arXiv:2007.14430, equation 1 and section 4).  log_pi [B, A] at t-1."""

@@ -4,7 +4,8 @@
     MDP/Grid-v0    the 4 x 3 world of Russell & Norvig (Artificial Intelligence, section 17.1)
 
 Each environment has its `mdp`: transition probabilities, rewards, starts and ends.  Beside them stand the optimum (value
-iteration), the values of any policy (a linear system) and the exact policy gradient.  All in float64.
+iteration), the optimum with an entropy bonus (soft value iteration), the values of any policy (a linear system) and the exact policy
+gradient.  All in float64.
 """
 
 from __future__ import annotations
@@ -45,6 +46,19 @@ def value_iteration(mdp: MDP, gamma: float, tolerance: float = 1e-12) -> tuple[n
     while True:
         q = mdp.expected_reward + gamma * mdp.onward @ v
         new = q.max(-1)
+        if np.abs(new - v).max() < tolerance:
+            return new, q
+        v = new
+
+
+def soft_value_iteration(mdp: MDP, gamma: float, alpha: float, tolerance: float = 1e-12) -> tuple[np.ndarray, np.ndarray]:
+    """V [S] and Q [S, A] of the policy that is best when each step also gives alpha times its entropy: softmax(Q / alpha), with
+    v(s) = alpha logsumexp(q(s, .) / alpha) (Haarnoja et al. 2017, arXiv:1702.08165, equations 4-6).  alpha -> 0: V* and Q*."""
+    v = np.zeros(len(mdp.start))
+    while True:
+        q = mdp.expected_reward + gamma * mdp.onward @ v
+        best = q.max(-1)
+        new = (best + alpha * np.log(np.exp((q - best[:, None]) / alpha).sum(-1))) * ~mdp.terminal
         if np.abs(new - v).max() < tolerance:
             return new, q
         v = new

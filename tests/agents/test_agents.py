@@ -32,6 +32,7 @@ SMALL = {
     "c51": REPLAY | {"double": True, "dueling": True, "noisy": 0.5, "prioritised": True},  # Rainbow
     "qr_dqn": REPLAY | {"quantiles": 5},
     "iqn": REPLAY | {"samples": 4, "target_samples": 4, "policy_samples": 4},
+    "sac": REPLAY | {"prioritised": True},
 }
 
 

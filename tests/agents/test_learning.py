@@ -16,6 +16,7 @@ CARTPOLE = {
     "reinforce": 195,
     "a2c": 400,
     "ppo": 450,
+    "sac": 400,
 }  # mean return over 20 episodes
 MEMORY = "Memory/Recall-v0"  # a cue of 4, asked for after 8 steps: chance is 0.25
 

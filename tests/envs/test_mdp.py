@@ -17,6 +17,7 @@ from arcturus.envs.mdp import (
     policy_gradient,
     policy_values,
     return_distributions,
+    soft_value_iteration,
     value_iteration,
 )
 from arcturus.errors import ConfigError
@@ -52,6 +53,37 @@ def test_the_optimum_is_the_value_of_its_own_greedy_policy_and_no_policy_beats_i
     for _ in range(50):
         policy = rng.dirichlet(np.ones(q.shape[1]), len(q))
         assert (policy_values(mdp, policy, GAMMA)[0] <= v + 1e-9).all()
+
+
+@pytest.mark.parametrize("mdp", WORLDS.values(), ids=WORLDS)
+def test_the_soft_optimum_becomes_the_optimum_as_entropy_loses_its_worth(mdp):
+    """V* <= V_soft <= V* + alpha log |A| / (1 - gamma), whatever alpha."""
+    v, q = value_iteration(mdp, GAMMA)
+    for alpha in (1.0, 0.1, 1e-3, 1e-9):
+        soft_v, soft_q = soft_value_iteration(mdp, GAMMA, alpha)
+        worth = alpha * np.log(q.shape[1]) / (1 - GAMMA)
+        for more, less in ((soft_v, v), (soft_q, q)):
+            assert (more >= less - 1e-9).all()
+            assert (more <= less + worth + 1e-9).all()
+
+
+@pytest.mark.parametrize("mdp", WORLDS.values(), ids=WORLDS)
+def test_the_soft_optimum_is_the_value_of_its_softmax_and_no_policy_beats_it(mdp):
+    """With alpha times the entropy as a reward of its own, by a linear system."""
+    alpha, live = 0.1, ~mdp.terminal
+
+    def value(policy):
+        entropy = -(policy * np.log(policy)).sum(-1) * live
+        onward = (policy[..., None] * mdp.onward).sum(1)
+        reward = (policy * mdp.expected_reward).sum(-1) + alpha * entropy
+        return np.linalg.solve(np.eye(len(onward)) - GAMMA * onward, reward)
+
+    v, q = soft_value_iteration(mdp, GAMMA, alpha)
+    policy = np.exp((q - q.max(-1, keepdims=True)) / alpha)
+    assert np.allclose(value(policy / policy.sum(-1, keepdims=True)), v, atol=1e-9)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        assert (value(rng.dirichlet(np.ones(q.shape[1]), len(q))) <= v + 1e-9).all()
 
 
 @pytest.mark.parametrize("mdp", WORLDS.values(), ids=WORLDS)
@@ -192,6 +224,24 @@ def test_policy_agents_find_the_exact_optimum(agent, env_id, tmp_path):
     print(f"{agent} on {env_id}: {mdp.start @ v:.4f} of {mdp.start @ best:.4f}, critic's mean error where it goes {error:.4f}")
     assert mdp.start @ v > mdp.start @ best - 0.02
     assert error < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_soft_actor_critic_finds_the_exact_soft_optimum(env_id, tmp_path):
+    """Both critics, and the policy; at its temperature the soft optimum is farther from the optimum than the tolerance."""
+    run = arcturus.train("sac", env_id, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0)
+    mdp, agent = gym.make(env_id).unwrapped.mdp, arcturus.load(run).agent
+    gamma, alpha, live = agent.config.gamma, agent.config.alpha, ~mdp.terminal
+    v, best = soft_value_iteration(mdp, gamma, alpha)
+    states = torch.eye(len(mdp.start))
+    with torch.no_grad():
+        q, policy = agent.critics(states).double().numpy(), agent.log_policy(states).exp().double().numpy()
+    error = np.abs(q - best)[:, live].mean()
+    astray = np.abs(policy - np.exp((best - v[:, None]) / alpha))[live].mean()
+    print(f"sac on {env_id}: mean error {error:.4f}, largest {np.abs(q - best)[:, live].max():.4f}, of the policy {astray:.4f}")
+    assert error < 0.05 < np.abs(value_iteration(mdp, gamma)[1] - best)[live].mean()
+    assert astray < 0.1
 
 
 def visited(mdp, policy, gamma):

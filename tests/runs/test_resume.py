@@ -22,6 +22,7 @@ SETTINGS = {
     "dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
     "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
     "pqn": {"horizon": 16, "minibatches": 2, "epsilon_steps": 400},
+    "sac": {"capacity": 400, "learn_start": 100, "target_period": 150, "batch_size": 16, "autotune": True, "prioritised": True},
 }
 SETTINGS |= {
     "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True},  # Rainbow
