@@ -35,18 +35,23 @@ class Priorities:
     def draw(self, batch: int, generator: torch.Generator, beta: float) -> tuple[Tensor, Tensor]:
         """Places in the ring (slot times environments, plus environment), int64, and importance weights, float32; [batch] each."""
         self._follow()
-        index = self.tree.draw(batch, generator)
-        p = self.tree.leaf[index].double()
-        weight = (torch.where(p > 0, p, torch.inf).amin() / p.clamp_min(1)).pow(beta) * (p > 0)
-        return index, weight.float()
+        tree, xp = self.tree, self.tree.xp
+        index = tree.draw(batch, generator)
+        p = xp.asarray(tree.numbers[tree.seen(index)], dtype=xp.float64)
+        drawable = p > 0  # all or none
+        weight = tree.tensor(p.min() / xp.where(drawable, p, 1.0)).pow(beta)
+        return index, (weight * tree.tensor(drawable)).float()
 
     def set(self, index: Tensor, error: Tensor) -> None:
         """The errors [batch] of what was drawn.  One that is not finite changes nothing; nor does one of a row never to be drawn."""
-        before = self.tree.leaf[index]
-        new = self.tree.fixed_point((error.detach().double().abs() + LEAST).pow(self.alpha).nan_to_num(0.0))
-        new = torch.where(error.isfinite() & (before > 0), new, before)
-        self.tree.set(index, new)
-        self.largest = torch.maximum(self.largest, new.amax())
+        tree, xp = self.tree, self.tree.xp
+        error = error.detach().double()
+        new = tree.seen(tree.fixed_point((error.abs() + LEAST).pow(self.alpha)))
+        before = tree.numbers[tree.seen(index)]
+        new = xp.where(xp.isfinite(tree.seen(error)) & (before > 0), new, before)
+        tree.set(index, tree.tensor(new))
+        largest = tree.seen(self.largest)
+        xp.maximum(largest, new.max(), out=largest)
 
     def _follow(self) -> None:
         """Takes in the rows that were stored since the last draw, and out those that will be overwritten."""
@@ -79,5 +84,5 @@ class Priorities:
             raise ValueError("the priorities are not those of the replay")
         self.tree.leaf.copy_(state["leaf"])  # type: ignore[arg-type]
         torch.sum(self.tree.leaf.view(-1, self.tree.width), 1, out=self.tree.block)
-        self.largest = torch.as_tensor(state["largest"]).to(self.ring.device, copy=True)
+        self.largest.copy_(torch.as_tensor(state["largest"]))
         self.left, self.entered = state["left"], state["entered"]  # type: ignore[assignment]
