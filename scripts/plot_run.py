@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from arcturus.scripts.frontend import guarded
 
 COLOURS = ("#2f6f8f", "#c2410c", "#4d7c0f", "#7c3aed", "#8d8b84")
+STYLES = ("-", "--", ":", "-.")
 VALUES = {
     "charts/heldout_max_q": "average maximum action-value, held-out",
     "charts/heldout_value": "average value, held-out",
@@ -27,6 +29,13 @@ def series(rows: list[dict[str, Any]], tag: str) -> tuple[list[float], list[floa
     """Steps in millions and values of one tag."""
     points = [(row["step"] / 1e6, row[tag]) for row in rows if tag in row]
     return [p[0] for p in points], [p[1] for p in points]
+
+
+def kind_of(config: Any) -> str:
+    """What a run's agent is called among others: by its preset where that names an algorithm (c51's rainbow)."""
+    if config.agent_name == "sb3":
+        return f"stable-baselines3 {config.agent.algorithm}"
+    return "rainbow" if config.preset.startswith("rainbow") else config.agent_name
 
 
 def names_of(runs: list[Path], configs: list[Any]) -> list[str]:
@@ -99,17 +108,22 @@ def main(argv: list[str]) -> int:
     known = [(run.config(), read_metrics(run)) for run in map(Run, args.runs)]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for (config, rows), colour in zip(known, itertools.cycle(COLOURS)):
-        name = config.agent_name if config.agent_name != "sb3" else f"stable-baselines3 {config.agent.algorithm}"
-        alone = len(known) == 1
-        left.plot(*series(rows, "charts/episodic_return"), color=colour, label="training, last 100 episodes" if alone else name)
+    kinds = [kind_of(config) for config, _ in known]
+    colours = dict(zip(dict.fromkeys(kinds), itertools.cycle(COLOURS)))
+    alone, seen = len(known) == 1, Counter[str]()
+    for (config, rows), kind in zip(known, kinds, strict=True):  # a colour for each kind, a style for each seed of it
+        colour, style = colours[kind], STYLES[seen[kind] % len(STYLES)]
+        seen[kind] += 1
+        name = kind if kinds.count(kind) == 1 else f"{kind}, seed {config.run.seed}"
+        label = "training, last 100 episodes" if alone else name
+        left.plot(*series(rows, "charts/episodic_return"), style, color=colour, label=label)
         x, mean = series(rows, "eval/episodic_return_mean")
         if x:
             low, high = series(rows, "eval/ci_low")[1], series(rows, "eval/ci_high")[1]
             error = [[m - a for m, a in zip(mean, low, strict=True)], [b - m for m, b in zip(mean, high, strict=True)]]
             label = f"evaluation, {config.run.eval_episodes} episodes, 95% interval"
-            axes, tint, kind = (left, "#c2410c", "o") if alone else (right, colour, "o-")
-            axes.errorbar(x, mean, error, fmt=kind, color=tint, markersize=4, capsize=3, label=label if alone else name)
+            axes, tint, points = (left, "#c2410c", "o") if alone else (right, colour, "o" + style)
+            axes.errorbar(x, mean, error, fmt=points, color=tint, markersize=4, capsize=3, label=label if alone else name)
         if alone:
             tag = next((t for t in VALUES if any(t in row for row in rows)), "charts/heldout_value")
             right.plot(*series(rows, tag), color=colour)
@@ -125,7 +139,8 @@ def main(argv: list[str]) -> int:
         axes.set_xlabel("million agent steps" + (" (x4: frames)" if config.env.id.startswith("ALE/") else ""))
         axes.grid(alpha=0.25)
     title = f"{config.agent_name} on {config.env.id}, preset {config.preset}" if len(known) == 1 else config.env.id
-    figure.suptitle(f"{title}, seed {config.run.seed}")
+    seeds = sorted({config.run.seed for config, _ in known})
+    figure.suptitle(f"{title}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}")
     args.file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.file, dpi=100)
     return 0
