@@ -27,7 +27,7 @@ from arcturus.networks import QNetwork
 from arcturus.replay.records import Transition
 from arcturus.return_distributions import CategoricalMean, categorical_projection
 from arcturus.seeding import Seeds
-from arcturus.value_agent import ValueAgent, ValueConfig
+from arcturus.value_agent import CLASSIC, CPU_SMALL, LIKE_DQN_2015, MDP, ValueAgent, ValueConfig
 
 
 @dataclass(frozen=True)
@@ -40,116 +40,50 @@ class Config(ValueConfig):
     """K: returns that have a probability."""
 
 
+RAINBOW = {
+    "double": True,
+    "dueling": True,
+    "noisy": 0.5,
+    "n_step": 3,
+    "prioritised": True,
+    "max_grad_norm": 10.0,
+    "epsilon_initial": 0.0,  # noisy layers explore
+    "epsilon_final": 0.0,
+    "epsilon_steps": 0,
+}
 PRESETS = {
     "c51": Preset(
         "Bellemare et al. 2017, section 5: DQN's settings with Adam 2.5e-4, eps 0.01/32, support [-10, 10], epsilon to 0.01",
-        agent={
-            "torso": "nature",
-            "life_loss": True,
-            "target_period": 10_000,
-            "learning_rate": 2.5e-4,
-            "optimizer_eps": 0.0003125,
-            "learn_start": 50_000,
-            "epsilon_steps": 1_000_000,
-        },
+        agent=LIKE_DQN_2015 | {"learning_rate": 2.5e-4, "optimizer_eps": 0.0003125},
         env={"protocol": "nature"},
         run={"steps": 50_000_000},
     ),
     "rainbow": Preset(
         "Hessel et al. 2018, table 1, in agent steps; beta rises to 1 over the run",
-        agent={
-            "torso": "nature",
-            "double": True,
-            "dueling": True,
-            "noisy": 0.5,
-            "n_step": 3,
-            "prioritised": True,
-            "priority_exponent": 0.5,
-            "life_loss": True,
-            "target_period": 8_000,
-            "max_grad_norm": 10.0,
-            "epsilon_initial": 0.0,
-            "epsilon_final": 0.0,
-            "epsilon_steps": 0,
-        },
+        agent=RAINBOW | {"torso": "nature", "life_loss": True, "target_period": 8_000},
         env={"protocol": "nature"},
         run={"steps": 50_000_000},
     ),
     "cpu-small": Preset(
         "chosen here for two CPU cores: 42x42 frames and the small torso, double, 3-step; no paper's numbers",
-        agent={
-            "torso": "small",
-            "n_step": 3,
-            "double": True,
-            "target_period": 2_000,
-            "learning_rate": 5e-4,
-            "capacity": 200_000,
-            "learn_start": 2_000,
-            "epsilon_final": 0.02,
-            "epsilon_steps": 40_000,
-        },
+        agent=CPU_SMALL,
         env={"frame_size": 42, "num_envs": 8},
         run={"steps": 1_000_000},
     ),
     "rainbow-cpu-small": Preset(
-        "chosen here for two CPU cores: cpu-small with all of Rainbow's parts; no paper's numbers",
-        agent={
-            "torso": "small",
-            "n_step": 3,
-            "double": True,
-            "dueling": True,
-            "noisy": 0.5,
-            "prioritised": True,
-            "target_period": 2_000,
-            "learning_rate": 5e-4,
-            "max_grad_norm": 10.0,
-            "capacity": 200_000,
-            "learn_start": 2_000,
-            "epsilon_initial": 0.0,
-            "epsilon_final": 0.0,
-            "epsilon_steps": 0,
-        },
+        "chosen here for two CPU cores: cpu-small with all of Rainbow's parts, sigma_0 0.1 as van Hasselt et al. 2019 for few steps",
+        agent=CPU_SMALL | RAINBOW | {"noisy": 0.1},
         env={"frame_size": 42, "num_envs": 8},
         run={"steps": 1_000_000},
     ),
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size: returns from 0 to 100; no paper's numbers",
-        agent={
-            "v_min": 0.0,
-            "v_max": 100.0,
-            "double": True,
-            "n_step": 3,
-            "reward_clip": 0.0,
-            "target_period": 250,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "max_grad_norm": 10.0,
-            "batch_size": 64,
-            "replay_ratio": 0.25,
-            "capacity": 50_000,
-            "learn_start": 1_000,
-            "epsilon_final": 0.04,
-            "epsilon_steps": 10_000,
-        },
+        agent=CLASSIC | {"v_min": 0.0, "v_max": 100.0, "replay_ratio": 0.25},
         run={"steps": 50_000},
     ),
     "mdp": Preset(
         "chosen here for the tabular processes, whose optimum is known: returns from -2 to 2; no paper's numbers",
-        agent={
-            "v_min": -2.0,
-            "v_max": 2.0,
-            "atoms": 101,
-            "gamma": 0.95,
-            "reward_clip": 0.0,
-            "target_period": 200,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "batch_size": 64,
-            "capacity": 20_000,
-            "learn_start": 500,
-            "epsilon_final": 0.5,
-            "epsilon_steps": 5_000,
-        },
+        agent=MDP | {"v_min": -2.0, "v_max": 2.0, "atoms": 101},
         run={"steps": 60_000},
     ),
 }

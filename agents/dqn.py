@@ -40,6 +40,7 @@ from arcturus.policies import epsilon_greedy
 from arcturus.replay.experience import EpsilonConfig, Experience
 from arcturus.replay.records import Sequence, Transition
 from arcturus.seeding import Seeds
+from arcturus.value_agent import check_munchausen
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Config(EpsilonConfig):
     """Adam, or the centred RMSProp of 2015."""
 
 
+QUICK = {"reward_clip": 0.0, "learning_rate": 1e-3, "optimizer_eps": 1e-8}  # for small tasks
+QUICK_MEMORY = QUICK | {"max_grad_norm": 10.0, "replay_ratio": 0.0625}
 PRESETS = {
     "mnih2013": Preset(
         "Mnih et al. 2013, section 5: batch 32, epsilon 1 to 0.1 over 1M, 1M replay; RMSProp's numbers from Mnih et al. 2015",
@@ -114,7 +117,7 @@ PRESETS = {
         agent={"torso": "nature"},
         run={"steps": 10_000_000},
     ),
-    "double-dueling-prioritised": Preset(
+    "prioritised": Preset(
         "van Hasselt et al. 2016, Wang et al. 2016 and Schaul et al. 2016 together, with Adam of Hessel et al. 2018",
         agent={
             "torso": "nature",
@@ -151,14 +154,12 @@ PRESETS = {
     ),
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
-        agent={
+        agent=QUICK
+        | {
             "double": True,
             "huber": True,
             "n_step": 3,
-            "reward_clip": 0.0,
             "target_period": 250,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
             "max_grad_norm": 10.0,
             "batch_size": 128,
             "replay_ratio": 0.5,
@@ -171,13 +172,11 @@ PRESETS = {
     ),
     "mdp": Preset(
         "chosen here for the tabular processes, whose optimum is known; no paper's numbers",
-        agent={
+        agent=QUICK
+        | {
             "gamma": 0.95,
             "double": True,
-            "reward_clip": 0.0,
             "target_period": 200,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
             "batch_size": 64,
             "capacity": 20_000,
             "learn_start": 500,
@@ -188,16 +187,12 @@ PRESETS = {
     ),
     "memory": Preset(
         "chosen here for recalling a cue; no paper's numbers",
-        agent={
+        agent=QUICK_MEMORY
+        | {
             "core": "lstm",
             "core_width": 64,
             "double": True,
-            "reward_clip": 0.0,
             "target_period": 2_000,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "max_grad_norm": 10.0,
-            "replay_ratio": 0.0625,
             "capacity": 50_000,
             "learn_start": 2_000,
             "epsilon_final": 0.05,
@@ -208,17 +203,13 @@ PRESETS = {
     ),
     "ntm": Preset(
         "chosen here for the algorithmic tasks, answered by symbols: whole sequences, discount 0; no paper's numbers",
-        agent={
+        agent=QUICK_MEMORY
+        | {
             "torso": "none",
             "core": "lstm",
             "bptt": 0,
             "gamma": 0.0,
-            "reward_clip": 0.0,
             "target_period": 0,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "max_grad_norm": 10.0,
-            "replay_ratio": 0.0625,
             "capacity": 200_000,
             "learn_start": 5_000,
             "epsilon_final": 0.02,
@@ -229,18 +220,14 @@ PRESETS = {
     ),
     "tape": Preset(
         "chosen here for the tapes, their moves and symbols as one action; no paper's numbers",
-        agent={
+        agent=QUICK_MEMORY
+        | {
             "torso": "none",
             "core": "lstm",
             "core_width": 64,
             "gamma": 0.95,
             "double": True,
-            "reward_clip": 0.0,
             "target_period": 2_000,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "max_grad_norm": 10.0,
-            "replay_ratio": 0.0625,
             "capacity": 100_000,
             "learn_start": 5_000,
             "epsilon_final": 0.01,
@@ -306,12 +293,7 @@ def check(config: Config) -> None:
             where="--agent.core",
             fix="choose --agent.core none, or neither --agent.prioritised nor --agent.munchausen",
         )
-    if config.munchausen and (config.double or config.n_step > 1):
-        raise ConfigError(
-            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
-            where="--agent.munchausen",
-            fix="set --agent.n-step 1 --agent.double False",
-        )
+    check_munchausen(config)
 
 
 class Agent:

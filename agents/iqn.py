@@ -25,13 +25,12 @@ from torch import Tensor, nn
 
 from arcturus.api import EnvSpec, Metrics, State
 from arcturus.config import Bounds, Preset, default_presets
-from arcturus.errors import ConfigError
 from arcturus.losses import munchausen_bonus, soft_value
 from arcturus.networks import make_torso
 from arcturus.replay.records import Transition
 from arcturus.return_distributions import midpoints, quantile_huber
 from arcturus.seeding import Seeds
-from arcturus.value_agent import ValueAgent, ValueConfig
+from arcturus.value_agent import CLASSIC, CPU_SMALL, LIKE_DQN_2015, MDP, ValueAgent, ValueConfig, check_munchausen
 from arcturus.value_heads import ValueHead
 
 LOWEST = -1.0  # what Munchausen's log-probability is clipped to
@@ -58,15 +57,7 @@ class Config(ValueConfig):
 PRESETS = {
     "iqn": Preset(
         "Dabney et al. 2018b, section 4 and appendix: QR-DQN's settings with N = N' = 64, K = 32, 64 cosines, Adam 5e-5, eps 0.01/32",
-        agent={
-            "torso": "nature",
-            "life_loss": True,
-            "target_period": 10_000,
-            "learning_rate": 5e-5,
-            "optimizer_eps": 0.0003125,
-            "learn_start": 50_000,
-            "epsilon_steps": 1_000_000,
-        },
+        agent=LIKE_DQN_2015 | {"learning_rate": 5e-5, "optimizer_eps": 0.0003125},
         env={"protocol": "nature"},
         run={"steps": 50_000_000},
     ),
@@ -77,62 +68,18 @@ PRESETS = {
     ),
     "cpu-small": Preset(
         "chosen here for two CPU cores: 42x42 frames and the small torso, 8 samples, double, 3-step; no paper's numbers",
-        agent={
-            "samples": 8,
-            "target_samples": 8,
-            "policy_samples": 16,
-            "torso": "small",
-            "n_step": 3,
-            "double": True,
-            "target_period": 2_000,
-            "learning_rate": 5e-4,
-            "capacity": 200_000,
-            "learn_start": 2_000,
-            "epsilon_final": 0.02,
-            "epsilon_steps": 40_000,
-        },
+        agent=CPU_SMALL | {"samples": 8, "target_samples": 8, "policy_samples": 16},
         env={"frame_size": 42, "num_envs": 8},
         run={"steps": 1_000_000},
     ),
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
-        agent={
-            "samples": 8,
-            "target_samples": 8,
-            "policy_samples": 16,
-            "double": True,
-            "n_step": 3,
-            "reward_clip": 0.0,
-            "target_period": 250,
-            "learning_rate": 5e-4,
-            "optimizer_eps": 1e-8,
-            "max_grad_norm": 10.0,
-            "batch_size": 64,
-            "replay_ratio": 0.25,
-            "capacity": 50_000,
-            "learn_start": 1_000,
-            "epsilon_final": 0.04,
-            "epsilon_steps": 10_000,
-        },
+        agent=CLASSIC | {"samples": 8, "target_samples": 8, "policy_samples": 16, "learning_rate": 5e-4, "replay_ratio": 0.25},
         run={"steps": 50_000},
     ),
     "mdp": Preset(
         "chosen here for the tabular processes, whose optimum is known; kappa 0 aims at the quantiles; no paper's numbers",
-        agent={
-            "samples": 16,
-            "target_samples": 16,
-            "kappa": 0.0,
-            "gamma": 0.95,
-            "reward_clip": 0.0,
-            "target_period": 200,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "batch_size": 64,
-            "capacity": 20_000,
-            "learn_start": 500,
-            "epsilon_final": 0.5,
-            "epsilon_steps": 5_000,
-        },
+        agent=MDP | {"samples": 16, "target_samples": 16, "kappa": 0.0},
         run={"steps": 60_000},
     ),
 }
@@ -199,21 +146,11 @@ def loss(network: Network, target: Network, batch: Transition, c: Config, genera
     return each, {"losses/q_values": z_tm1.detach().mean()}
 
 
-def check(config: Config) -> None:
-    """ConfigError for switches that contradict each other."""
-    if config.munchausen and (config.double or config.n_step > 1):
-        raise ConfigError(
-            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
-            where="--agent.munchausen",
-            fix="set --agent.n-step 1 --agent.double False",
-        )
-
-
 class Agent(ValueAgent):
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        check(config)
+        check_munchausen(config)
         actions = spec.discrete_actions("iqn")
         super().__init__(config, spec, device, seeds, lambda: Network(spec, actions, config))
 

@@ -24,7 +24,7 @@ from arcturus.networks import QNetwork
 from arcturus.replay.records import Transition
 from arcturus.return_distributions import QuantileMean, midpoints, quantile_huber
 from arcturus.seeding import Seeds
-from arcturus.value_agent import ValueAgent, ValueConfig
+from arcturus.value_agent import CLASSIC, CPU_SMALL, LIKE_DQN_2015, MDP, ValueAgent, ValueConfig
 
 
 @dataclass(frozen=True)
@@ -38,71 +38,24 @@ class Config(ValueConfig):
 PRESETS = {
     "qr-dqn-1": Preset(
         "Dabney et al. 2018, section 5: DQN's settings with Adam 5e-5, eps 0.01/32, 200 quantiles, kappa 1, epsilon to 0.01",
-        agent={
-            "torso": "nature",
-            "life_loss": True,
-            "target_period": 10_000,
-            "learning_rate": 5e-5,
-            "optimizer_eps": 0.0003125,
-            "learn_start": 50_000,
-            "epsilon_steps": 1_000_000,
-        },
+        agent=LIKE_DQN_2015 | {"learning_rate": 5e-5, "optimizer_eps": 0.0003125},
         env={"protocol": "nature"},
         run={"steps": 50_000_000},
     ),
     "cpu-small": Preset(
         "chosen here for two CPU cores: 42x42 frames and the small torso, double, 3-step; no paper's numbers",
-        agent={
-            "quantiles": 51,
-            "torso": "small",
-            "n_step": 3,
-            "double": True,
-            "target_period": 2_000,
-            "learning_rate": 5e-4,
-            "capacity": 200_000,
-            "learn_start": 2_000,
-            "epsilon_final": 0.02,
-            "epsilon_steps": 40_000,
-        },
+        agent=CPU_SMALL | {"quantiles": 51},
         env={"frame_size": 42, "num_envs": 8},
         run={"steps": 1_000_000},
     ),
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
-        agent={
-            "quantiles": 21,
-            "double": True,
-            "n_step": 3,
-            "reward_clip": 0.0,
-            "target_period": 250,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "max_grad_norm": 10.0,
-            "batch_size": 64,
-            "replay_ratio": 0.25,
-            "capacity": 50_000,
-            "learn_start": 1_000,
-            "epsilon_final": 0.04,
-            "epsilon_steps": 10_000,
-        },
+        agent=CLASSIC | {"quantiles": 21, "replay_ratio": 0.5},
         run={"steps": 50_000},
     ),
     "mdp": Preset(
         "chosen here for the tabular processes, whose optimum is known; kappa 0 aims at the quantiles; no paper's numbers",
-        agent={
-            "quantiles": 51,
-            "kappa": 0.0,
-            "gamma": 0.95,
-            "reward_clip": 0.0,
-            "target_period": 200,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "batch_size": 64,
-            "capacity": 20_000,
-            "learn_start": 500,
-            "epsilon_final": 0.5,
-            "epsilon_steps": 5_000,
-        },
+        agent=MDP | {"quantiles": 51, "kappa": 0.0},
         run={"steps": 60_000},
     ),
 }

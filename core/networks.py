@@ -93,6 +93,7 @@ class Torso(nn.Module):
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
         if layer_norm and name in ("impala", "none"):
             raise ConfigError(f"the {name} torso has no layer normalisation", where="--agent.torso", fix="use nature or small")
+        self.layer_norm = layer_norm
         self.name, self.image = name, name not in ("mlp", "none")
         layers: OrderedDict[str, nn.Module] = OrderedDict()
 

@@ -61,9 +61,34 @@ class RMSProp(torch.optim.Optimizer):
             torch._foreach_add_(params, delta)
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Adam:
-    """Fused Adam whose moments are there from the beginning, so that a checkpoint's names and shapes never change."""
-    optimizer = torch.optim.Adam(parameters, lr, eps=eps, fused=True)
+class RAdam(torch.optim.RAdam):
+    """torch's rectified Adam (Liu et al. 2020, arXiv:1908.03265), that heeds found_inf: then nothing changes at all."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        if (found := getattr(self, "found_inf", None)) is None:
+            super().step()
+            return
+        tensors = [x for p in _parameters(self) for x in (p, *self.state[p].values())]
+        before = [x.clone() for x in tensors]
+        super().step()
+        for now, then in zip(tensors, before, strict=True):
+            now.copy_(torch.where(found.bool(), then, now))
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
+    """Fused Adam, ready to be saved."""
+    return _with_moments(torch.optim.Adam(parameters, lr, eps=eps, fused=True))
+
+
+def radam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
+    """Rectified Adam, ready to be saved; on CUDA its counters stay on the device."""
+    parameters = list(parameters)
+    return _with_moments(RAdam(parameters, lr, eps=eps, capturable=parameters[0].is_cuda))
+
+
+def _with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Its moments are there from the beginning, so that a checkpoint's names and shapes never change."""
     for p in _parameters(optimizer):
         moments = {k: torch.zeros_like(p, requires_grad=False) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}

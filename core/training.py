@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from arcturus import agents
-from arcturus.api import Metrics, State, TimeStep, state_leaves, state_like
+from arcturus.api import State, TimeStep, state_leaves, state_like
 from arcturus.building import build_agent, check_training, fitting, playing_state
 from arcturus.config import write_yaml
 from arcturus.device import torch_settings
@@ -27,11 +27,11 @@ from arcturus.envs import open_envs, open_training
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.loop import Row
 from arcturus.loop import run as run_loop
-from arcturus.optimizers import culprit
 from arcturus.runs.checkpoint import Checkpoints, Loaded
 from arcturus.runs.course import Course, Diverged, fingerprint
 from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run
+from arcturus.runs.health import Health
 from arcturus.runs.monitor import Monitor, check_state
 from arcturus.runs.progress import say
 from arcturus.runs.reports import report_evaluation, report_hidden_layer, report_lengths
@@ -42,7 +42,6 @@ from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.instruments import HeldOut, collect_heldout
 from arcturus.seeding import Seeds
 
-BAD_LIMIT = 10  # bad rows between two scheduled checkpoints, or skipped updates in a row, that end a run
 SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
 
 
@@ -56,7 +55,8 @@ class Trainer:
         self.steps, self.best = 0, -math.inf
         self.started = 0  # the step at which the environments were last restarted
         self.owed = False  # an evaluation at this step is due, or was broken off by a signal
-        self.bad_rows = self.failed_saves = 0
+        self.health = Health(config.env.id)
+        self.failed_saves = 0
         self.memory: State = ()  # of the agent, after the newest row
         self.restored = self._cut = False
 
@@ -179,7 +179,8 @@ class Trainer:
         finished = self.envs.envs.take_finished()
         self.monitor.row(self.steps, row.metrics, finished if getattr(self.agent, "plays", True) else [])
         log = self.monitor.is_due(self.steps)
-        self._watch_numbers(row.metrics, log)
+        self.health.check_rows(self.envs.envs.take_bad(), self.started, self.steps)
+        self.health.check_updates(row.metrics, self.agent, self.steps, wait=log)
         if log:
             self._log()
         for listener in self.listeners:
@@ -209,31 +210,12 @@ class Trainer:
         extra = self.agent.scalars() if hasattr(self.agent, "scalars") else {}
         if self.heldout:
             extra |= self.heldout.read(self.agent)[0]
-        if self.bad_rows:
-            extra["health/bad_rows"] = self.bad_rows
+        if self.health.bad_rows:
+            extra["health/bad_rows"] = self.health.bad_rows
         schedule = self.envs.envs.schedule
         if schedule is not None and schedule.adaptive:
             extra["task/level"] = schedule.level
         self.monitor.log(self.steps, extra)
-
-    def _watch_numbers(self, metrics: Metrics, log: bool) -> None:
-        """Numbers that are not finite were skipped where they arose; too many of them end the run."""
-        for bad in self.envs.envs.take_bad():
-            self.bad_rows += 1
-            told = f"{self.config.env.id}: environment {bad.env} gave a {bad.what} that is not finite"
-            if self.bad_rows == 1:
-                say(f"warning: {told}; it is skipped, and the episode is not counted")
-            if self.bad_rows >= BAD_LIMIT:
-                raise TrainingFailed(
-                    f"{told}, the {self.bad_rows}th such row since step {self.started:,}", where=f"step {self.steps:,}"
-                )
-        skipped = metrics.get("health/skipped_updates")
-        if skipped is not None and (log or not skipped.is_cuda) and skipped >= BAD_LIMIT:
-            raise TrainingFailed(
-                f"{culprit(self.agent.network)} is not finite; {int(skipped)} updates in a row were skipped",
-                where=f"step {self.steps:,}",
-                fix="resume from the newest checkpoint, whose weights are finite; a smaller learning rate may help (--fork)",
-            )
 
     def _evaluate(self) -> None:
         """Leaves `owed` set if a signal broke it off."""
@@ -271,7 +253,7 @@ class Trainer:
             "steps": self.steps,
             "best": self.best if math.isfinite(self.best) else None,
             "owed": self.owed,
-            "bad_rows": 0 if seen is None else self.bad_rows,
+            "bad_rows": 0 if seen is None else self.health.bad_rows,
             "config": json.dumps(self.config.to_mapping()),
             "monitor": self.monitor.state(),
             "schedule": self.envs.schedule_now() if seen is None else self.envs.schedule,
@@ -301,7 +283,7 @@ class Trainer:
     def _save(self, seen: str | None) -> None:
         state = self._state(seen)
         if seen is None:
-            self.bad_rows = 0
+            self.health.bad_rows = 0
         if self.replay is not None and self.checkpoints.segments.far_behind(self.replay):
             self.saver.join()  # they are written at once, by this thread
         try:
@@ -356,7 +338,7 @@ class Trainer:
                 self.checkpoints.segments.load(replay, loaded.replay)
             elif replay is not None:
                 say("the replay was not saved: it fills again before learning goes on, and the run is not an exact continuation")
-            self.steps, self.owed, self.bad_rows = state["steps"], state["owed"], state["bad_rows"]
+            self.steps, self.owed, self.health.bad_rows = state["steps"], state["owed"], state["bad_rows"]
             there = any(self.checkpoints.folder.glob("best-*"))
             self.best = float(state["best"]) if state["best"] is not None and there else -math.inf
             check_state(state["monitor"])

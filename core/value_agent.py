@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
 from arcturus.config import Bounds
+from arcturus.errors import ConfigError
 from arcturus.losses import weighted_mean
 from arcturus.optimizers import Descent, adam
 from arcturus.policies import epsilon_greedy
@@ -36,6 +37,57 @@ class ValueConfig(EpsilonConfig):
     """sigma_0 of noisy layers in the head, which explore by themselves (Fortunato et al. 2018); 0: none."""
     double: bool = False
     """Choose the bootstrap action with the online network (van Hasselt et al. 2016)."""
+
+
+# What presets of these agents have in common
+LIKE_DQN_2015 = {"torso": "nature", "life_loss": True, "target_period": 10_000, "learn_start": 50_000, "epsilon_steps": 1_000_000}
+CPU_SMALL = {
+    "torso": "small",
+    "n_step": 3,
+    "double": True,
+    "target_period": 2_000,
+    "learning_rate": 5e-4,
+    "capacity": 200_000,
+    "learn_start": 2_000,
+    "epsilon_final": 0.02,
+    "epsilon_steps": 40_000,
+}
+CLASSIC = {
+    "double": True,
+    "n_step": 3,
+    "reward_clip": 0.0,
+    "target_period": 250,
+    "learning_rate": 1e-3,
+    "optimizer_eps": 1e-8,
+    "max_grad_norm": 10.0,
+    "batch_size": 64,
+    "capacity": 50_000,
+    "learn_start": 1_000,
+    "epsilon_final": 0.04,
+    "epsilon_steps": 10_000,
+}
+MDP = {
+    "gamma": 0.95,
+    "reward_clip": 0.0,
+    "target_period": 200,
+    "learning_rate": 1e-3,
+    "optimizer_eps": 1e-8,
+    "batch_size": 64,
+    "capacity": 20_000,
+    "learn_start": 500,
+    "epsilon_final": 0.5,
+    "epsilon_steps": 5_000,
+}
+
+
+def check_munchausen(config: Any) -> None:
+    """ConfigError for switches that contradict Munchausen targets."""
+    if config.munchausen and (config.double or config.n_step > 1):
+        raise ConfigError(
+            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
+            where="--agent.munchausen",
+            fix="set --agent.n-step 1 --agent.double False",
+        )
 
 
 class ValueAgent:

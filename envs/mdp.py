@@ -71,6 +71,34 @@ def policy_values(mdp: MDP, policy: np.ndarray, gamma: float) -> tuple[np.ndarra
     return v, mdp.expected_reward + gamma * mdp.onward @ v
 
 
+def return_distributions(mdp: MDP, policy: np.ndarray, gamma: float, support: np.ndarray) -> np.ndarray:
+    """[S, A, K] probabilities, on an evenly spaced support [K], of the return of each action in each state when a policy [S, A] goes on
+    from there: the fixed point of the distributional Bellman equation (Bellemare et al. 2017, equation 5), each return shared by
+    the two points beside it.  Means are exact, if the support reaches far enough; all of it is as the spacing goes to 0."""
+    S, A, K = *mdp.p.shape[:2], len(support)
+    dz, origin = support[1] - support[0], np.zeros(K)
+    zero = -support[0] / dz
+    for point, share in ((int(zero), 1 - zero % 1), (int(zero) + 1, zero % 1)):
+        origin[min(point, K - 1)] += share
+    arrivals = [(s, a, t) for s, a, t in np.argwhere(mdp.p > 0) if not mdp.terminal[s]]
+    places = {}
+    for r, discount in {(mdp.r[x], 0.0 if mdp.terminal[x[2]] else gamma) for x in arrivals}:
+        to = (np.clip(r + discount * support, support[0], support[-1]) - support[0]) / dz
+        below = np.minimum(to.astype(int), K - 2)
+        places[r, discount] = below, to - below
+    now = np.broadcast_to(origin, (S, A, K)).copy()
+    while True:
+        then, now = now, np.zeros((S, A, K))
+        now[mdp.terminal] = origin
+        onward = (policy[:, :, None] * then).sum(1)  # [S, K]
+        for s, a, t in arrivals:
+            below, share = places[mdp.r[s, a, t], 0.0 if mdp.terminal[t] else gamma]
+            mass = mdp.p[s, a, t] * onward[t]
+            now[s, a] += np.bincount(below, mass * (1 - share), K) + np.bincount(below + 1, mass * share, K)
+        if np.abs(np.cumsum(now - then, -1)).sum(-1).max() * dz < 1e-6:  # the distance the mass has moved
+            return now
+
+
 def expected_return(mdp: MDP, logits: Tensor, gamma: float, horizon: int) -> Tensor:
     """J = E[sum_t gamma^t r_t] of the softmax policy of logits [S, A] over at most `horizon` steps; differentiable, so its
     gradient is the exact policy gradient.  The process's probabilities are in it, as they are in p(tau)."""

@@ -83,7 +83,7 @@ def text(env: Tape) -> str:
 
 
 @cache
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
     """Pillow's own font; reading it takes longer than drawing a picture."""
     return ImageFont.load_default(size)
 
@@ -123,7 +123,7 @@ class _Drawing:
         self._target(top + rows * self.high + free // 4 + 10, lines)
 
     def _text(self, x: float, y: float, words: str, size: int, colour: str, anchor: str = "lm") -> None:
-        self.pen.text((x, y), words, colour, _font(size), anchor)
+        self.pen.text((x, y), words, colour, font(size), anchor)
 
     def _header(self) -> None:
         env, right = self.env, WIDTH - MARGIN

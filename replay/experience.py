@@ -18,7 +18,7 @@ from arcturus.device import choose_device
 from arcturus.losses import linear_schedule
 from arcturus.replay.prioritised import Priorities
 from arcturus.replay.records import Sequence, Transition
-from arcturus.replay.ring import Ring, uniform
+from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
 
 
@@ -96,7 +96,6 @@ class Experience:
         self.generator = seeds.branch("replay").torch(where)
         self.priorities = Priorities(self.ring, config.priority_exponent, self.reach) if config.prioritised else None
         self.drawn: Tensor | None = None  # places of the newest minibatch
-        self.ones = torch.ones(config.batch_size, device=where)
         self.steps = self.updates = self.copies = 0
 
     def append(self, step: Step) -> None:
@@ -134,14 +133,13 @@ class Experience:
     def sample(self) -> Transition:
         """The minibatch of one update."""
         c = self.config
-        if self.priorities is None:
-            t, n = uniform(c.batch_size, self.ring.oldest, self.ring.count - self.reach, self.spec.num_envs, self.generator)
-            importance = self.ones
-        else:
-            self.drawn, importance = self.priorities.draw(c.batch_size, self.generator, self.beta)
-            t, n = self.drawn // self.spec.num_envs, self.drawn % self.spec.num_envs
-        batch = self.ring.transitions(t, n, c.n_step, c.gamma, c.reward_clip, c.life_loss)
+        how = {"n_step": c.n_step, "gamma": c.gamma, "reward_clip": c.reward_clip, "life_loss": c.life_loss}
         self.updates += 1
+        if self.priorities is None:
+            return self._here(self.ring.sample(c.batch_size, self.generator, **how))  # type: ignore[arg-type]
+        self.drawn, importance = self.priorities.draw(c.batch_size, self.generator, self.beta)
+        n = self.spec.num_envs
+        batch = self.ring.transitions(self.drawn // n, self.drawn % n, **how)  # type: ignore[arg-type]
         return self._here(batch._replace(weight=batch.weight * importance))
 
     def sample_sequences(self, burn_in: int, length: int, whole: bool) -> Sequence:

@@ -72,8 +72,8 @@ def playing(agent: Any, agent_name: str) -> Playing:
         raise ConfigError(
             f"{agent_name} plays by no network that can be exported",
             where="RUN",
-            fix="dqn, a2c, ppo, reinforce can be exported, and agents of your own whose network is a QNetwork or ActorCritic "
-            "and that keep their config and spec",
+            fix="agents can be exported whose network is a QNetwork or ActorCritic and that keep their config and spec: of those "
+            "here dqn, c51, qr_dqn, pqn, a2c, ppo, reinforce and sac",
         )
     return Playing(network)
 

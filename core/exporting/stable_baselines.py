@@ -98,7 +98,14 @@ def to_stable_baselines(agent: Any, agent_name: str, original: gym.Space | None 
         raise ConfigError(
             f"this {agent_name} has learned no values, which stable-baselines3's policies must have",
             where="--to",
-            fix="--to onnx; or train it with --agent.baseline learned",
+            fix="--to onnx" + ("; or train it with --agent.baseline learned" if agent_name == "reinforce" else ""),
+        )
+    if isinstance(network, QNetwork) and (getattr(network.torso, "layer_norm", False) or not isinstance(network.head, nn.Linear)):
+        raise ConfigError(
+            f"this {agent_name}'s network has parts (dueling, noisy, distributional or layer-normalised) that stable-baselines3's "
+            "DQN has not",
+            where="--to",
+            fix="--to onnx",
         )
     kind: type[BaseAlgorithm] = DQN if isinstance(network, QNetwork) else PPO if agent_name == "ppo" else A2C
     model = _empty(kind, agent, observation_space(spec, original))

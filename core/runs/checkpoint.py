@@ -45,6 +45,7 @@ FORMAT = 2
 TRIED = 50  # checkpoints, newest first, before a run is given up
 FILES = {"tensors.safetensors", "state.json"}
 COURSE_BYTES = 32 << 20  # of actions since the last restart; beyond that a course is not kept
+LEARNING_BYTES = 80 << 20  # of what an agent that plays does without: priorities have 8 bytes a step
 
 
 class Snapshot(NamedTuple):
@@ -251,14 +252,19 @@ class Checkpoints:
         return Loaded(unflatten(loaded | moved, parsed), manifest["step"], manifest["replay"], bool(moved))
 
     def load_agent(self, path: Path, template: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """The agent's part of a checkpoint, against an agent's template; and the steps it had been trained for."""
+        """The agent's part of a checkpoint, against a template of one that plays; and the steps it had been trained for.
+
+        Priorities, of a replay that it doesn't have, stay where they are.
+        """
         tensors, values = flatten({"agent": template})
         manifest, parsed = self._manifest(path), self.values(path)
         parsed = {k: v for k, v in parsed.items() if k.startswith("agent/")}
         check_values(parsed, values, path / "state.json")
         shapes, file = shapes_of(tensors), path / "tensors.safetensors"
-        data = self._file(path, file.name, size_limit(shapes) + COURSE_BYTES + (16 << 20), manifest)
-        return unflatten(unpack(data, shapes, file, "agent/"), parsed).get("agent", {}), manifest["step"]
+        data = self._file(path, file.name, size_limit(shapes) + COURSE_BYTES + LEARNING_BYTES, manifest)
+        return unflatten(unpack(data, shapes, file, "agent/", without="agent/priorities/"), parsed).get("agent", {}), manifest[
+            "step"
+        ]
 
     @staticmethod
     def _manifest(path: Path) -> dict[str, Any]:

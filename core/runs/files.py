@@ -164,17 +164,22 @@ def _header_limit(expected: Shapes) -> int:
     return 65_536 + sum(256 + 2 * len(name) for name in expected)
 
 
-def unpack(data: bytes, expected: Shapes, where: Path, part: str = "") -> dict[str, Tensor]:
+def unpack(data: bytes, expected: Shapes, where: Path, part: str = "", without: str = "") -> dict[str, Tensor]:
     """The tensors in `data`, each with a name, dtype and shape that is expected; not all that are expected need be there.
 
-    part: only names that begin so are looked at and returned.  A generator's state (NAME_rng) may be that of another device.
+    part: only names that begin so are looked at and returned; without: none that begins so.  A generator's state (NAME_rng) may be
+    that of another device.
     """
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(len(data) - 8, _header_limit(expected)):
         raise CheckpointError(f"{where.name} has a header of {length:,} bytes", where=str(where))
     header = parse_json(data[8 : 8 + length], where)
+
+    def wanted(name: str) -> bool:
+        return name.startswith(part) and not (without and name.startswith(without))
+
     for name, entry in header.items():
-        if name == "__metadata__" or not name.startswith(part):
+        if name == "__metadata__" or not wanted(name):
             continue
         if name not in expected:
             raise CheckpointError(f"{where.name} holds {name[:100]!r}, which nothing here has", where=str(where))
@@ -189,7 +194,7 @@ def unpack(data: bytes, expected: Shapes, where: Path, part: str = "") -> dict[s
                 fix="was config.yaml changed, or is it another version's run?",
             )
     try:
-        return {name: tensor for name, tensor in tensors_from_bytes(data).items() if name.startswith(part)}
+        return {name: tensor for name, tensor in tensors_from_bytes(data).items() if wanted(name)}
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{where.name} is damaged: {e}", where=str(where)) from e
 

@@ -6,49 +6,25 @@ saw, for its action-values; and in a twin in colour, for the picture.  Both must
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from torch import Tensor
 
 from arcturus.api import Act, Actor
 from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs, parse_options
 from arcturus.envs.classic import import_module_of, open_one
 from arcturus.errors import ConfigError, TrainingFailed
+from arcturus.scoring.canvas import Bars, Canvas, Moment
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
 from arcturus.scoring.explain import EXPLANATIONS, check_explanation
-
-HEIGHT, PANEL, TRACE = 420, 240, 120  # pixels: the game's height, the panel's width, the value trace's height
-FADE, GLOW, GREYED = 0.93, 0.9, 0.85  # a step's fall of the heat map's scale; its strongest alpha; colour taken from the game
-INK, DIM, GROUND, CHOSEN, BAR, LINE, HEAT = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0", "#ff5a1f"
-
-
-class Bars(NamedTuple):
-    """A number for every action."""
-
-    what: str  # action-values or policy
-    numbers: np.ndarray  # [A] float32
-    low: float  # where a bar has no length
-
-
-class Moment(NamedTuple):
-    """One step of an episode that is played again."""
-
-    picture: np.ndarray  # [H, W, 3] uint8, what stands on the screen before the action
-    action: int | list[int]
-    reward: float  # that this action earned
-    score: float  # before the action
-    bars: Bars | None
-    value: float | None
-    heat: np.ndarray | None = None  # [H, W] float32 >= 0 over what the agent saw: what the action hangs on (scoring/explain.py)
 
 
 class ColourTwin:
@@ -89,6 +65,14 @@ class ColourTwin:
 
     def close(self) -> None:
         self.atari.close() if self.atari else self.env.close()
+
+
+def returns_of(act: Act, played: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+    """The possible returns of the action that was played, and their probabilities, [K] each, of an agent that tells them."""
+    if "returns" not in act.extras:
+        return None
+    returns, p = (act.extras[k][0, int(played)].float().cpu().numpy() for k in ("returns", "probabilities"))
+    return returns, p
 
 
 def bars_of(act: Act, space: gym.Space) -> Bars | None:
@@ -139,6 +123,7 @@ def replay(
                     score,
                     bars_of(act, envs.single_action_space),
                     None if value is None else float(value[0]),
+                    returns_of(act, played),
                     heat,
                 )
                 picture, score = next_picture, score + reward
@@ -158,102 +143,6 @@ def frames_per_second(config: EnvConfig) -> Fraction:
     creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     metadata = getattr(creator, "metadata", {})
     return Fraction(int(metadata.get("render_fps", 30)))
-
-
-def labels(config: EnvConfig, count: int) -> list[str]:
-    if is_atari(config.id):
-        from arcturus.envs.atari import action_names
-
-        return list(action_names(config.id, config.full_action_space))
-    return [str(i) for i in range(count)]
-
-
-@cache
-def font(size: int) -> Any:
-    """Pillow's own font; reading it takes longer than drawing a picture."""
-    return ImageFont.load_default(size)
-
-
-class Glow:
-    """Lays heat maps over pictures, stretched to them: what the agent saw is the whole picture scaled, and nothing cut off."""
-
-    def __init__(self) -> None:
-        self.full = 0.0
-
-    def over(self, picture: Image.Image, heat: np.ndarray) -> Image.Image:
-        """Full colour is the highest 99.5th percentile lately: a single pixel sets nothing, and a calm moment looks calm."""
-        self.full = max(float(np.percentile(heat, 99.5)), FADE * self.full)
-        alpha = Image.fromarray(np.uint8(255 * GLOW * np.clip(heat / max(self.full, 1e-12), 0, 1)))
-        grey = Image.blend(picture, picture.convert("L").convert("RGB"), GREYED)  # a warm colour shows on every game's palette
-        grey.paste(Image.new("RGB", grey.size, HEAT), mask=alpha.resize(grey.size, Image.Resampling.BILINEAR))
-        return grey
-
-
-class Canvas:
-    """Draws one moment: the game, the panel beside it, the value's trace below."""
-
-    def __init__(self, config: EnvConfig, title: str, step_seconds: float, explain: str | None = None):
-        self.config, self.title, self.step_seconds, self.explain = config, title, step_seconds, explain
-        self.glow = Glow()
-        self.big, self.small = font(22), font(13)
-        self.trace: deque[float] = deque(maxlen=400)
-        self.low, self.high = np.inf, -np.inf
-        self.count = 0
-
-    def draw(self, moment: Moment) -> Image.Image:
-        h, w = moment.picture.shape[:2]
-        wide = min(round(w * HEIGHT / h), 640) // 2 * 2
-        image = Image.new("RGB", (wide + PANEL, HEIGHT + TRACE), GROUND)
-        game = Image.fromarray(moment.picture).resize((wide, HEIGHT), Image.Resampling.NEAREST)
-        image.paste(game if moment.heat is None else self.glow.over(game, moment.heat), (0, 0))
-        pen, x = ImageDraw.Draw(image), wide + 14
-        pen.text((x, 10), self.title, INK, self.small)
-        pen.text((x, 32), f"score {moment.score:g}", INK, self.big)
-        pen.text((x, 62), f"{self.count * self.step_seconds:.1f} s   step {self.count}", DIM, self.small)
-        y = 86
-        if moment.heat is not None:
-            of = "Q(s,a)" if moment.bars is not None and moment.bars.what == "action-values" else "log pi(a|s)"
-            pen.text((x, y), f"{'guided saliency' if self.explain == 'guided' else self.explain} of {of}", HEAT, self.small)
-            y += 20
-        if moment.value is not None and (moment.bars is None or moment.bars.what == "policy"):
-            pen.text((x, y), f"value {moment.value:.3f}", INK, self.small)
-            y += 20
-        if moment.bars is not None:
-            self._bars(pen, moment, moment.bars, x, y)
-        if moment.value is not None:
-            self.trace.append(moment.value)
-            self.low, self.high = min(self.low, moment.value), max(self.high, moment.value)
-        self._line(pen, wide + PANEL)
-        self.count += 1
-        return image
-
-    def _bars(self, pen: ImageDraw.ImageDraw, moment: Moment, bars: Bars, x: int, y: int) -> None:
-        what, numbers, low = bars
-        names, high = labels(self.config, len(numbers)), float(numbers.max())
-        pen.text((x, y), f"{what} {numbers.min():.2f} to {high:.2f}", DIM, self.small)
-        pitch = min(26, (HEIGHT - y - 26) // len(numbers))
-        letters = font(min(13, max(9, pitch - 4)))
-        span = max(high - low, 1e-6)
-        for i, (name, value) in enumerate(zip(names, numbers, strict=True)):
-            top, colour = y + 22 + i * pitch, CHOSEN if i == moment.action else BAR
-            length = 4 + int((PANEL - 140) * (float(value) - low) / span)
-            pen.text((x, top), name, CHOSEN if i == moment.action else INK, letters)
-            pen.rectangle((x + 114, top + 2, x + 114 + length, top + pitch - 4), fill=colour)
-
-    def _line(self, pen: ImageDraw.ImageDraw, width: int) -> None:
-        top, bottom = HEIGHT + 22, HEIGHT + TRACE - 12
-        if not self.trace:
-            return
-        pen.text(
-            (10, HEIGHT + 4), f"value {self.trace[-1]:.2f}   (from {self.low:.2f} to {self.high:.2f} so far)", DIM, self.small
-        )
-        span = max(self.high - self.low, 1e-6)
-        step = (width - 20) / (self.trace.maxlen or 1)
-        points = [(10 + i * step, bottom - (v - self.low) / span * (bottom - top)) for i, v in enumerate(self.trace)]
-        if len(points) > 1:
-            pen.line(points, fill=LINE, width=2)
-        x, y = points[-1]
-        pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=CHOSEN)
 
 
 def check_film_path(path: Path) -> None:

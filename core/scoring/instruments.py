@@ -89,7 +89,8 @@ class HeldOut:
                 elif "value" in act.extras:
                     values.append(act.extras["value"])
                 for name, out in seen.items():
-                    unit_alive = out.flatten(2).amax((0, 2)).gt(0) if out.dim() > 2 else out.amax(0).gt(0)
+                    maps = out.dim() == 4  # [B, filters, H, W]; else [..., units]
+                    unit_alive = (out.amax((0, 2, 3)) if maps else out.flatten(0, -2).amax(0)).gt(0)
                     alive[name] = alive[name] | unit_alive if name in alive else unit_alive
                     sums = moments.setdefault(name, [torch.zeros((), dtype=torch.float64, device=out.device) for _ in range(2)])
                     sums[0] += out.double().sum()

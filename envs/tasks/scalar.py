@@ -12,8 +12,6 @@ import torch
 from arcturus.envs.tasks.playing import FORECASTS, Play
 from arcturus.envs.tasks.sequences import TASKS, Tapes
 
-CELL = 12  # pixels of a bit in a picture
-
 
 def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
     """Task and way of playing from an environment's settings."""
@@ -51,7 +49,7 @@ class TaskEnv(gym.Env):
         self.observation_space, self.action_space = observation_space(self.task), self.play.space
         self._tapes: torch.Generator | None = None
         self._free = self._over = True
-        self._rows = self._picture_rows = 0
+        self._rows = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -70,7 +68,7 @@ class TaskEnv(gym.Env):
         self._mask, self._rows = laid.mask.tolist(), len(laid.mask)
         self._end = np.zeros_like(self._x[0])
         self.t, self._total, self._all_right = 0, 0.0, True
-        self._answers: dict[int, np.ndarray] = {}
+        self._answers = np.full(self._y.shape, np.nan)
         return self._x[0].copy(), {"asked": self._mask[0]}
 
     def _lengths(self) -> tuple[int, ...]:
@@ -90,7 +88,8 @@ class TaskEnv(gym.Env):
             self._all_right &= bool(right)
             over = self.play.reward == "stop" and not right
             if self.render_mode:
-                self._answers[self.t] = self.play.decode(answer).numpy()
+                forecast = self.play.actions in FORECASTS
+                self._answers[self.t] = self.play.probabilities(answer) if forecast else self.play.decode(answer)
         self.t += 1
         self._over = over = over or self.t == self._rows
         if over and self.play.reward == "sparse":
@@ -103,26 +102,23 @@ class TaskEnv(gym.Env):
         return self._end.copy(), reward, True, False, {"asked": False, "solved": self._all_right}
 
     def render(self) -> Any:
-        """[H, W, 3] uint8: the inputs so far, the targets and the answers so far, a column for each row of the tape and a line for each
-        bit; wrong bits are red."""
+        """[420, 640, 3] uint8 (picture.py)."""
         if self.render_mode != "rgb_array":
             return None
-        longest = self.play.rows(self.task.rows(self.task.longest), self.task.answers(self.task.longest))
-        self._picture_rows = max(self._picture_rows, longest, self._rows)
-        bits = self._y.shape[1]
-        height = self._x.shape[1] + 2 * bits + 2
-        picture = np.full((height, self._picture_rows, 3), 24, np.uint8)
+        from arcturus.envs.tasks.picture import Scene, picture  # Pillow is loaded for those who want pictures
 
-        def ink(values: np.ndarray) -> np.ndarray:
-            return (40 + 200 * np.clip(np.abs(values), 0, 1)).astype(np.uint8)[..., None]
-
-        shown = min(self.t + 1, self._rows)
-        top = self._x.shape[1]
-        picture[:top, :shown] = ink(self._x[:shown].T)
-        for t in range(self._rows):
-            if self._mask[t]:
-                picture[top + 1 : top + 1 + bits, t] = ink(self._y[t])
-        for t, said in self._answers.items():
-            picture[top + 2 + bits :, t] = ink(said.ravel())
-            picture[top + 2 + bits :, t][said.ravel() != self._y[t]] = (220, 60, 50)
-        return np.kron(picture, np.ones((CELL, CELL, 1), np.uint8))
+        return picture(
+            Scene(
+                name=self.spec.id if self.spec else type(self.task).__name__,
+                inputs=self._x,
+                targets=self._y,
+                mask=np.array(self._mask),
+                answers=self._answers,
+                flags=self.task.flags,
+                markers=self.task.markers if self.play.actions != "serial" else (),
+                t=self.t,
+                over=self._over,
+                solved=self._all_right,
+                score=self._total,
+            )
+        )

@@ -53,6 +53,8 @@ class Task:
     low: int = 1
     high: int = 20
     names: ClassVar[tuple[str, ...]] = ("length",)
+    flags: ClassVar[tuple[str, ...]] = ("end",)  # the inputs after those that are bits of vectors
+    markers: ClassVar[tuple[str, ...]] = ()  # the outputs after those
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)  # of inputs
 
     def __post_init__(self) -> None:
@@ -151,6 +153,8 @@ class RepeatCopy(Task):
     repeats_high: int = 10
     width: int = 8
     names: ClassVar[tuple[str, ...]] = ("length", "repeats")
+    flags: ClassVar[tuple[str, ...]] = ("end", "repeats")
+    markers: ClassVar[tuple[str, ...]] = ("end",)
     bounds: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
 
     @property
@@ -196,6 +200,7 @@ class AssociativeRecall(Task):
     width: int = 6
     vectors: int = 3
     names: ClassVar[tuple[str, ...]] = ("items",)
+    flags: ClassVar[tuple[str, ...]] = ("item", "query")
 
     def least(self, name: str) -> int:
         return 2 if name in ("low", "high") else 1
@@ -246,6 +251,7 @@ class DynamicNGrams(Task):
     high: int = 200
     n: int = 6
     names: ClassVar[tuple[str, ...]] = ("length",)
+    flags: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -310,6 +316,7 @@ class PrioritySort(Task):
     width: int = 8
     best: int = 16
     names: ClassVar[tuple[str, ...]] = ("items",)
+    flags: ClassVar[tuple[str, ...]] = ("end", "priority")
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ SMALL = {
     "dqn": REPLAY,
     "a2c": {"torso": "mlp"},
     "ppo": {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2},
+    "pqn": {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2},
     "reinforce": {"torso": "mlp", "episodes": 4, "horizon": 30},
     "teacher": {"core_width": 8, "core_options": "slots=20,word=4"},
     "c51": REPLAY | {"double": True, "dueling": True, "noisy": 0.5, "prioritised": True},  # Rainbow

@@ -7,7 +7,17 @@ import pytest
 import arcturus
 from arcturus.scoring.sequences import score_lengths
 
-CARTPOLE = {"dqn": 400, "reinforce": 195, "a2c": 400, "ppo": 450, "sac": 400}  # mean return over 20 episodes
+CARTPOLE = {
+    "dqn": 400,
+    "c51": 400,
+    "qr_dqn": 400,
+    "iqn": 400,
+    "pqn": 400,
+    "reinforce": 195,
+    "a2c": 400,
+    "ppo": 450,
+    "sac": 400,
+}  # mean return over 20 episodes
 MEMORY = "Memory/Recall-v0"  # a cue of 4, asked for after 8 steps: chance is 0.25
 
 
@@ -32,6 +42,17 @@ def test_cartpole_is_solved_on_two_of_three_seeds(agent, tmp_path):
     scores = [score(agent, "CartPole-v1", tmp_path, seed) for seed in (0, 1, 2)]
     print(agent, scores)
     assert sum(s >= CARTPOLE[agent] for s in scores) >= 2
+
+
+RAINBOW = {"dueling": True, "noisy": 0.1, "prioritised": True, "epsilon_initial": 0.0, "epsilon_final": 0.0}
+
+
+@pytest.mark.learning
+@pytest.mark.timeout(600)
+def test_rainbow_solves_cartpole_on_two_of_three_seeds(tmp_path):
+    scores = [score("c51", "CartPole-v1", tmp_path, seed, agent_config=RAINBOW) for seed in (0, 1, 2)]
+    print(scores)
+    assert sum(s >= 400 for s in scores) >= 2
 
 
 @pytest.mark.slow
@@ -86,6 +107,17 @@ def test_a_turing_machine_learns_to_copy_on_three_of_three_seeds_and_an_lstm_doe
         check_small_copy(tmp_path, seed)
     lstm = {"core": "lstm", "core_width": 128, "core_options": ""}
     assert exact(copies("teacher", tmp_path, 3, preset="cpu-small", agent_config=lstm), 8)[0] <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("controller", ["feedforward", "lstm"])
+def test_a_differentiable_neural_computer_learns_to_copy_and_copies_what_is_longer(controller, tmp_path):
+    dnc = {"core": "dnc", "core_width": 64, "core_options": f"controller={controller},slots=16,word=12"}
+    scores = exact(copies("teacher", tmp_path, preset="cpu-small", steps=120_000, agent_config=dnc), 1, 2, 3, 4, 5, 8)
+    print(scores)
+    assert min(scores[:5]) >= 0.95
+    assert scores[5] >= 0.5  # a length that training never showed
 
 
 @pytest.mark.learning

@@ -15,6 +15,7 @@ from arcturus import agents
 from arcturus.api import Act, Objective
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.errors import ConfigError, TrainingFailed
+from arcturus.scoring.canvas import Canvas
 from arcturus.scoring.evaluation import STALL_STEPS, evaluate, obtained_return, policy_of
 from arcturus.scoring.film import replay, turning_points, value_figure, write_film
 from arcturus.scoring.floors import floors
@@ -218,6 +219,17 @@ def test_heldout_values_and_dead_units_are_those_of_the_network(dqn_breakout):
     assert not any(m._forward_hooks for m in actor.network.modules())
 
 
+def test_units_that_are_asked_several_times_a_state_are_counted_once():
+    actor = build("iqn", BREAKOUT, capacity=10, torso="small", samples=4)  # its layers see [B, K, units]
+    with torch.no_grad():
+        actor.network.head.advantage.layers["fc"].bias[:32] = -1e6
+    scalars, _ = HeldOut(collect_heldout(BREAKOUT, 8, Seeds(4), "cpu")).read(actor)
+    assert scalars["health/dead_units/head.advantage.layers.relu"] >= 0.25
+    assert scalars["health/dead_units/head.advantage.layers.relu"] * 128 == pytest.approx(
+        round(scalars["health/dead_units/head.advantage.layers.relu"] * 128)
+    )
+
+
 def test_the_first_filters_are_a_picture(dqn_breakout):
     picture = first_filters(dqn_breakout.network)
     assert picture.dtype == np.uint8
@@ -240,6 +252,21 @@ def test_loading_gives_the_agent_that_was_trained(tmp_path):
 def test_epsilon_scores_do_not_depend_on_how_many_play_side_by_side(dqn_breakout):
     one, three = (evaluate(dqn_breakout, BREAKOUT, 4, policy="epsilon=0.5", num_envs=n) for n in (1, 3))
     assert [(e.score, e.length) for e in one.episodes] == [(e.score, e.length) for e in three.episodes]
+
+
+@pytest.mark.parametrize("agent", ["c51", "qr_dqn", "iqn"])
+def test_films_show_the_distribution_of_the_chosen_actions_return(agent):
+    actor = build(agent, BREAKOUT, capacity=10, torso="small")
+    episode = evaluate(actor, BREAKOUT, 1, seed=3).episodes[0]
+    moments = [m for m, _ in zip(replay(actor, BREAKOUT, episode), range(4), strict=False)]
+    for m in moments:
+        returns, probabilities = m.returns
+        assert float(returns @ probabilities) == pytest.approx(float(m.bars.numbers[m.action]), abs=1e-4)
+    wide, narrow = (Canvas(BREAKOUT, "", 0.1).draw(x) for x in (moments[0], moments[0]._replace(returns=None)))
+    assert (wide.width, wide.height) == (narrow.width + 240, narrow.height)
+    panel = np.asarray(wide)[90:390, narrow.width : narrow.width + 225].astype(int)
+    assert (np.abs(panel - [0xF2, 0xB1, 0x34]).sum(-1) < 9).any()  # the mean's line
+    assert (np.abs(panel - [0x4F, 0x6D, 0x8F]).sum(-1) < 9).any()  # and bars
 
 
 def test_films_of_environments_of_your_own_with_rewards_that_float32_rounds(tmp_path, monkeypatch):

@@ -186,6 +186,20 @@ def test_onnxruntime_plays_the_same(name, torso, config):
         np.testing.assert_array_equal(out[0].argmax(-1), act.action.numpy())
 
 
+@pytest.mark.parametrize(("name", "config"), [
+    ("c51", {"dueling": True, "noisy": 0.5}), ("qr_dqn", {"quantiles": 5}), ("dqn", {"dueling": True}),
+])  # fmt: skip
+def test_streams_and_distributions_go_to_onnx_and_not_to_stable_baselines(name, config):
+    spec = EnvSpec("test/Random", 1, (4,), torch.float32, spaces.Discrete(5))
+    module = agents.load(name)
+    agent = module.Agent(module.Config(capacity=600, **config), spec, "cpu", Seeds(3))
+    obs = observations(spec)
+    out = session(to_onnx(agent, name)[0]).run(None, {"obs": obs})[0]
+    np.testing.assert_allclose(out, play(agent, obs).extras["q_values"], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match="stable-baselines3's DQN has not"):
+        to_stable_baselines(agent, name)
+
+
 def session(data):
     import onnxruntime
 

@@ -16,6 +16,7 @@ from arcturus.envs.mdp import (
     grid,
     policy_gradient,
     policy_values,
+    return_distributions,
     soft_value_iteration,
     value_iteration,
 )
@@ -99,6 +100,33 @@ def test_the_exact_policy_gradient_is_that_of_finite_differences(mdp):
     assert long == pytest.approx(float(mdp.start @ policy_values(mdp, policy, GAMMA)[0]), abs=1e-9)
 
 
+@pytest.mark.parametrize("mdp", WORLDS.values(), ids=WORLDS)
+def test_the_exact_distribution_of_returns_has_the_exact_mean_and_is_that_of_played_returns(mdp):
+    _, q = value_iteration(mdp, GAMMA)
+    greedy = np.eye(q.shape[1])[q.argmax(-1)]
+    support = np.linspace(-4, 4, 1601)
+    p = return_distributions(mdp, greedy, GAMMA, support)
+    assert np.allclose(p.sum(-1), 1)
+    assert np.allclose((p @ support)[~mdp.terminal], q[~mdp.terminal], atol=1e-4)
+    assert np.allclose(p[mdp.terminal] @ support, 0)
+    rng, played = np.random.default_rng(0), []
+    for _ in range(2_000):
+        s, discount, total = int(rng.choice(len(mdp.start), p=mdp.start)), 1.0, 0.0
+        while discount > 1e-3 and not mdp.terminal[s]:
+            a = int(q[s].argmax())
+            arrived = int(rng.choice(len(mdp.start), p=mdp.p[s, a]))
+            total, discount, s = total + discount * mdp.r[s, a, arrived], discount * GAMMA, arrived
+        played.append(total)
+    s = int(mdp.start.argmax())
+    assert distance(np.array(played), np.full(2_000, 1 / 2_000), p[s, q[s].argmax()], support) < 0.04
+
+
+def distance(returns, probabilities, exact, support):
+    """Between two distributions of returns: how far how much probability must be moved (Wasserstein's distance of order 1)."""
+    below = np.array([probabilities[returns <= z + 1e-9].sum() for z in support])
+    return np.abs(below - exact.cumsum()).sum() * (support[1] - support[0])
+
+
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 @pytest.mark.filterwarnings("ignore")
 def test_the_environments_are_gymnasiums(env_id):
@@ -147,7 +175,7 @@ def learned(run, env_id):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-@pytest.mark.parametrize(("agent", "tolerance"), [("q_learning", 0.02), ("dqn", 0.05)])
+@pytest.mark.parametrize(("agent", "tolerance"), [("q_learning", 0.02), ("dqn", 0.05), ("pqn", 0.05)])
 def test_value_agents_find_the_exact_optimum(agent, tolerance, env_id, tmp_path):
     run = arcturus.train(agent, env_id, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0)
     q, best, mdp = learned(run, env_id)
@@ -157,6 +185,27 @@ def test_value_agents_find_the_exact_optimum(agent, tolerance, env_id, tmp_path)
     assert error < tolerance
     gained = policy_values(mdp, np.eye(q.shape[1])[q.argmax(-1)], run.config().agent.gamma)[0]
     assert float(mdp.start @ gained) > float(mdp.start @ best.max(-1)) - 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("agent", ["c51", "qr_dqn", "iqn"])
+def test_distributional_agents_find_the_exact_distributions_of_returns(agent, env_id, tmp_path):
+    """Of the best action in every state, on average over the states."""
+    run = arcturus.train(agent, env_id, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0)
+    mdp, actor, support = gym.make(env_id).unwrapped.mdp, arcturus.load(run), np.linspace(-4, 4, 1601)
+    gamma, states = actor.config.agent.gamma, np.flatnonzero(~mdp.terminal)
+    _, q = value_iteration(mdp, gamma)
+    exact = return_distributions(mdp, np.eye(q.shape[1])[q.argmax(-1)], gamma, support)
+    extras = actor.act(as_timestep(torch.eye(len(mdp.start))), (), explore=False).extras
+    returns, p = extras["returns"].double().numpy(), extras["probabilities"].double().numpy()
+    best = q.argmax(-1)
+    apart = [distance(returns[s, best[s]], p[s, best[s]], exact[s, best[s]], support) for s in states]
+    error = np.abs(extras["q_values"].double().numpy() - q)[states].mean()
+    print(f"{agent} on {env_id}: distributions {np.mean(apart):.4f} apart (most {max(apart):.4f}), values {error:.4f}")
+    assert np.mean(apart) < 0.1
+    assert error < 0.05
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Discrete
@@ -15,17 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from arcturus.api import EnvSpec, Step, TimeStep
 from arcturus.errors import ConfigError
-from arcturus.loop import run
 from arcturus.replay.ring import Ring, check_memory, row_bytes, uniform
-
-
-def played(envs, actor, rows, cut_every=0):
-    """Rows [Step] of the real loop, with a cut now and then."""
-    n = envs.num_envs
-    due = (lambda steps: steps // n % cut_every == 0) if cut_every else (lambda steps: False)
-    seeds = (np.arange(n) + 100 * k for k in itertools.count())
-    out = run(envs, actor, steps=rows * n, seeds=lambda: next(seeds), generator=torch.Generator().manual_seed(0), cut_due=due)
-    return [row.step for row in out]
 
 
 def expected(rows, t, n, n_step, gamma, clip, life_loss):
@@ -49,7 +38,7 @@ def expected(rows, t, n, n_step, gamma, clip, life_loss):
     ("stack", "n_step", "clip", "life_loss", "cut_every"),
     [(4, 1, 0.0, False, 0), (4, 3, 1.0, True, 11), (1, 2, 2.0, False, 7), (5, 5, 0.0, True, 13)],
 )
-def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack, n_step, clip, life_loss, cut_every):
+def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack, n_step, clip, life_loss, cut_every, played):
     envs = counter(3, stack)
     rows = played(envs, random_actor(), 137, cut_every)
     for kept in (40, 137):  # wrapped more than three times; never wrapped
@@ -74,7 +63,7 @@ def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack
             assert torch.equal(batch.s_t[j], s_next)
 
 
-def test_a_stack_never_mixes_episodes(counter, random_actor):
+def test_a_stack_never_mixes_episodes(counter, random_actor, played):
     for step in played(counter(), random_actor(), 90, 10):
         shown = step.timestep.obs[:, :, 0, 0].long()
         for n, age in enumerate(step.timestep.age.tolist()):
@@ -84,7 +73,7 @@ def test_a_stack_never_mixes_episodes(counter, random_actor):
             assert all(b - a == 1 or a == 250 for a, b in itertools.pairwise(present))
 
 
-def test_what_was_handed_out_never_changes(counter, random_actor):
+def test_what_was_handed_out_never_changes(counter, random_actor, played):
     envs, kept = counter(), []
     for step in played(envs, random_actor(), 40):
         kept.append((step.timestep.obs, step.timestep.obs.clone()))
@@ -97,7 +86,7 @@ def test_uniform_draws_reach_every_row_and_only_stored_ones():
     assert set(n.tolist()) == {0, 1, 2}
 
 
-def test_checkpointed_rows_come_back_into_their_places(counter, random_actor):
+def test_checkpointed_rows_come_back_into_their_places(counter, random_actor, played):
     envs = counter()
     rows = played(envs, random_actor(), 60)
     ring, twin = Ring(75, envs.spec, "cpu"), Ring(75, envs.spec, "cpu")

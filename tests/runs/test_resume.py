@@ -13,7 +13,6 @@ import torch
 import arcturus
 from arcturus import agents
 from arcturus.api import state_leaves, state_like
-from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.folder import Run
 from arcturus.scripts.survival import digests
 
@@ -22,11 +21,16 @@ LSTM = {"core": "lstm", "core_width": 8}
 SETTINGS = {
     "dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
     "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
+    "pqn": {"horizon": 16, "minibatches": 2, "epsilon_steps": 400},
     "sac": {"capacity": 400, "learn_start": 100, "target_period": 150, "batch_size": 16, "autotune": True, "prioritised": True},
 }
 SETTINGS |= {
+    "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True},  # Rainbow
+    "qr_dqn": SETTINGS["dqn"] | {"quantiles": 5},
+    "iqn": SETTINGS["dqn"] | {"samples": 4, "target_samples": 4, "policy_samples": 4},
     "dqn lstm": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
     "ppo lstm": SETTINGS["ppo"] | LSTM | {"bptt": 8},
+    "pqn lstm": SETTINGS["pqn"] | LSTM | {"bptt": 8},
     "a2c lstm": LSTM | {"horizon": 12, "shared": False},
     "reinforce lstm": LSTM | {"horizon": 100, "bptt": 5},
 }
@@ -318,78 +322,6 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(small_run, tmp_pa
     arcturus.resume(path, quiet=True)
     assert "begins again" in capsys.readouterr().err
     assert digests(path) == unbroken("dqn")
-
-
-# -- changed settings ----------------------------------------------------------------------------------------------------------
-
-
-def test_changed_settings_are_listed_and_refused_without_a_fork(small_run, stop_at, tmp_path):
-    stop_at(600)
-    run = small_run(tmp_path / "r", eval_every=0)
-    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match="--fork") as e:
-        arcturus.resume(run, quiet=True, agent_config={"learning_rate": 1e-4}, env_config={"num_envs": 4}, steps=2000)
-    assert "agent.learning_rate: 0.001 -> 0.0001" in str(e.value)
-    assert "env.num_envs: 8 -> 4" in str(e.value)
-    assert "run.steps" not in str(e.value)
-    text = (run.path / "config.yaml").read_text()
-    (run.path / "config.yaml").write_text(text.replace("gamma: 0.99", "gamma: 0.5"))
-    with pytest.raises(ConfigError, match="agent.gamma: 0.99 -> 0.5"):
-        arcturus.resume(run, quiet=True)
-    (run.path / "config.yaml").write_text(text)
-    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
-    done = arcturus.resume(run, quiet=True, steps=800, log_every=50, keep=3)
-    assert (done.status, done.about["steps"]) == ("finished", 800)
-
-
-def test_a_fork_goes_on_under_new_settings_and_leaves_the_old_run_alone(small_run, stop_at, tmp_path):
-    stop_at(600)
-    run = small_run(tmp_path / "r", eval_every=0, checkpoint_every=400)
-    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
-    stop_at(800)
-    fork = arcturus.resume(run, quiet=True, fork=tmp_path / "fork", agent_config={"learning_rate": 1e-4})
-    assert (fork.path, fork.about["forked_from"], fork.about["steps"]) == (tmp_path / "fork", str(run.path), 800)
-    shutil.rmtree(fork.path / "checkpoints" / "step-000000000800")  # killed before a checkpoint of its own:
-    assert arcturus.resume(fork, quiet=True).status == "finished"  # the copied one has the new settings
-    assert fork.config().agent.learning_rate == 1e-4
-    steps = [row["step"] for row in arcturus.read_metrics(fork)]
-    assert steps == sorted(steps)
-    assert steps[0] < 100
-    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
-    named = arcturus.resume(run, quiet=True, fork="")
-    assert named.path.name == "r-fork1"
-
-
-def test_a_fork_keeps_the_best_and_may_shrink_the_replay_but_not_enlarge_it(small_run, tmp_path):
-    run = small_run(tmp_path / "r", eval_every=400)
-    best = arcturus.load(run, "best").step
-    fork = arcturus.resume(run, quiet=True, fork=tmp_path / "f", steps=1208, agent_config={"capacity": 400})
-    assert arcturus.load(fork, "best").step >= best
-    assert fork.about["best"] >= run.about["best"]
-    with pytest.raises(CheckpointError, match="--agent.capacity"):
-        arcturus.resume(run, quiet=True, fork=tmp_path / "g", steps=1208, agent_config={"capacity": 1200})
-    assert not (tmp_path / "g").exists()
-
-
-def test_a_finished_run_stays_finished_when_it_cannot_go_on(small_run, tmp_path):
-    run = small_run(tmp_path / "r", steps=400, eval_every=0)
-    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file() and p.name not in (".lock", "run.json")}
-    for steps in (None, None, 80):
-        with pytest.raises(ConfigError, match="400 steps already"):
-            arcturus.resume(run, quiet=True, steps=steps)
-    assert run.status == "finished"
-    assert {p: p.read_bytes() for p in before} == before
-    with pytest.raises(ConfigError, match="stays in its folder"):
-        arcturus.resume(run, quiet=True, run_dir=str(tmp_path / "x"))
-
-
-def test_a_fork_that_cannot_be_leaves_nothing(small_run, tmp_path):
-    run = small_run(tmp_path / "r", steps=400, eval_every=0)
-    with pytest.raises(CheckpointError, match="replay|fit|holds"):
-        arcturus.resume(
-            run, quiet=True, steps=800, fork=tmp_path / "fork", agent_config={"n_step": 1}, env_config={"num_envs": 3}
-        )
-    assert not (tmp_path / "fork").exists()
 
 
 # -- two processes, signals ----------------------------------------------------------------------------------------------------

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
-
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
-from gymnasium.utils.env_checker import check_env
-from hypothesis import given
-from hypothesis import strategies as st
 
-import arcturus
-from arcturus.envs import EnvConfig, family, own_environments
 from arcturus.envs.tapes import ENVIRONMENTS
-from arcturus.scoring.film import ColourTwin, frames_per_second
 
 LEFT, RIGHT, UP, DOWN = range(4)
 COPY, TWICE, REPEAT, REVERSE, ADD, ADD3, ADD3_V1 = ENVIRONMENTS
-FORMS = ("multi", "flat", "tuple")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date.*")  # Gymnasium on every v0 that has a v1
 
@@ -197,15 +186,7 @@ def test_lengths_and_symbols_cover_their_ranges_and_no_more(env_id):
 # -- rules ---------------------------------------------------------------------------------------------------------------------
 
 
-def at(env, tape):
-    """An episode on this tape."""
-    env.reset(seed=0, options={"length": len(tape[0])})
-    env.tape, env.target = tape, env._answer(tape)
-    env.time_limit = env._limit()
-    return env
-
-
-def test_an_episode_played_by_hand():
+def test_an_episode_played_by_hand(at):
     """Observations, rewards and ends, step by step: the write comes before the move, and doing nothing costs nothing."""
     env = at(make(COPY), [[2, 0, 4]])
     assert env._read() == 2
@@ -225,7 +206,7 @@ def test_an_episode_played_by_hand():
         env.step((RIGHT, 0, 0))
 
 
-def test_a_wrong_symbol_ends_the_episode_with_minus_a_half():
+def test_a_wrong_symbol_ends_the_episode_with_minus_a_half(at):
     env = at(make(COPY), [[2, 0, 4]])
     assert env.step((RIGHT, 1, 2))[1:3] == (1.0, False)
     assert env.step((RIGHT, 1, 4)) == (4, -0.5, True, False, {})
@@ -249,14 +230,14 @@ def test_the_step_after_the_time_limit_ends_with_minus_one_whatever_is_written(e
     assert not env.solved
 
 
-def test_the_last_step_in_time_still_counts():
+def test_the_last_step_in_time_still_counts(at):
     env = at(make(COPY), [[1]])
     for _ in range(env.time_limit - 1):
         assert env.step((LEFT, 0, 0))[1:3] == (0.0, False)
     assert env.step((LEFT, 1, 1))[1:3] == (1.0, True)
 
 
-def test_off_the_tape_everything_is_blank_and_the_head_comes_back_cell_by_cell():
+def test_off_the_tape_everything_is_blank_and_the_head_comes_back_cell_by_cell(at):
     """Python's lists can be read at -1, and a tape can't."""
     env = at(make(COPY, base=3), [[0, 1, 2]])
     env.time_limit = 100
@@ -266,129 +247,6 @@ def test_off_the_tape_everything_is_blank_and_the_head_comes_back_cell_by_cell()
     env.time_limit = 100
     moves = [UP, UP, DOWN, DOWN, DOWN, DOWN, DOWN, UP, UP, RIGHT, RIGHT, UP, LEFT, LEFT, LEFT, DOWN]
     assert [env.step((m, 0, 0))[0] for m in moves] == [3, 3, 3, 0, 2, 3, 3, 3, 2, 0, 3, 3, 1, 0, 3, 3]
-
-
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_three_forms_of_actions_play_the_same_game(env_id):
-    envs = {form: make(env_id, actions=form, low=2, high=6) for form in FORMS}
-    moves = 4 if "Addition" in env_id else 2
-    base = envs["multi"].base
-    assert envs["multi"].action_space == gym.spaces.MultiDiscrete([moves, 2, base])
-    assert envs["flat"].action_space == gym.spaces.Discrete(moves * 2 * base)
-    assert envs["tuple"].action_space == gym.spaces.Tuple([gym.spaces.Discrete(n) for n in (moves, 2, base)])
-    rng = np.random.default_rng(0)
-    for seed in range(30):
-        assert len({env.reset(seed=seed)[0] for env in envs.values()}) == 1
-        while envs["multi"].playing:
-            right = envs["multi"].target[len(envs["multi"].written)]
-            m, w, c = (int(rng.integers(n)) for n in (moves, 2, base))
-            c = right if rng.random() < 0.8 else c
-            actions = {"multi": np.array([m, w, c]), "flat": np.int64((m * 2 + w) * base + c), "tuple": (m, np.int64(w), c)}
-            assert all(envs[form].action_space.contains(a) for form, a in actions.items())
-            assert len({envs[form].step(a)[:4] for form, a in actions.items()}) == 1
-
-
-def test_every_flat_action_is_a_move_a_write_and_a_symbol_of_its_own():
-    env = make(ADD, actions="flat")
-    assert len({env._decode(a) for a in range(env.action_space.n)}) == env.action_space.n == 24
-
-
-@pytest.mark.parametrize(
-    ("form", "action"), [("multi", [2, 0, 0]), ("multi", [-1, 0, 0]), ("multi", [0, 0, 5]), ("flat", 20), ("flat", -1)]
-)
-def test_an_impossible_action_raises_instead_of_reading_a_list_from_its_end(form, action):
-    env = make(COPY, actions=form)
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match="is not in"):
-        env.step(action)
-
-
-@given(
-    st.sampled_from(list(ENVIRONMENTS)), st.sampled_from(FORMS), st.integers(2, 26), st.integers(1, 40), st.integers(0, 2**32 - 1)
-)
-def test_random_play_never_raises_and_always_ends(env_id, form, base, length, seed):
-    env = make(env_id, actions=form, base=base, low=length, high=length)
-    env.action_space.seed(seed)
-    seen, _ = env.reset(seed=seed)
-    rewards, ended = [], False
-    while not ended:
-        assert env.observation_space.contains(seen)
-        seen, reward, ended, truncated, _ = env.step(env.action_space.sample())
-        rewards.append(reward)
-        assert reward in ((1.0, -0.5, -1.0, 0.0) if ended else (1.0, 0.0))
-        assert not truncated
-    assert len(rewards) <= env.time_limit + 1
-    assert env.solved == (sum(rewards) == len(env.target))
-    with pytest.raises(gym.error.ResetNeeded):
-        env.step(env.action_space.sample())
-
-
-# -- Gymnasium -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-@pytest.mark.parametrize("form", FORMS)
-def test_gymnasiums_checker_passes(env_id, form):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*is out of date.*")
-        check_env(make(env_id, actions=form))
-
-
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-@pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
-def test_gymnasiums_checker_passes_with_pictures(env_id, mode):
-    check_env(make(env_id, render_mode=mode))
-
-
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-@pytest.mark.parametrize("form", ["multi", "flat"])
-def test_stable_baselines_checker_passes(env_id, form):
-    from stable_baselines3.common.env_checker import check_env as check
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*is out of date.*")
-        check(make(env_id, actions=form))
-
-
-def test_all_are_listed_and_their_settings_are_told_by_their_signatures():
-    assert set(ENVIRONMENTS) <= set(own_environments())
-    for env_id, entry in ENVIRONMENTS.items():
-        assert family(env_id) == "tape"
-        shown = inspect.signature(entry).parameters
-        assert make(env_id).base == shown["base"].default
-        assert (make(env_id).low, make(env_id).high) == (shown["low"].default, shown["high"].default) == (30, 32)
-
-
-IMPOSSIBLE = [{"base": 1}, {"base": 27}, {"base": 2.5}, {"low": 0}, {"low": 9, "high": 8}, {"high": 10**6}, {"low": "2"}]
-
-
-@pytest.mark.parametrize("settings", [*IMPOSSIBLE, {"actions": "box"}, {"duplication": 0}, {"duplication": 1.5}], ids=str)
-def test_impossible_settings_are_told_in_one_line(settings):
-    with pytest.raises(ValueError, match="needed") as e:
-        make(TWICE, **settings)
-    assert "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize("length", [0, -3, 10**6, 2.5, "4", None])
-def test_an_impossible_length_is_told_in_one_line(length):
-    with pytest.raises(ValueError, match="length .* needed"):
-        make(COPY).reset(options={"length": length})
-
-
-@pytest.mark.parametrize(("env_id", "options"), [(ADD, "low=2,high=3,actions=flat"), (TWICE, "low=4,high=9,duplication=3")])
-def test_they_play_through_arcturus_make(env_id, options):
-    with arcturus.make(env_id, 3, options=options) as envs:
-        obs, _ = envs.reset()
-        ended = 0
-        for t in range(60):
-            assert (obs.sum(-1) == 1).all()  # one-hot
-            action = torch.tensor(np.array([envs.single_action_space.sample() for _ in range(3)]))
-            obs, _, terminated, truncated, _ = envs.step(action)
-            ended += int(terminated.sum())
-            assert not truncated.any()
-        assert ended > 3
 
 
 # -- nothing is shared, everything is seeded -----------------------------------------------------------------------------------
@@ -479,101 +337,3 @@ def test_a_schedules_draws_come_from_the_environments_own_generator():
         lengths.append(len(env.target))
     assert lengths[:6] == lengths[6:]
     assert len(set(lengths)) > 3
-
-
-# -- pictures ------------------------------------------------------------------------------------------------------------------
-
-
-def walk(env, rng, steps=12):
-    """Renders along random play that writes right symbols, and some wrong ones."""
-    env.reset(seed=int(rng.integers(1000)))
-    pictures = [env.render()]
-    for _ in range(steps):
-        if env.playing:
-            symbol = (env.target[len(env.written)] + int(rng.random() < 0.05)) % env.base
-            env.step((int(rng.integers(env.moves)), int(rng.random() < 0.5), symbol))
-            pictures.append(env.render())
-    return pictures
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-@pytest.mark.parametrize(("low", "high", "base"), [(1, 5, 2), (30, 32, 5), (3, 200, 26)])
-def test_pictures_keep_one_even_size_and_show_every_step(env_id, low, high, base):
-    """A film that begins with one size can't go on with another, and H.264 wants even ones."""
-    env = make(env_id, render_mode="rgb_array", low=low, high=high, base=base)
-    for seed in range(3):
-        pictures = walk(env, np.random.default_rng(seed))
-        assert {p.shape for p in pictures} == {(420, 640, 3)}
-        assert all(p.dtype == np.uint8 for p in pictures)
-        assert all((a != b).any() for a, b in zip(pictures, pictures[1:], strict=False))
-
-
-def red(picture):
-    return int((picture == np.array([0xE5, 0x48, 0x4D])).all(-1).sum())
-
-
-def test_a_mistake_is_drawn_in_red_and_the_head_where_it_stands():
-    env = at(make(COPY, render_mode="rgb_array", low=1, high=5), [[2, 0, 4]])
-
-    def head():
-        """The middle of what is drawn in the head's colour over the tape."""
-        return np.argwhere((env.render()[:250] == np.array([0xF2, 0xB1, 0x34])).all(-1)).mean(0)
-
-    places = [head()]
-    for _ in range(6):
-        env.step((RIGHT, 0, 0))
-        places.append(head())
-    steps = np.diff(np.array(places)[:, 1])
-    assert np.allclose(steps[:3], 32)  # a cell to the right
-    assert np.allclose(steps[3:], 0)  # beyond the blank cell it stays on it
-    before = red(env.render())
-    env.step((RIGHT, 1, 1))
-    assert before == 0
-    assert red(env.render()) > 300
-
-
-def test_the_text_is_what_a_reader_of_the_terminal_needs():
-    env = at(make(COPY, render_mode="ansi"), [[2, 0, 4]])
-    env.step((RIGHT, 1, 2))
-    env.step((RIGHT, 1, 1))
-    assert env.render().splitlines() == [
-        "Tape/Copy-v0   step 2 of 10   score 0.5   wrong symbol",
-        "action   write B, then right   reward -0.5",
-        "head     at cell 2",
-        "tape      . C A[E].",
-        "target      C A E",
-        "written     C B!",
-    ]
-    env = at(make(ADD, render_mode="ansi"), [[2, 0], [1, 2]])
-    for move in (UP, LEFT, LEFT):
-        env.step((move, 0, 0))
-    assert env.render().splitlines()[1:] == [
-        "action   move left   reward 0",
-        "head     at cell -2, row -1",
-        "tape     [.]. . .",
-        "          . 2 0 .",
-        "          . 1 2 .",
-        "          . . . .",
-        "target      0 0 1",
-        "written",
-    ]
-
-
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_texts_fit_a_terminal(env_id):
-    env = make(env_id, render_mode="ansi")
-    for text in walk(env, np.random.default_rng(0), 40):
-        assert max(map(len, text.splitlines())) <= 80
-        assert text.isascii()
-    assert make(env_id).render() is None
-
-
-def test_films_run_at_four_steps_a_second_and_are_drawn_by_a_twin():
-    config = EnvConfig(id=REPEAT, options="low=2,high=4")
-    assert frames_per_second(config) == 4
-    twin = ColourTwin(config)
-    assert twin.reset(5).shape == (420, 640, 3)
-    picture, reward = twin.step(np.array([RIGHT, 1, twin.env.unwrapped.target[0]]))
-    assert (picture.shape, reward) == ((420, 640, 3), 1.0)
-    twin.close()

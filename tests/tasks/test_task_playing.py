@@ -295,25 +295,6 @@ def test_the_checkers_pass_with_pictures_too(name):
         check_env(env)
 
 
-def test_a_picture_shows_inputs_targets_and_wrong_bits_in_red():
-    env = scalar("Copy", render_mode="rgb_array", high=4)
-    env.reset(seed=2, options={"lengths": (2,)})
-    sizes, red = set(), []
-    ended = False
-    while not ended:
-        y = env._y[env.t].copy()
-        y[0] ^= env.t == 4  # the last row
-        _, _, ended, _, _ = env.step(y)
-        picture = env.render()
-        sizes.add(picture.shape)
-        red.append(int((picture == (220, 60, 50)).all(-1).sum()))
-    assert sizes == {(12 * (4 + 3 + 3 + 2), 12 * 9, 3)}  # of the longest there may be
-    assert red == [0, 0, 0, 0, 144]
-    env.reset(seed=2, options={"lengths": (9,)})
-    assert env.render().shape == (144, 12 * 19, 3)
-    assert scalar("Copy").render() is None
-
-
 @pytest.mark.parametrize("env_id", [i for i in ENVIRONMENTS if "Stop" not in i])
 def test_make_vec_keeps_gymnasiums_contract(env_id):
     envs = gym.make_vec(env_id, 3)
