@@ -97,7 +97,14 @@ PRESETS = {
     ),
     "cpu-small": Preset(
         "chosen here for two CPU cores: 42x42 frames and the small torso, 16 environments; no paper's numbers",
-        agent={"torso": "small", "learning_rate": 5e-4, "epsilon_final": 0.02, "epsilon_steps": 100_000},
+        agent={
+            "torso": "small",
+            "epochs": 4,
+            "minibatches": 16,
+            "learning_rate": 5e-4,
+            "epsilon_final": 0.02,
+            "epsilon_steps": 100_000,
+        },
         env={"frame_size": 42, "num_envs": 16},
         run={"steps": 1_000_000},
     ),

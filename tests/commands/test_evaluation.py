@@ -256,13 +256,14 @@ def test_epsilon_scores_do_not_depend_on_how_many_play_side_by_side(dqn_breakout
 
 @pytest.mark.parametrize("agent", ["c51", "qr_dqn", "iqn"])
 def test_films_show_the_distribution_of_the_chosen_actions_return(agent):
-    actor = build(agent, BREAKOUT, capacity=10, torso="small")
-    episode = evaluate(actor, BREAKOUT, 1, seed=3).episodes[0]
-    moments = [m for m, _ in zip(replay(actor, BREAKOUT, episode), range(4), strict=False)]
+    config = EnvConfig(id="CartPole-v1", num_envs=1)
+    actor = build(agent, config, capacity=10)
+    episode = evaluate(actor, config, 1, seed=3).episodes[0]
+    moments = [m for m, _ in zip(replay(actor, config, episode), range(4), strict=False)]
     for m in moments:
         returns, probabilities = m.returns
         assert float(returns @ probabilities) == pytest.approx(float(m.bars.numbers[m.action]), abs=1e-4)
-    wide, narrow = (Canvas(BREAKOUT, "", 0.1).draw(x) for x in (moments[0], moments[0]._replace(returns=None)))
+    wide, narrow = (Canvas(config, "", 0.1).draw(x) for x in (moments[0], moments[0]._replace(returns=None)))
     assert (wide.width, wide.height) == (narrow.width + 240, narrow.height)
     panel = np.asarray(wide)[90:390, narrow.width : narrow.width + 225].astype(int)
     assert (np.abs(panel - [0xF2, 0xB1, 0x34]).sum(-1) < 9).any()  # the mean's line
