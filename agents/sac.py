@@ -67,6 +67,7 @@ PRESETS = {
             "optimizer_eps": 1e-4,
             "capacity": 200_000,
             "learn_start": 2_000,
+            "alpha": 0.05,
             "target_entropy": 0.6,
         },
         env={"frame_size": 42, "num_envs": 8},
