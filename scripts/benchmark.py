@@ -1,5 +1,6 @@
-"""benchmark env|tasks|replay|dqn|ppo|a2c|ntm|checkpoint: measured speed beside the peers', in one interleaved run on this
-machine; benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md).
+"""benchmark env|tasks|replay|dqn|rainbow|ppo|a2c|ntm|checkpoint: measured speed beside the peers', in one interleaved run on this
+machine; benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md);
+benchmark ablation: what replay and the target network do for DQN (docs/results.md).
 
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
 all of them.  Printed are the median rate over windows with the lowest and highest, and the median over rounds of the ratio to
@@ -30,12 +31,14 @@ BENCHMARKS = {
     "tasks": ("tasks", "benchmark_tasks"),
     "replay": ("stores", "benchmark_replay"),
     "dqn": ("learners", "benchmark_dqn"),
+    "rainbow": ("learners", "benchmark_rainbow"),
     "ppo": ("policies", "benchmark_ppo"),
     "a2c": ("policies", "benchmark_a2c"),
     "ntm": ("ntm", "benchmark_ntm"),
     "checkpoint": ("checkpoint", "benchmark_checkpoint"),
     "variance": ("variance", "benchmark_variance"),
     "memory": ("memory", "benchmark_memory"),
+    "ablation": ("ablation", "benchmark_ablation"),
 }  # name -> module of scripts/benchmarks, function of its arguments that returns tables
 
 
@@ -43,19 +46,27 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(BENCHMARKS))
     parser.add_argument("--game", help="default: ALE/Pong-v5; for variance ALE/KungFuMaster-v5, whose every game has rewards")
-    parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--num-envs", type=int, help="default: 8; for ablation the preset's")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a window")
     parser.add_argument("--rounds", type=int, default=3, help="two windows each")
     parser.add_argument("--capacity", type=int, default=20_000)
+    parser.add_argument("--prioritised", action="store_true", help="replay: drawing by priority, beside cpprb and NumPy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch's")
-    parser.add_argument("--seeds", type=int, default=5, help="variance, memory: policies measured")
+    parser.add_argument("--seeds", type=int, help="variance, memory: policies measured (5); ablation: trainings of each cell (3)")
+    parser.add_argument("--env", help="ablation: default: a small one made for it")
+    parser.add_argument("--preset", help="ablation: of DQN; default: the environment's")
+    parser.add_argument("--steps", type=int, help="ablation: of one training; default: the preset's")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="ablation: a PNG and the numbers as JSON")
     parser.add_argument("--budget", type=int, default=60, help="memory: rollouts of one episode in each of 64 environments")
     parser.add_argument("--cores", default="none,rnn,lstm,gru", help="memory: those compared, by name or dotted path")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="variance, memory: a PNG")
     args = parser.parse_args(argv)
     args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
+    if args.what != "ablation":
+        args.num_envs = args.num_envs or 8
+    args.seeds = args.seeds or (3 if args.what == "ablation" else 5)
     import torch
 
     torch.set_num_threads(args.threads)
@@ -64,7 +75,9 @@ def main(argv: list[str]) -> int:
     args.device = choose_device(args.device)
     about: dict[str, Any] = {"versions": versions(), "machine": platform.platform(), "cores": os.cpu_count(), "args": vars(args)}
     print(", ".join(f"{k} {v}" for k, v in about["versions"].items()) + f"; {about['cores']} cores, {args.device}")
-    module, function = BENCHMARKS[args.what]
+    module, function = (
+        ("prioritised", "benchmark_prioritised") if args.what == "replay" and args.prioritised else BENCHMARKS[args.what]
+    )
     tables = getattr(importlib.import_module(f"arcturus.scripts.benchmarks.{module}"), function)(args)
     if args.json:
         args.json.write_text(json.dumps(about | {"tables": tables}, indent=2, default=str), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Whole training loops beside stable-baselines3's: equal network, equal updates."""
+"""Whole training loops beside stable-baselines3's: equal network, equal updates; and Rainbow's beside DQN's."""
 
 from __future__ import annotations
 
@@ -90,3 +90,45 @@ def benchmark_dqn(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     return [report(f"DQN training, {args.game}, {n} envs, {args.device}, {args.threads} torch thread(s)", "agent steps/s",
                    contenders, args.seconds, args.rounds)]  # fmt: skip
+
+
+FILLED = 4_000  # rows of replay that Rainbow and DQN learn from, all of them stored before
+
+
+def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tuple[Contender, Contender]:
+    """An agent with its replay full: whole training, and updates alone."""
+    from arcturus.envs import make
+    from arcturus.loop import run
+    from arcturus.seeding import Seeds
+
+    n = args.num_envs
+    envs = make(args.game, n, device=args.device)
+    config = module.Config(**module.PRESETS[preset].agent | {"capacity": FILLED, "learn_start": FILLED, "importance_steps": 0})
+    agent = module.Agent(config, envs.spec, args.device, Seeds(0))
+    seeds = Seeds(0).branch("env")
+    rows = run(envs, agent, steps=10**12, seeds=lambda: seeds.environments(n), generator=Seeds(0).torch(args.device))
+    for _ in range(FILLED // n + 10):
+        next(rows)
+
+    def train() -> int:
+        return n if next(rows) else 0
+
+    def update() -> int:
+        agent._update(agent.experience.sample())
+        return 1
+
+    weights = sum(p.numel() for p in agent.network.parameters())
+    return Contender(name, timed(train), lambda: f"{weights:,} weights"), Contender(name, timed(update))
+
+
+def benchmark_rainbow(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What Rainbow's parts cost: equal torso (Nature), batch, updates per step and optimiser (Adam); presets `adam` and `rainbow`."""
+    from arcturus.agents import c51, dqn
+
+    agents = (("arcturus dqn", dqn, "adam"), ("arcturus c51, preset rainbow", c51, "rainbow"))
+    whole, alone = zip(*(filled(*agent, args) for agent in agents), strict=True)
+    what = f"Nature network, batch 32, {args.device}, {args.threads} torch thread(s)"
+    return [
+        report(f"training, {args.game}, {args.num_envs} envs, {what}", "agent steps/s", [*whole], args.seconds, args.rounds),
+        report(f"updates alone, {what}", "updates/s", [*alone], args.seconds, args.rounds),
+    ]
