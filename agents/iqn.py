@@ -74,8 +74,7 @@ PRESETS = {
     ),
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
-        agent=CLASSIC
-        | {"samples": 8, "target_samples": 8, "policy_samples": 8, "cosines": 16, "learning_rate": 5e-4, "replay_ratio": 0.5},
+        agent=CLASSIC | {"samples": 16, "target_samples": 16, "policy_samples": 16, "cosines": 16, "replay_ratio": 0.5},
         run={"steps": 50_000},
     ),
     "mdp": Preset(
