@@ -71,10 +71,11 @@ def poison(monkeypatch, where, updates):
     update = dqn.Agent._update
 
     def poisoned(self, batch):
-        if self.updates in updates and where == "weight":
+        made = self.updates - 1  # before this one
+        if made in updates and where == "weight":
             with torch.no_grad():
                 self.network.head.bias.fill_(float("nan"))
-        if self.updates in updates and where == "gradient":
+        if made in updates and where == "gradient":
             batch = batch._replace(r_t=batch.r_t * float("nan"))
         return update(self, batch)
 
