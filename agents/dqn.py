@@ -369,7 +369,7 @@ class Agent:
         metrics: Metrics = {}
         while self.experience.update_due():
             metrics = self._update(self._sample())
-        if self.experience.copy_due():  # (10)
+        if metrics and self.experience.copy_due():  # (10), behind an update
             self.target.load_state_dict(self.network.state_dict())
         return metrics
 
