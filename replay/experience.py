@@ -140,7 +140,7 @@ class Experience:
         self.drawn, importance = self.priorities.draw(c.batch_size, self.generator, self.beta)
         n = self.spec.num_envs
         batch = self.ring.transitions(self.drawn // n, self.drawn % n, **how)  # type: ignore[arg-type]
-        return self._here(batch._replace(weight=batch.weight * importance))
+        return self._here(batch._replace(weight=importance))  # 0 where nothing was decided, as the other
 
     def sample_sequences(self, burn_in: int, length: int, whole: bool) -> Sequence:
         """The same of sequences, always drawn uniformly."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from arcturus.replay import compiled
 from arcturus.replay.ring import DECIDES, Ring
 from arcturus.replay.sum_tree import UNIT, SumTree
 
@@ -35,23 +36,25 @@ class Priorities:
     def draw(self, batch: int, generator: torch.Generator, beta: float) -> tuple[Tensor, Tensor]:
         """Places in the ring (slot times environments, plus environment), int64, and importance weights, float32; [batch] each."""
         self._follow()
-        tree, xp = self.tree, self.tree.xp
-        index = tree.draw(batch, generator)
-        p = xp.asarray(tree.numbers[tree.seen(index)], dtype=xp.float64)
+        index = self.tree.draw(batch, generator)
+        if self.tree.compiled:
+            return index, torch.from_numpy(compiled.importance(index.numpy(), self.tree.arrays[0], beta))
+        p = self.tree.leaf[index].double()
         drawable = p > 0  # all or none
-        weight = tree.tensor(p.min() / xp.where(drawable, p, 1.0)).pow(beta)
-        return index, (weight * tree.tensor(drawable)).float()
+        return index, ((p.min() / p.where(drawable, 1.0)).pow(beta) * drawable).float()
 
     def set(self, index: Tensor, error: Tensor) -> None:
         """The errors [batch] of what was drawn.  One that is not finite changes nothing; nor does one of a row never to be drawn."""
-        tree, xp = self.tree, self.tree.xp
-        error = error.detach().double()
-        new = tree.seen(tree.fixed_point((error.abs() + LEAST).pow(self.alpha)))
-        before = tree.numbers[tree.seen(index)]
-        new = xp.where(xp.isfinite(tree.seen(error)) & (before > 0), new, before)
-        tree.set(index, tree.tensor(new))
-        largest = tree.seen(self.largest)
-        xp.maximum(largest, new.max(), out=largest)
+        tree, error = self.tree, error.detach()
+        if tree.compiled:
+            arrays = (index.numpy(), error.numpy(), tree.arrays[0], self.largest.view(1).numpy())
+            new = torch.from_numpy(compiled.priorities(*arrays, self.alpha, LEAST, UNIT, tree.most))
+        else:
+            before = tree.leaf[index]
+            new = tree.fixed_point((error.double().abs() + LEAST).pow(self.alpha))
+            new = torch.where(error.isfinite() & (before > 0), new, before)
+            self.largest.copy_(torch.maximum(self.largest, new.max()))
+        tree.set(index, new)
 
     def _follow(self) -> None:
         """Takes in the rows that were stored since the last draw, and out those that will be overwritten."""

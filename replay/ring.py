@@ -10,13 +10,16 @@ For agents with memory a row also keeps what it remembered before acting, float3
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from arcturus.api import EnvSpec, State, Step, state_leaves, state_like
 from arcturus.envs.frames import reach
 from arcturus.errors import ConfigError
+from arcturus.replay import compiled
 from arcturus.replay.records import Sequence, Transition
 
 TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES = 1, 2, 4, 8, 16
@@ -103,8 +106,9 @@ class Ring:
         numbers = sum(leaf[0].numel() for leaf in state_leaves(state))
         check_memory(capacity, spec, device, available_bytes(device), n_step, flag, numbers)
         T, N = self.rows, spec.num_envs
-        self.device = device
-        self.frame = torch.zeros((T * N + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank
+        self.device, self.compiled = device, device.type == "cpu"  # loops instead of tensors (replay/compiled.py)
+        self.frame = torch.zeros((N * T + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank
+        self._frames = self.frame[:-1].view(N, T, *spec.frame_shape)  # an environment's are neighbours: a stack is read in one go
         self.action = torch.zeros((T, N, *(spec.action_space.shape or ())), dtype=spec.action_dtype, device=device)
         self.reward = torch.zeros((T, N), device=device)
         self.flags = torch.zeros((T, N), dtype=torch.uint8, device=device)
@@ -112,6 +116,9 @@ class Ring:
         self.memory = torch.zeros((T, N, numbers), device=device)
         self.names = ROW_TENSORS + (("memory",) if numbers else ())
         self._gathered = torch.empty((0, *spec.frame_shape), dtype=spec.obs_dtype, device=device)
+        self._rows: Any = (
+            (self.age.numpy(), self.flags.numpy(), self.reward.numpy()) if self.compiled else None
+        )  # the same memory
         self._offsets: dict[int, Tensor] = {}  # by how far ahead
         self._weights = torch.tensor([TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES], dtype=torch.uint8, device=device)
 
@@ -140,27 +147,30 @@ class Ring:
         return sum(getattr(self, k).nbytes for k in self.names)
 
     def append(self, step: Step) -> None:
-        ts, N = step.timestep, self.spec.num_envs
-        slot = self.count % self.rows
-        self.frame[slot * N : (slot + 1) * N].copy_(ts.obs[:, -1] if self.spec.frame_stack > 1 else ts.obs)
+        ts, slot = step.timestep, self.count % self.rows
+        self._frames[:, slot].copy_(ts.obs[:, -1] if self.spec.frame_stack > 1 else ts.obs)
         self.action[slot].copy_(step.action)
         self.reward[slot].copy_(ts.reward)
-        flags = torch.stack([ts.terminated, ts.truncated, ts.cut, ts.life_lost, ts.decides], -1).to(self.device)
-        self.flags[slot].copy_((flags * self._weights).sum(-1))
+        ends = (ts.terminated, ts.truncated, ts.cut, ts.life_lost, ts.decides)
+        if self.compiled:
+            compiled.row_flags(self.flags[slot].numpy(), self._weights.numpy(), *(x.numpy(force=True) for x in ends))
+        else:
+            self.flags[slot].copy_((torch.stack(ends, -1).to(self.device) * self._weights).sum(-1))
         self.age[slot].copy_(ts.age)
         if self.memory.shape[-1]:
             self.memory[slot].copy_(torch.cat([leaf.reshape(len(leaf), -1).float() for leaf in state_leaves(step.state)], -1))
         self.count += 1
 
     def _window(self, t: Tensor, n: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
-        """Slots of rows t - K + 1 ... t + ahead of environments n, [B, K + ahead]; and the same for reading frames, where
-        those before the episode of row t are the blank slot."""
+        """Places of rows t - K + 1 ... t + ahead of environments n in the rows' tensors, [B, K + ahead]; and those of their frames,
+        where what lies before the episode of row t is the blank one."""
         if ahead not in self._offsets:
             self._offsets[ahead] = torch.arange(1 - self.spec.frame_stack, ahead + 1, device=self.device)
         offsets = self._offsets[ahead]
-        slots = (t[:, None] + offsets) % self.rows * self.spec.num_envs + n[:, None]
+        rows, n = (t[:, None] + offsets) % self.rows, n[:, None]
+        slots = rows * self.spec.num_envs + n
         age = self.age.view(-1)[slots[:, self.spec.frame_stack - 1]]
-        return slots, torch.where(reach(age, offsets), slots, len(self.frame) - 1)
+        return slots, torch.where(reach(age, offsets), n * self.rows + rows, len(self.frame) - 1)
 
     def obs(self, t: Tensor, n: Tensor) -> Tensor:
         """Observations [B, *obs_shape] at absolute rows t [B] of environments n [B], as the actor saw them."""
@@ -203,18 +213,32 @@ class Ring:
         meaning.
         """
         K = self.spec.frame_stack
+        if self.compiled:
+            return self._compiled_transitions(t, n, n_step, gamma, reward_clip, life_loss)
         slots, framed = self._window(t, n, n_step)
         a_tm1, r_t, discount_t, length, weight = self._returns(slots, n_step, gamma, reward_clip, life_loss)
-        if n_step == 1:  # s_t is s_tm1 moved by one frame
-            frames = self._gather(framed)
-            s_tm1, s_t = frames[:, :K], frames[:, 1:]
-        else:
+        if n_step > 1:
             later = framed.gather(1, length[:, None] + torch.arange(K, device=self.device))
-            frames = self._gather(torch.cat([framed[:, :K], later]))
-            s_tm1, s_t = frames[: len(t)], frames[len(t) :]
-        if K == 1:
-            s_tm1, s_t = s_tm1[:, 0], s_t[:, 0]
+            framed = torch.cat([framed[:, :K], later])
+        s_tm1, s_t = self._stacks(framed, n_step)
         return Transition(s_tm1, a_tm1, r_t, discount_t, s_t, weight)
+
+    def _compiled_transitions(
+        self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool
+    ) -> Transition:
+        ends = TERMINATED | LIFE_LOST if life_loss else TERMINATED
+        lengths = (self.rows, self.spec.frame_stack, n_step)
+        numbers = (np.float32(gamma), np.float32(reward_clip), LAST, ends, DECIDES)
+        out = compiled.transitions(t.numpy(), n.numpy(), *lengths, *numbers, *self._rows)
+        framed, slot, r_t, discount_t, weight = [torch.from_numpy(x) for x in out]
+        s_tm1, s_t = self._stacks(framed, n_step)
+        return Transition(s_tm1, self.action.flatten(0, 1).index_select(0, slot).long(), r_t, discount_t, s_t, weight)
+
+    def _stacks(self, framed: Tensor, n_step: int) -> tuple[Tensor, Tensor]:
+        """s_tm1 and s_t from the slots of their frames: [B, K + 1], as s_t is s_tm1 moved by one frame; or [2 B, K] one after the other."""
+        K, frames = self.spec.frame_stack, self._gather(framed)
+        s_tm1, s_t = (frames[:, :K], frames[:, 1:]) if n_step == 1 else frames.chunk(2)
+        return (s_tm1[:, 0], s_t[:, 0]) if K == 1 else (s_tm1, s_t)
 
     def _returns(
         self, slots: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool
@@ -296,13 +320,12 @@ class Ring:
     def read_rows(self, first: int, end: int) -> dict[str, Tensor]:
         """Rows [first, end) as contiguous host tensors [rows, N, ...], detached from the ring."""
         slots = torch.arange(first, end, device=self.device) % self.rows
-        frames = self.frame[:-1].view(self.rows, self.spec.num_envs, *self.spec.frame_shape)
-        out = {"frame": frames[slots]} | {k: getattr(self, k)[slots] for k in self.names[1:]}
+        out = {"frame": self._frames[:, slots].transpose(0, 1)} | {k: getattr(self, k)[slots] for k in self.names[1:]}
         return {k: v.cpu().contiguous() for k, v in out.items()}
 
     def write_rows(self, first: int, rows: dict[str, Tensor]) -> None:
         """Puts back what read_rows gave; the ring must have the same shape."""
         slots = torch.arange(first, first + len(rows["age"]), device=self.device) % self.rows
-        self.frame[:-1].view(self.rows, self.spec.num_envs, *self.spec.frame_shape)[slots] = rows["frame"].to(self.device)
+        self._frames[:, slots] = rows["frame"].transpose(0, 1).to(self.device)
         for k in self.names[1:]:
             getattr(self, k)[slots] = rows[k].to(self.device)

@@ -6,18 +6,16 @@ whatever is drawn, on any device, and nothing waits for the host.
 
 Numbers are int64 fixed point, UNIT to 1: sums are exact, so that they never drift away from what they are sums of (a float tree's do,
 and then a row of priority 0 is drawn), and are the same in any order of summation.
-
-Drawing and changing are written once for tensors and for NumPy's arrays.  On the CPU it is arrays, on the tensors' own memory: at
-so few numbers what counts is the price of an operation, and NumPy's is half of torch's.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from arcturus.replay import compiled
 
 UNIT = 1 << 20  # what a priority of 1 is stored as
 LARGEST_SUM = 1 << 62
@@ -36,22 +34,8 @@ class SumTree:
         blocks = -(-size // self.width)
         self.leaf = torch.zeros(blocks * self.width, dtype=torch.int64, device=device)
         self.block = torch.zeros(blocks, dtype=torch.int64, device=device)
-        self.work_with(np if self.leaf.device.type == "cpu" else torch)
-
-    def work_with(self, xp: Any) -> None:
-        """NumPy or torch: both give the same."""
-        self.xp = xp
-        self.numbers, self._block = self.seen(self.leaf), self.seen(self.block)
-        self._rows = self.numbers.reshape(-1, self.width)
-        self._counts: dict[int, Any] = {}  # 0 ... n - 1 as float64, by n
-
-    def seen(self, x: Tensor) -> Any:
-        """A tensor as what is worked with, on the same memory."""
-        return x.numpy() if self.xp is np else x
-
-    def tensor(self, x: Any) -> Tensor:
-        """The way back."""
-        return torch.from_numpy(x) if self.xp is np else x
+        self.compiled = self.leaf.device.type == "cpu"  # loops instead of tensors (replay/compiled.py)
+        self.arrays: Any = (self.leaf.numpy(), self.block.numpy()) if self.compiled else None  # the same memory
 
     @property
     def nbytes(self) -> int:
@@ -70,23 +54,25 @@ class SumTree:
 
     def set(self, index: Tensor, value: Tensor) -> None:
         """Numbers at index [B] become value [B] int64.  Where an index stands twice, one of the two remains."""
-        where = self.seen(index)
-        self.numbers[where] = self.seen(value)
-        block = where // self.width
-        self._block[block] = self._rows[block].sum(1)
+        if self.compiled:
+            compiled.change(index.numpy(), value.numpy(), self.width, *self.arrays)
+            return
+        self.leaf[index] = value
+        block = index // self.width
+        self.block[block] = self.leaf.view(-1, self.width)[block].sum(1)
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         """index [batch] int64: one from each of `batch` equal parts of the sum, in proportion to the numbers (stratified: Schaul et
         al. 2016, appendix B.2.1).  A number of 0 is drawn only if all are 0."""
-        device, xp = self.leaf.device, self.xp
-        if batch not in self._counts:
-            self._counts[batch] = self.seen(torch.arange(batch, dtype=torch.float64, device=device))
-        coin = self.seen(torch.rand(batch, dtype=torch.float64, device=device, generator=generator))
-        sums = self._block.cumsum(0)
+        device = self.leaf.device
+        coin = torch.rand(batch, dtype=torch.float64, device=device, generator=generator)
+        if self.compiled:
+            return torch.from_numpy(compiled.draw(coin.numpy(), self.width, *self.arrays))
+        sums = self.block.cumsum(0)
         total = sums[-1]
-        place = xp.asarray((coin + self._counts[batch]) * total / batch, dtype=xp.int64)
-        place = xp.minimum(place, total - 1)  # what rounding took over the end
-        block = xp.searchsorted(sums, place, side="right")
-        rest = place - (sums - self._block)[block]
-        inside = self._rows[block].cumsum(1)
-        return self.tensor(block * self.width + (inside <= rest[:, None]).sum(1))
+        place = ((coin + torch.arange(batch, dtype=torch.float64, device=device)) * total / batch).long()
+        place = place.minimum(total - 1)  # what rounding took over the end
+        block = torch.searchsorted(sums, place, right=True)
+        rest = place - (sums - self.block)[block]
+        inside = self.leaf.view(-1, self.width)[block].cumsum(1)
+        return block * self.width + (inside <= rest[:, None]).sum(1)
