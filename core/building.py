@@ -12,6 +12,7 @@ import torch
 from arcturus import agents
 from arcturus.api import EnvSpec, state_leaves
 from arcturus.errors import CheckpointError, ConfigError
+from arcturus.fine_tuning import freeze
 from arcturus.memory import check_bytes
 from arcturus.runs.settings import RunConfig
 from arcturus.seeding import Seeds
@@ -24,7 +25,9 @@ ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # settings in steps of wh
 def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:
     settings = config.agent
     settings = replace(settings, **{k: config.run.steps for k in ALL_OF_THE_RUN if getattr(settings, k, 0) == -1})
-    return agents.load(config.agent_name).Agent(settings, spec, device, Seeds(config.run.seed))
+    agent = agents.load(config.agent_name).Agent(settings, spec, device, Seeds(config.run.seed))
+    freeze(agent, config.run.freeze)
+    return agent
 
 
 def check_training(agent: Any, spec: EnvSpec, adaptive: bool) -> None:

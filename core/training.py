@@ -25,6 +25,7 @@ from arcturus.config import write_yaml
 from arcturus.device import torch_settings
 from arcturus.envs import open_envs, open_training
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
+from arcturus.fine_tuning import begin_with
 from arcturus.loop import Row
 from arcturus.loop import run as run_loop
 from arcturus.runs.checkpoint import Checkpoints, Loaded
@@ -73,6 +74,8 @@ class Trainer:
         ):
             self.envs = Course(envs)
             self.agent = build_agent(config, envs.spec, config.device)
+            if config.run.init_from and not self.resume:
+                begin_with(self.agent, config.run.init_from, config.run.new_head)
             check_training(self.agent, envs.spec, envs.schedule is not None and envs.schedule.adaptive)
             self.replay = getattr(self.agent, "replay", None) if config.run.checkpoint_replay == "all" else None
             self.generator = self.seeds.branch("policy").torch(config.device)
@@ -327,6 +330,8 @@ class Trainer:
         """The newest checkpoint that verifies; None if the run was stopped before its first."""
         if not self.checkpoints.resumable() and not self.run.about.get("checkpoint"):
             say(f"{self.run.path} has no checkpoint yet: it begins again at step 0")
+            if self.config.run.init_from:
+                begin_with(self.agent, self.config.run.init_from, self.config.run.new_head)
             return None
         replay = getattr(self.agent, "replay", None)
         loaded = self.checkpoints.load_newest(self._template(), replay)

@@ -34,6 +34,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--replay", type=int, metavar="N", help="no scoring: film episode N of the newest evaluation")
     p.add_argument("--value-figure", type=Path, metavar="FILE", help="draw the value with the frames at its rise, peak and fall")
     p.add_argument("--rollouts", type=Path, metavar="FILE.npz", help="write every episode with what the agent saw")
+    p.add_argument("--attack", metavar="HOW", help="noise or fgsm: disturb what the agent sees (Huang et al. 2017)")
+    p.add_argument(
+        "--strength", metavar="X,X", help="with --attack: by how much, of 1 from black to white (0.005,0.01); each is scored"
+    )
     p.add_argument("--lengths", metavar="L,L", help="NTM/ tasks: score by length instead (10,20; of two: 10x5,20x10)")
     p.add_argument("--sequences", type=int, default=1_000, help="with --lengths: tapes of each (default 1,000)")
     p.add_argument("--env-options", metavar="NAME=VALUE,...", help="with --lengths: other settings of the task (series=10)")
@@ -71,6 +75,10 @@ def main(argv: list[str]) -> int:
         raise ConfigError("pictures are of tapes of some lengths", where="--pictures", fix="add --lengths 10,20")
     if args.env_options and not args.lengths:
         raise ConfigError("episodes are played as the run was trained", where="--env-options", fix="add --lengths 10,20")
+    if bool(args.attack) != bool(args.strength):
+        raise ConfigError(
+            "an attack has a strength, and a strength an attack", where="--attack", fix="--attack noise --strength 0.01"
+        )
     if args.lengths:
         check_with_lengths(args)
     if args.video:
@@ -84,6 +92,8 @@ def main(argv: list[str]) -> int:
             config = otherwise(config, args.env_options)
         return score_by_length(run, args, actor, config, device)
     config = replace(config, protocol=args.protocol or config.protocol)
+    if args.attack:
+        return score_under_attack(run, args, actor, config, device)
     if args.explain:
         with open_envs(replace(config, num_envs=1), 0, device) as envs:
             check_explanation(args.explain, actor, envs.spec, device)
@@ -144,7 +154,7 @@ def otherwise(config: Any, options: str) -> Any:
 
 def check_with_lengths(args: argparse.Namespace) -> None:
     """Before anything runs: by length no episodes are played, and pictures need a folder."""
-    for name in ("video", "value_figure", "rollouts", "floors", "replay"):
+    for name in ("video", "value_figure", "rollouts", "floors", "replay", "attack"):
         if getattr(args, name) not in (None, False):
             flag = "--" + name.replace("_", "-")
             raise ConfigError("scoring by length plays no episodes", where=flag, fix=f"leave out {flag} or --lengths")
@@ -191,6 +201,43 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any,
         bits = "-" if s.bits is None else f"{s.bits:.3f}"
         excess = "" if s.excess is None else f"   {s.excess:+.3f} +- {s.excess_error or 0:.3f} bits over the optimal observer"
         print(f"{s.name:>8s} {bits:>10s} {s.chance:>10,d} {s.error_bits:>11.3f} {100 * s.exact:>7.1f}%{excess}")
+    return 0
+
+
+def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
+    """The same episodes under every strength, 0 first."""
+    from arcturus.envs import open_envs
+    from arcturus.scoring.attack import Attacked, check_attack
+    from arcturus.scoring.evaluation import evaluate
+
+    for name in ("video", "value_figure", "rollouts", "floors"):
+        if getattr(args, name) not in (None, False):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError("an attack is scored, and nothing else", where=flag, fix=f"leave out {flag} or --attack")
+    try:
+        strengths = [float(x) for x in args.strength.split(",")]
+    except ValueError:
+        raise ConfigError(f"{args.strength!r} are no numbers", where="--strength", fix="say 0.005,0.01") from None
+    with open_envs(replace(config, num_envs=1), 0, device) as envs:
+        check_attack(args.attack, strengths, actor, envs.spec, device)
+    reports = []
+    for strength in [0.0, *(x for x in strengths if x)]:
+        attacked = Attacked(actor, args.attack, strength, args.seed) if strength else actor
+        result = evaluate(
+            attacked, config, args.episodes, seed=args.seed, policy=args.policy, device=device, num_envs=args.num_envs
+        )
+        result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
+        result.about["attack"] = {"how": args.attack, "strength": strength}
+        reports.append(result.to_json())
+        if not args.json:
+            if len(reports) == 1:
+                print(f"{config.id}  {reports[0]['protocol_rules']}\npolicy {result.policy}, checkpoint at step {actor.step:,}")
+            print(line(f"{args.attack} {strength:g}" if strength else "undisturbed", reports[-1]["score"]), flush=True)
+        result.save(
+            evaluation_folder(run, args, actor, f"{config.protocol}-{result.policy.replace('=', '')}-{args.attack}{strength:g}")
+        )
+    if args.json:
+        print(json.dumps(reports, indent=2))
     return 0
 
 

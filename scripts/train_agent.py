@@ -1,6 +1,7 @@
 """train-agent: trains an agent on an environment, goes on with a run, lists what there is, looks at the machine.
 
   train-agent AGENT --env ID [--preset NAME] [--config FILE] [--steps N] [--seed S] [--device auto] [--run-dir DIR] ...
+  train-agent AGENT --env ID --init-from RUN [--new-head] [--freeze torso]   begins with another run's network
   train-agent AGENT --help                every setting of that agent, its environments and the run
   train-agent resume RUN [--steps N] [--fork [DIR]]   goes on from the newest checkpoint
   train-agent list agents|envs|presets
@@ -45,12 +46,14 @@ def short_flags() -> dict[str, str]:
 
 
 def spell_out(argv: list[str]) -> list[str]:
-    """Short flags as the long ones that tyro knows."""
+    """Short flags as the long ones that tyro knows; --new-head may stand alone."""
     known = short_flags()
     out = []
-    for arg in argv:
+    for arg, after in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
         out.append(known.get(name, name) + equals + value)
+        if arg == "--new-head" and after not in ("True", "False"):
+            out.append("True")
     return out
 
 

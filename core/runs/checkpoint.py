@@ -36,6 +36,7 @@ from arcturus.runs.files import (
     sync_folder,
     unflatten,
     unpack,
+    unpack_all,
     write_file,
 )
 from arcturus.runs.progress import say
@@ -45,6 +46,7 @@ FORMAT = 2
 TRIED = 50  # checkpoints, newest first, before a run is given up
 FILES = {"tensors.safetensors", "state.json"}
 COURSE_BYTES = 32 << 20  # of actions since the last restart; beyond that a course is not kept
+LARGEST_AGENT = 1 << 32  # bytes of the tensors of one that is read without knowing its shapes
 LEARNING_BYTES = 80 << 20  # of what an agent that plays does without: priorities have 8 bytes a step
 
 
@@ -265,6 +267,13 @@ class Checkpoints:
         return unflatten(unpack(data, shapes, file, "agent/", without="agent/priorities/"), parsed).get("agent", {}), manifest[
             "step"
         ]
+
+    def weights(self, path: Path) -> dict[str, Tensor]:
+        """All tensors of the agent in a checkpoint, by their names in its state, verified but compared with nothing: for another
+        agent, which knows what it can use."""
+        file = path / "tensors.safetensors"
+        data = self._file(path, file.name, LARGEST_AGENT, self._manifest(path))
+        return {name.removeprefix("agent/"): x for name, x in unpack_all(data, file).items() if name.startswith("agent/")}
 
     @staticmethod
     def _manifest(path: Path) -> dict[str, Any]:

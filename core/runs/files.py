@@ -193,8 +193,13 @@ def unpack(data: bytes, expected: Shapes, where: Path, part: str = "", without: 
                 where=str(where),
                 fix="was config.yaml changed, or is it another version's run?",
             )
+    return {name: tensor for name, tensor in unpack_all(data, where).items() if wanted(name)}
+
+
+def unpack_all(data: bytes, where: Path) -> dict[str, Tensor]:
+    """Whatever tensors are in `data`."""
     try:
-        return {name: tensor for name, tensor in tensors_from_bytes(data).items() if wanted(name)}
+        return tensors_from_bytes(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{where.name} is damaged: {e}", where=str(where)) from e
 

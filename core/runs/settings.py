@@ -45,6 +45,12 @@ class RunOptions:
     """Threads of torch on the CPU; more than one fights with the emulator's."""
     deterministic: bool = False
     """Only deterministic kernels, TF32 off: a resumed run ends bit-identical to one never stopped."""
+    init_from: str = ""
+    """A run whose networks this one begins with (its last checkpoint)."""
+    new_head: bool = False
+    """With --init-from: the heads begin anew, as another game's actions mean other things."""
+    freeze: str = ""
+    """Parts of the network that don't learn: torso, core, or both as torso,core."""
     listeners: str = ""
     """Code of your own that hears every row: package.module.Name,package.module.Name."""
     env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0

@@ -1,0 +1,71 @@
+"""How frail a trained agent is: its score when what it sees is disturbed by at most `strength`, of a picture from 0 to 1.
+
+noise: every number of the observation goes up or down by strength, by a fair coin.
+fgsm: every number goes that way which makes the agent's own best action look worse to it (the fast gradient sign method against
+policies: Huang et al. 2017, arXiv:1702.02284, sections 3 and 4, the norm l_inf, with the network known):
+
+    x + strength * sign(grad_x J(x, a*)),   J = -log pi(a*|x),   a* = argmax_a pi(a|x)
+
+with softmax(Q) for pi where the agent has action-values.  Noise of the same strength is what the gradient is to be compared with.
+Frames are disturbed anew at every step, all frames of a stack, as floats (which no screen could show between two bytes).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arcturus.api import Act, Actor, EnvSpec, State, TimeStep
+from arcturus.errors import ConfigError, nearest
+from arcturus.scoring.explain import as_float, check_explanation
+
+ATTACKS = ("noise", "fgsm")
+
+
+class Attacked:
+    """An Actor that sees disturbed observations.  Its coins are its own, so that the same episodes are played under every strength."""
+
+    def __init__(self, actor: Any, attack: str, strength: float, seed: int = 0):
+        self.actor, self.attack, self.strength = actor, attack, strength
+        self.stochastic, self.network, self.objective = actor.stochastic, actor.network, actor.objective
+        self.initial_state = actor.initial_state
+        self.config = actor.config
+        self.coins = torch.Generator().manual_seed(seed)
+
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        obs = as_float(ts.obs)
+        if self.attack == "noise":
+            coin = torch.randint(2, obs.shape, generator=self.coins, dtype=torch.int8).to(obs.device)
+            direction = 2 * coin - 1
+        else:
+            direction = worse(self.network, ts, state).sign()
+        disturbed = (obs + self.strength * direction).clamp(0, 1)
+        return self.actor.act(ts._replace(obs=disturbed), state, explore=explore, generator=generator)
+
+
+def worse(network: Any, ts: TimeStep, state: State) -> Tensor:
+    """The gradient of J at obs [N, *obs_shape], as float32 pictures from 0 to 1."""
+    with torch.enable_grad():
+        x = as_float(ts.obs).requires_grad_()
+        outputs = network.unroll(x[None], ts.first[None], state)[0][0]  # logits or action-values, [N, L]
+        if hasattr(network, "actions"):
+            log_pi = network.actions.log_prob(outputs, network.actions.mode(outputs))
+        else:
+            log_pi = outputs.log_softmax(-1).amax(-1)
+        return torch.autograd.grad(-log_pi.sum(), x)[0]
+
+
+def check_attack(attack: str, strengths: list[float], actor: Actor, spec: EnvSpec, device: torch.device | str = "cpu") -> None:
+    """ConfigError if there is no such attack on this actor in this world."""
+    if attack not in ATTACKS:
+        raise ConfigError(f"unknown attack {attack!r}", where="--attack", fix=nearest(attack, ATTACKS, "attacks"))
+    if any(not 0 <= x <= 1 for x in strengths):
+        raise ConfigError("a strength is from 0 to 1, of the range from black to white", where="--strength", fix="try 0.01")
+    try:
+        check_explanation("saliency", actor, spec, device)  # needs as much of a network
+    except ConfigError as e:
+        raise ConfigError(
+            e.what, where="--attack", fix="attack agents with a network that see pictures: dqn, a2c, ppo ..."
+        ) from e
