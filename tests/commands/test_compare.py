@@ -235,8 +235,7 @@ def logged(stretches):
 def test_a_pause_and_the_way_back_do_not_count_as_running():
     """100 steps a second; stopped at step 850, resumed an hour later, and 30 seconds of playing again before it goes on."""
     unbroken = [(100 * i, i, 100, 1.0) for i in range(1, 21)]
-    rows = logged(unbroken)
-    steps, minutes = running_minutes(rows)
+    steps, minutes = running_minutes(logged(unbroken))
     np.testing.assert_allclose(minutes, steps / 100 / 60)
     stopped = [
         (step, day + (3_632 if step > 850 else 0), *((50, 30.5) if step == 900 else (n, s))) for step, day, n, s in unbroken
@@ -254,7 +253,7 @@ def test_slow_stretches_count_in_full():
     assert running_minutes([])[1].tolist() == [0]
 
 
-def test_a_real_run_that_was_resumed_much_later(folder, small_run, stop_at, tmp_path):
+def test_a_real_run_that_was_resumed_much_later(small_run, stop_at, tmp_path):
     import arcturus
 
     stop_at(225)
@@ -266,10 +265,8 @@ def test_a_real_run_that_was_resumed_much_later(folder, small_run, stop_at, tmp_
     for row in rows:
         row["time"] += 36_000 * (row["step"] > 225)
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole, resumed = read_run(folder / "a0"), read_run(tmp_path / "r")
     assert rows[-1]["time"] - rows[0]["time"] > 36_000
-    assert 0 < resumed.minutes < 1
-    assert 0 < whole.minutes < 1
+    assert 0 < read_run(tmp_path / "r").minutes < 1
 
 
 def test_lines_that_a_resumed_run_wrote_again_count_once():
@@ -312,7 +309,7 @@ def test_evaluations_are_drawn_unless_a_run_has_too_few():
 def test_the_legend_says_how_many_seeds_there_are():
     rows = [{"step": step, EVALUATED: 1.0} for step in (100, 500, 1_000)]
     runs = [scored(seed=seed, rows=rows) for seed in range(3)]
-    figure = comparison({"CartPole-v1": [Group("a", {}, runs), Group("b", {}, runs[:1])]})
+    figure = comparison({"CartPole": [Group("a", {}, runs), Group("b", {}, runs[:1])]})
     told = [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()]
     assert told[0].endswith("3 seeds, mean and 95% interval")
     assert told[1].endswith("1 seed: too few for an interval")
@@ -333,10 +330,9 @@ def test_the_command_prints_draws_and_writes_elsewhere(folder, tmp_path, capsys)
     argv = [str(folder / "a0"), str(folder), str(tmp_path / "notes.txt"), "--plot", str(picture), "--json", str(file)]
     assert guarded(main, argv) == 0
     told = capsys.readouterr()
-    assert told.err == ""
-    assert tree(folder) == before
+    assert (told.err, tree(folder)) == ("", before)
     (env,) = json.loads(file.read_text())["environments"]
-    a, b = env["groups"]
+    a = env["groups"][0]
     assert [run["seed"] for run in a["runs"]] == [0, 1, 2], "a folder given twice counts once"
     assert a["mean"] == pytest.approx(np.mean([run["value"] for run in a["runs"]]))
     assert a["mean_ci95"][0] <= a["mean"] <= a["mean_ci95"][1]
