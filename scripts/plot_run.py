@@ -31,20 +31,11 @@ def series(rows: list[dict[str, Any]], tag: str) -> tuple[list[float], list[floa
     return [p[0] for p in points], [p[1] for p in points]
 
 
-def kind_of(config: Any) -> str:
-    """What a run's agent is called among others: by its preset where that names an algorithm (c51's rainbow)."""
-    if config.agent_name == "sb3":
-        return f"stable-baselines3 {config.agent.algorithm}"
-    return "rainbow" if config.preset.startswith("rainbow") else config.agent_name
-
-
 def names_of(runs: list[Path], configs: list[Any]) -> list[str]:
     """Agent, memory and seed; with the folder's name where two are alike."""
-    names = []
-    for config in configs:
-        core = getattr(config.agent, "core", "")
-        kind = "feedforward " if "controller=feedforward" in getattr(config.agent, "core_options", "") else ""
-        names.append(", ".join(part for part in (config.agent_name, kind + core, f"seed {config.run.seed}") if part))
+    from arcturus.runs.groups import memory_of
+
+    names = [", ".join(part for part in (c.agent_name, memory_of(c), f"seed {c.run.seed}") if part) for c in configs]
     return [name if names.count(name) == 1 else f"{name}, {run.name}" for name, run in zip(names, runs, strict=True)]
 
 
@@ -104,6 +95,7 @@ def main(argv: list[str]) -> int:
     from matplotlib.figure import Figure
 
     from arcturus.runs.folder import Run, read_metrics
+    from arcturus.runs.groups import kind_of
 
     known = [(run.config(), read_metrics(run)) for run in map(Run, args.runs)]
     figure = Figure(figsize=(11, 4.2), layout="constrained")

@@ -9,4 +9,5 @@
 | priorities and write locations            | 17            | sort.py     |
 
 tapes.py plays the tape that a picture shows; album.py chooses the pictures that fit an agent, and writes them.
+comparison.py draws learning curves over seeds, of runs on any environment, for compare-runs.
 """

@@ -2,23 +2,64 @@
 
 atari_scores.csv: random and human play (Wang et al. 2016, table 2, up to 30 no-ops), DQN of Mnih et al. 2015 (extended data
 table 2), DQN and human of Mnih et al. 2013 (table 1); raw scores.
+
+Over seeds and tasks: the interquartile mean and the stratified bootstrap of Agarwal et al. 2021, "Deep Reinforcement Learning
+at the Edge of the Statistical Precipice", arXiv:2108.13264.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def bootstrap_interval(scores: list[float], level: float = 0.95, replicates: int = 2_000) -> tuple[float, float]:
-    """Percentile interval of the mean (Efron 1979); always the same for the same scores."""
-    x = np.asarray(scores, float)
-    draws = np.random.default_rng(0).integers(len(x), size=(replicates, len(x)))
-    low, high = np.quantile(x[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+def iqm(scores: ArrayLike) -> np.ndarray:
+    """The interquartile mean over the last axis, [..., N] -> [...]: what is left when the floor(N / 4) lowest and as many of
+    the highest are cut off, averaged (Agarwal et al. 2021, arXiv:2108.13264, section 4.3).
+
+    One lucky or broken seed moves it less than the mean, and it varies less than the median.  Of three or fewer it is the mean.
+    """
+    x = np.sort(np.asarray(scores, float), axis=-1)
+    cut = x.shape[-1] // 4
+    return x[..., cut : x.shape[-1] - cut].mean(-1)
+
+
+def mean(scores: ArrayLike) -> np.ndarray:
+    """Over the last axis, [..., N] -> [...]."""
+    return np.asarray(scores, float).mean(-1)
+
+
+def stratified_interval(
+    strata: Sequence[Sequence[float]],
+    statistic: Callable[[np.ndarray], np.ndarray] = mean,
+    level: float = 0.95,
+    replicates: int = 2_000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic of several runs on each of several tasks; always the same for the same scores.
+
+    strata: of each task its runs' scores, one number a run (its mean over episodes).  A replicate draws, of each task for
+    itself, as many runs as it has with replacement, and takes the statistic over all that were drawn: runs are never drawn
+    across tasks, so every replicate has the same tasks, and the interval speaks of other seeds and not of other tasks
+    (Agarwal et al. 2021, arXiv:2108.13264, section 4.1).  What is drawn is runs, as they are what is independent: the
+    episodes of one run share its luck.  With one stratum it is the plain percentile interval (Efron 1979).
+
+    statistic: over the last axis, [replicates, N] -> [replicates].
+    """
+    rng = np.random.default_rng(0)
+    arrays = [np.asarray(scores, float) for scores in strata]
+    drawn = np.concatenate([x[rng.integers(len(x), size=(replicates, len(x)))] for x in arrays], axis=1)
+    low, high = np.quantile(statistic(drawn), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def bootstrap_interval(scores: Sequence[float], level: float = 0.95, replicates: int = 2_000) -> tuple[float, float]:
+    """Percentile interval of the mean (Efron 1979); always the same for the same scores."""
+    return stratified_interval([scores], mean, level, replicates)
 
 
 def summary(scores: list[float]) -> dict[str, float]:

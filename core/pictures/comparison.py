@@ -1,0 +1,73 @@
+"""Learning curves of groups of runs over seeds, on agent steps and on the clock (scoring/comparison.py has the numbers)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from arcturus.envs import is_atari
+from arcturus.pictures.style import GRID, LINES, styled
+from arcturus.scoring.comparison import ENOUGH, EVALUATED, RETURN, Group, curves_of, tag_of
+
+WIDTH, HEIGHT, LEGEND = 10.0, 3.3, 0.17  # inches: of the figure, of a row, of a line of its legend
+STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)))  # for every round of the colours
+NARROW = 45  # characters of a group's name that go twice beside each other
+SHORT = 1_000_000  # agent steps up to which they are told in thousands
+
+
+def seeds_told(group: Group) -> str:
+    """5 seeds; or 2 seeds: too few."""
+    count = len(group.seeds)
+    return f"{count} seed{'s' * (count > 1)}{': too few' if count < ENOUGH else ''}"
+
+
+@styled
+def comparison(tables: Mapping[str, Sequence[Group]]) -> Figure:
+    """tables: environment -> its groups.  A row of two axes each: mean over seeds with a band of its 95% bootstrap interval;
+    of fewer than ENOUGH seeds a thin line for each.  A group looks the same in every row."""
+    names = dict.fromkeys(group.name for groups in tables.values() for group in groups)
+    looks = dict(zip(names, itertools.cycle(itertools.product(STYLES, LINES)), strict=False))
+    beside = 2 if max(map(len, names)) <= NARROW else 1  # entries of a legend
+    heights = [HEIGHT + LEGEND * -(-len(groups) // beside) for groups in tables.values()]
+    figure = Figure((WIDTH, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (env, groups) in zip(parts, tables.items(), strict=True):
+        tag = tag_of(groups)
+        left, right = part.subplots(1, 2, sharey=True)
+        longest = max((row["step"] for group in groups for run in group.runs for row in run.rows if tag in row), default=0)
+        unit, said = (1e3, "thousand") if longest <= SHORT else (1e6, "million")
+        for group in groups:
+            _draw(left, group, tag, False, unit, *looks[group.name])
+            _draw(right, group, tag, True, 1.0, *looks[group.name])
+        left.set_xlabel(f"{said} agent steps" + (" (x4: frames)" if is_atari(env) else ""))
+        right.set_xlabel("minutes of running, pauses left out")
+        left.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        left.set_ylabel("return in training, last 100 episodes" if tag == RETURN else "mean return, evaluations in training")
+        part.suptitle(env, fontsize=10)
+        part.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=beside)
+    return figure
+
+
+def _draw(axes: Axes, group: Group, tag: str, clock: bool, unit: float, style: Any, colour: str) -> None:
+    curves = curves_of(group, tag, clock)
+    label = f"{group.name}, {seeds_told(group)}"
+    if "mean" in curves:
+        x = [at / unit for at in curves["x"]]
+        axes.plot(x, curves["mean"], color=colour, linestyle=style, linewidth=1.6, label=label + ", mean and 95% interval")
+        axes.fill_between(x, curves["low"], curves["high"], color=colour, alpha=0.18, linewidth=0)
+    else:
+        few = ": too few" in label
+        label += " for an interval" if few else ", no stretch in common"
+        for line in curves["lines"] or [{"x": [], "y": []}]:
+            mark = "o" if tag == EVALUATED or len(line["x"]) == 1 else ""
+            x = [at / unit for at in line["x"]]
+            look = {"color": colour, "linestyle": style, "linewidth": 0.8, "marker": mark, "markersize": 2.5}
+            axes.plot(x, line["y"], **look, label=label)
+            label = "_"  # one entry a group
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)

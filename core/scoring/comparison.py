@@ -1,0 +1,341 @@
+"""Runs beside each other, as numbers: what each scored, groups over seeds, and games together (Agarwal et al. 2021,
+arXiv:2108.13264).
+
+A run's score is one number, the mean over the episodes of one evaluation.  What is repeated, and so what intervals are over,
+is runs. Reads run folders and never writes into them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from arcturus.envs import is_atari
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.files import read_json
+from arcturus.runs.folder import Run, read_metrics
+from arcturus.runs.groups import Trained, environment_of, grouped
+from arcturus.runs.settings import RunConfig
+from arcturus.scoring.statistics import bootstrap_interval, human_normalised, iqm, mean, stratified_interval
+
+ENOUGH = 3  # seeds; of fewer no interval is given
+POINTS = 200  # of a curve
+SAME_CLOCK = (1.0, 0.01)  # seconds, and share, by which two clocks may differ over an unbroken stretch
+RETURN, EVALUATED = "charts/episodic_return", "eval/episodic_return_mean"
+Rows = list[dict[str, Any]]  # of metrics.jsonl
+
+
+class Score(NamedTuple):
+    value: float  # mean over episodes
+    step: int  # agent steps of training
+    episodes: int
+    by: str  # evaluate-agent, or training: the newest evaluation during it
+    protocol: str
+    policy: str | None  # greedy, sample or epsilon=X; None of evaluations in training: the protocol's own, which they don't log
+
+
+class Scored(NamedTuple):
+    """A run that can be compared."""
+
+    path: Path
+    config: RunConfig
+    score: Score
+    clock: tuple[np.ndarray, np.ndarray]  # agent steps [K], minutes of running [K]
+    rows: Rows
+    machine: str
+
+    @property
+    def step(self) -> int:
+        return self.score.step
+
+    @property
+    def minutes(self) -> float:
+        """Of training, up to where it was scored."""
+        return float(np.interp(self.step, *self.clock))
+
+    @property
+    def human_normalised(self) -> float | None:
+        return normalised(self.config.env.id, self.score.value)
+
+
+class Group(NamedTuple):
+    """Runs alike but for the seed, of one environment."""
+
+    name: str
+    differs: dict[str, Any]  # settings in which it is not as other groups of its kind
+    runs: list[Scored]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.config.run.seed for run in self.runs})
+
+    @property
+    def scores(self) -> list[float]:
+        return [run.score.value for run in self.runs]
+
+
+# -- one run -------------------------------------------------------------------------------------------------------------------
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Run folders among these and in them, each once, none that another process is just making (.tmp-*).  ConfigError for
+    what holds none.
+
+    Plain files are passed over: a shell's glob names them beside the folders."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_file():
+            continue
+        inside = [path] if (path / "run.json").is_file() else sorted(p.parent for p in path.glob("**/run.json"))
+        inside = [p for p in inside if p == path or not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        if not inside:
+            what = "holds no run folder" if path.is_dir() else "is no folder"
+            raise ConfigError(f"{path} {what}", where="RUN", fix="give folders that train-agent named, or a folder of them")
+        found |= {p.resolve(): found.get(p.resolve(), p) for p in inside}
+    if not found:
+        raise ConfigError("these are all files, and runs are folders", where="RUN", fix="give the folders that train-agent named")
+    return list(found.values())
+
+
+def read_run(path: Path, trust: tuple[str, ...] = ()) -> Scored:
+    """ConfigError for a run without any score, CheckpointError for one that can't be read."""
+    run = Run(path)
+    config, about, rows = run.config(trust), run.about, read_metrics(run)
+    try:
+        rows = standing(rows)
+        for row in rows:
+            _finite(row["step"]), _finite(row.get(RETURN, 0.0)), _finite(row.get(EVALUATED, 0.0))
+        score = evaluated(path, about, config) or watched(rows, config)
+        clock = running_minutes(rows)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
+        raise CheckpointError(f"{path} holds no scores that can be read: {e!r}"[:300], where="RUN") from e
+    if score is None:
+        raise ConfigError(f"{path} has no score yet", where="RUN", fix=f"evaluate-agent {path}; or leave it out")
+    machine = f"{about.get('device', 'unknown')} on {about.get('machine', 'unknown')}"
+    return Scored(path, config, score, clock, rows, machine)
+
+
+def standing(rows: Rows) -> Rows:
+    """The lines that no later line takes back by beginning again at an earlier step."""
+    kept: Rows = []
+    for row in reversed(rows):
+        if not kept or row["step"] <= kept[-1]["step"]:
+            kept.append(row)
+    return kept[::-1]
+
+
+def evaluated(path: Path, about: dict[str, Any], config: RunConfig) -> Score | None:
+    """By the newest evaluation that evaluate-agent made of the last checkpoint with the memory it was trained with."""
+    last = about.get("checkpoint", about.get("steps"))
+    for file in sorted(path.glob("evaluations/*/evaluation.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        report = read_json(file)
+        if report["checkpoint"] == last and "memory_slots" not in report:
+            told = report["score"]
+            episodes, protocol, policy = int(told["episodes"]), str(report["protocol"]), str(report["policy"])
+            return Score(_finite(told["mean"]), int(last), episodes, "evaluate-agent", protocol, policy)
+    return None
+
+
+def watched(rows: Rows, config: RunConfig) -> Score | None:
+    """By the newest evaluation during training."""
+    row = next((row for row in reversed(rows) if EVALUATED in row), None)
+    if row is None:
+        return None
+    protocol = config.env.protocol if is_atari(config.env.id) else "-"
+    return Score(_finite(row[EVALUATED]), int(row["step"]), config.run.eval_episodes, "training", protocol, None)
+
+
+def running_minutes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Agent steps [K] and the minutes of running that they took [K], evaluations during training included; from (0, 0).
+
+    Each point of the log holds the speed since the one before by the process's own clock, and the time of day.  Where a
+    stretch took by its speed what passed by the time of day, it counts so.  Where it didn't, the run was stopped and resumed
+    on the way: how much of the stretch each process ran is not logged, and it counts as long as its steps take elsewhere in
+    the run (the median), at most what passed.  So neither the pause counts nor the resumed process's way back to where the
+    run stood.
+    """
+    logged = [row for row in rows if row.get("charts/SPS")]
+    steps = np.array([0, *(_finite(row["step"]) for row in logged)])
+    if not logged:
+        return steps, np.zeros(1)
+    advanced, passed = np.diff(steps), np.diff([_finite(row["time"]) for row in logged], prepend=-np.inf)
+    took = advanced / np.array([_finite(row["charts/SPS"]) for row in logged])
+    resumed = abs(passed - took) > SAME_CLOCK[0] + SAME_CLOCK[1] * took
+    resumed[0] = False  # nothing came before
+    pace = np.median((took / np.maximum(advanced, 1))[~resumed])
+    took = np.where(resumed, np.minimum(pace * advanced, passed), took)
+    return steps, np.concatenate([[0.0], took.cumsum() / 60])
+
+
+def normalised(env_id: str, score: float) -> float | None:
+    """Human-normalised (0 random, 1 human); None off Atari and where no human score was published."""
+    if not is_atari(env_id):
+        return None
+    from arcturus.envs.atari import games
+
+    return human_normalised(games().get(env_id, ""), score)
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+# -- groups of runs ------------------------------------------------------------------------------------------------------------
+
+
+def environments(runs: Sequence[Scored]) -> dict[str, list[Group]]:
+    """Environment (its id and options) -> its groups; a group is called the same in all of them."""
+    out: dict[str, list[Group]] = {environment_of(run.config): [] for run in runs}
+    for name, differs, places in grouped([Trained(run.config, run.step) for run in runs]):
+        for env, groups in out.items():
+            inside = [runs[i] for i in places if environment_of(runs[i].config) == env]
+            if inside:
+                groups.append(Group(name, differs, inside))
+    return out
+
+
+def summarise(group: Group) -> dict[str, Any]:
+    """A line of a table.  Intervals are None of fewer than ENOUGH seeds."""
+    scores = group.scores
+    enough = len(group.seeds) >= ENOUGH
+    of_human = [run.human_normalised for run in group.runs]
+    return {
+        "group": group.name,
+        "differs": group.differs,
+        "seeds": group.seeds,
+        "steps": [min(run.step for run in group.runs), max(run.step for run in group.runs)],
+        "mean": float(mean(scores)),
+        "mean_ci95": bootstrap_interval(scores) if enough else None,
+        "iqm": float(iqm(scores)),
+        "iqm_ci95": stratified_interval([scores], iqm) if enough else None,
+        "human_normalised": None if None in of_human else float(np.mean([x for x in of_human if x is not None])),
+        "minutes": float(np.mean([run.minutes for run in group.runs])),
+        "runs": [
+            {"path": str(run.path), "seed": run.config.run.seed, **run.score._asdict()}
+            | {"human_normalised": run.human_normalised, "minutes": run.minutes, "machine": run.machine}
+            for run in group.runs
+        ],
+    }
+
+
+def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
+    """Of every group with human-normalised scores on two games or more: their mean and IQM over all games and seeds, with
+    intervals of the stratified bootstrap, a game being a stratum; None where a game has fewer than ENOUGH seeds."""
+    found: dict[str, dict[str, Group]] = {}
+    for env, groups in tables.items():
+        for group in groups:
+            if all(run.human_normalised is not None for run in group.runs):
+                found.setdefault(group.name, {})[env] = group
+    out = []
+    for name, by_game in found.items():
+        if len(by_game) < 2:
+            continue
+        strata = [[float(run.human_normalised or 0.0) for run in group.runs] for group in by_game.values()]
+        scores = [x for scores in strata for x in scores]
+        seeds = [len(group.seeds) for group in by_game.values()]
+        enough = min(seeds) >= ENOUGH
+        out.append(
+            {
+                "group": name,
+                "games": list(by_game),
+                "seeds": seeds,
+                "runs": [len(scores) for scores in strata],
+                "mean": float(mean(scores)),
+                "mean_ci95": stratified_interval(strata, mean) if enough else None,
+                "iqm": float(iqm(scores)),
+                "iqm_ci95": stratified_interval(strata, iqm) if enough else None,
+            }
+        )
+    return out
+
+
+def cautions(groups: Sequence[Group]) -> list[str]:
+    """What keeps the numbers of one table from being comparable, a line each."""
+    runs = [run for group in groups for run in group.runs]
+    out = []
+    inside = sum(run.score.by == "training" for run in runs)
+    if inside == len(runs):
+        out.append("scores are the newest evaluations in training: evaluate-agent RUN scores on fresh seeds")
+    elif inside:
+        out.append(f"{inside} of {len(runs)} scores are the newest evaluation in training, the others evaluate-agent's")
+    for what in ("protocol", "policy"):
+        users: dict[str, list[str]] = {}
+        for group in groups:
+            for value in dict.fromkeys(getattr(run.score, what) for run in group.runs):
+                if value is not None:
+                    users.setdefault(value, []).append(group.name)
+        if len(users) > 1:
+            told = "; ".join(f"{value} ({' | '.join(names)})" for value, names in users.items())
+            out.append(f"scored under different {'policies' if what == 'policy' else 'protocols'}: {told}")
+    again = [group.name for group in groups if len(group.seeds) < len(group.runs)]
+    if again:
+        out.append(f"several runs of one seed, which are no repetition: {'; '.join(again)}")
+    if len({run.machine for run in runs}) > 1:
+        out.append("minutes are of different machines or devices")
+    return out
+
+
+def aggregate_cautions(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same of aggregate()'s lines."""
+    out = []
+    if len({frozenset(line["games"]) for line in lines}) > 1:
+        out.append("these groups didn't play the same games")
+    if any(len(set(line["runs"])) > 1 for line in lines):
+        out.append("a game with more runs than others counts for more")
+    return out
+
+
+# -- curves over seeds ---------------------------------------------------------------------------------------------------------
+
+
+def on_common_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Curves (x [K], y [K]), x rising, read between their points on one grid [points]: [len(curves), points].
+
+    The grid reaches from where the last of them begins to where the first ends, so nothing is made up; empty if they share
+    nothing.
+    """
+    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = np.linspace(low, high, points) if low < high else np.empty(0)
+    return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
+
+
+def curve(run: Scored, tag: str, clock: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """Values of a tag over agent steps, or over minutes of running; None where there are none."""
+    told = np.array([(row["step"], row[tag]) for row in run.rows if tag in row], float)
+    if not len(told):
+        return None
+    x, y = told.T
+    return (np.interp(x, *run.clock) if clock else x), y
+
+
+def tag_of(groups: Sequence[Group]) -> str:
+    """What is drawn of an environment: evaluations in training if all its runs have two or more, else returns in training if
+    all log them.
+
+    Evaluations are of the kind that scores are; the return of the last 100 training episodes lags behind them, and is earned
+    exploring.
+    """
+    runs = [run for group in groups for run in group.runs]
+    counts = [Counter(tag for row in run.rows for tag in (EVALUATED, RETURN) if tag in row) for run in runs]
+    no_evaluations = any(count[EVALUATED] < 2 for count in counts)
+    return RETURN if no_evaluations and all(count[RETURN] for count in counts) else EVALUATED
+
+
+def curves_of(group: Group, tag: str, clock: bool) -> dict[str, Any]:
+    """lines: each run's curve, as logged.  Of ENOUGH seeds also x [P], mean [P], low [P] and high [P]: the mean over seeds
+    and its 95% bootstrap interval at each point of the common grid."""
+    known = [found for run in group.runs if (found := curve(run, tag, clock)) is not None]
+    out: dict[str, Any] = {"lines": [{"x": x.tolist(), "y": y.tolist()} for x, y in known]}
+    if len(known) == len(group.runs) and len(group.seeds) >= ENOUGH:
+        grid, values = on_common_grid(known)
+        if len(grid):
+            low, high = zip(*(bootstrap_interval(column) for column in values.T), strict=True)
+            out |= {"x": grid.tolist(), "mean": values.mean(0).tolist(), "low": list(low), "high": list(high)}
+    return out

@@ -1,0 +1,190 @@
+"""compare-runs: runs beside each other, over seeds: scores with intervals, human-normalised scores, minutes, and learning curves.
+
+Runs that are alike but for the seed are one group.  A run's score is its newest evaluation by evaluate-agent at its last
+checkpoint, or, without one, the newest during training; the lines below each table say which.  Intervals are 95% percentile
+bootstrap intervals over seeds, of three seeds or more; over several games runs are drawn within each game (Agarwal et al.
+2021, arXiv:2108.13264).
+
+compare-runs runs/pong-*                                    a shell's pattern, or a folder that holds runs
+compare-runs runs --plot curves.png --json numbers.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+
+# isort: split
+from arcturus.errors import ConfigError
+from arcturus.exporting import unwritable
+from arcturus.runs.files import write_atomically
+from arcturus.scoring.comparison import (
+    Group,
+    aggregate,
+    aggregate_cautions,
+    cautions,
+    curves_of,
+    environments,
+    find_runs,
+    read_run,
+    summarise,
+    tag_of,
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    how = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="compare-runs", description=__doc__, formatter_class=how, allow_abbrev=False)
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, and folders that hold them")
+    p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write every number, curves included")
+    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    paths = find_runs(args.runs)
+    for flag, file in (("--plot", args.plot), ("--json", args.json)):
+        if file is not None:
+            check_file(file, flag, paths)
+    tables = environments([read_run(path, tuple(args.trust)) for path in paths])
+    games = aggregate(tables)
+    print("\n\n".join([*(table(env, groups) for env, groups in tables.items()), *([over_games(games)] if games else [])]))
+    if args.json:
+        write(args.json, json.dumps(numbers(tables, games), indent=2, allow_nan=False).encode())
+    if args.plot:
+        from arcturus.pictures.comparison import comparison  # it loads matplotlib
+
+        picture = io.BytesIO()
+        comparison(tables).savefig(picture, format="png", dpi=150)
+        write(args.plot, picture.getvalue())
+    return 0
+
+
+def write(file: Path, data: bytes) -> None:
+    try:
+        write_atomically(file, data)
+    except OSError as e:
+        raise unwritable(file, e) from e
+
+
+def check_file(file: Path, flag: str, runs: Sequence[Path]) -> None:
+    """Before any work: a name that can be written, and not in a run folder."""
+    if flag == "--plot" and file.suffix != ".png":
+        raise ConfigError(f"{file} is no name of a picture", where=flag, fix="write FILE.png")
+    if any(file.resolve().is_relative_to(run.resolve()) for run in runs):
+        raise ConfigError(f"{file} lies in a run folder, and nothing is written there", where=flag, fix="choose another place")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+    except OSError as e:
+        raise unwritable(file, e) from e
+
+
+# -- what is printed -----------------------------------------------------------------------------------------------------------
+
+
+def table(env: str, groups: Sequence[Group]) -> str:
+    """Of one environment: a line a group, what is to be borne in mind, and a line a run."""
+    lines = [summarise(group) for group in groups]
+    shown = any(line["human_normalised"] is not None for line in lines)
+    head = ["group", "seeds", "steps", "mean [95%]", "IQM [95%]", *(["human-normalised"] if shown else []), "minutes"]
+    body = []
+    for line in lines:
+        low, high = line["steps"]
+        body.append(
+            [
+                line["group"],
+                str(len(line["seeds"])),
+                f"{low:,}" if low == high else f"{low:,}-{high:,}",
+                with_interval(line, "mean", len(line["seeds"])),
+                with_interval(line, "iqm", len(line["seeds"])),
+                *([percent(line["human_normalised"])] if shown else []),
+                f"{line['minutes']:.1f}",
+            ]
+        )
+    runs = [
+        [
+            f"  {line['group']}, seed {run['seed']}",
+            number(run["value"]),
+            f"{run['by']} at step {run['step']:,}, {run['episodes']} episodes" + (f", {run['policy']}" if run["policy"] else ""),
+            run["path"],
+        ]
+        for line in lines
+        for run in line["runs"]
+    ]
+    notes = [f"! {line}" for line in cautions(groups)]
+    return "\n".join([env, *columns([head, *body]), *notes, *columns(runs, left=(0, 2, 3))])
+
+
+def over_games(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Human-normalised scores over games and seeds."""
+    head = ["group", "games", "seeds of each", "mean [95%]", "IQM [95%]"]
+    body = []
+    for line in lines:
+        least, most = min(line["seeds"]), max(line["seeds"])
+        seeds = str(least) if least == most else f"{least}-{most}"
+        shares = [with_interval(line, what, least, percent) for what in ("mean", "iqm")]
+        body.append([line["group"], str(len(line["games"])), seeds, *shares])
+    notes = [f"! {line}" for line in aggregate_cautions(lines)]
+    return "\n".join(["human-normalised, over games and seeds", *columns([head, *body]), *notes])
+
+
+def with_interval(line: Mapping[str, Any], what: str, seeds: int, told: Callable[[float], str] | None = None) -> str:
+    """1,234 [1,100, 1,300]; or why there is no interval."""
+    told = told or number
+    interval = line[f"{what}_ci95"]
+    inside = f"{seeds} seed{'s' * (seeds > 1)}: too few" if interval is None else ", ".join(map(told, interval))
+    return f"{told(line[what])} [{inside}]"
+
+
+def number(x: float) -> str:
+    return f"{x:,.0f}" if abs(x) >= 1_000 else f"{x:.2f}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def columns(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Lines of cells under each other, to the right but for those named."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+# -- what is written -----------------------------------------------------------------------------------------------------------
+
+
+def numbers(tables: Mapping[str, Sequence[Group]], games: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All that is printed and drawn."""
+    out = []
+    for env, groups in tables.items():
+        tag = tag_of(groups)
+        lines = [
+            summarise(group) | {"curves": {"steps": curves_of(group, tag, False), "minutes": curves_of(group, tag, True)}}
+            for group in groups
+        ]
+        out.append({"environment": env, "groups": lines, "curves_of": tag, "cautions": cautions(groups)})
+    return {"environments": out, "over_games": list(games), "over_games_cautions": aggregate_cautions(games)}
+
+
+def cli() -> None:
+    sys.exit(guarded(main, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    cli()
