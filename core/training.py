@@ -34,6 +34,7 @@ from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run
 from arcturus.runs.health import Health
 from arcturus.runs.monitor import Monitor, check_state
+from arcturus.runs.profile import Profile
 from arcturus.runs.progress import say
 from arcturus.runs.reports import report_evaluation, report_hidden_layer, report_lengths
 from arcturus.runs.saver import Saver
@@ -129,6 +130,9 @@ class Trainer:
         monitored = loaded.state["monitor"] if loaded else None
         self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
         self.listeners = [make(self.config, self.run.path) for make in self.make_listeners]
+        profile = Profile(self, self.run.path / "profile") if self.config.run.profile else None
+        if profile:
+            self.listeners.append(profile.row)
         try:
             with Saver() as self.saver:
                 if self.owed:
@@ -140,6 +144,8 @@ class Trainer:
         except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
             pass
         finally:
+            if profile:
+                say(profile.finish())
             self.monitor.close()
             for listener in self.listeners:
                 getattr(listener, "close", lambda: None)()

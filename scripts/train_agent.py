@@ -46,13 +46,13 @@ def short_flags() -> dict[str, str]:
 
 
 def spell_out(argv: list[str]) -> list[str]:
-    """Short flags as the long ones that tyro knows; --new-head may stand alone."""
+    """Short flags as the long ones that tyro knows; --new-head and --profile may stand alone."""
     known = short_flags()
     out = []
     for arg, after in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
         out.append(known.get(name, name) + equals + value)
-        if arg == "--new-head" and after not in ("True", "False"):
+        if arg in ("--new-head", "--profile") and after not in ("True", "False"):
             out.append("True")
     return out
 

@@ -51,6 +51,8 @@ class RunOptions:
     """With --init-from: the heads begin anew, as another game's actions mean other things."""
     freeze: str = ""
     """Parts of the network that don't learn: torso, core, or both as torso,core."""
+    profile: bool = False
+    """Time every phase of the loop, and write a trace of some rows; RUN/profile."""
     listeners: str = ""
     """Code of your own that hears every row: package.module.Name,package.module.Name."""
     env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0

@@ -1,0 +1,131 @@
+"""Where a run's time goes: --profile.
+
+Every phase of the loop is timed on the host's clock for as long as the run lasts, what one phase calls of another not counted twice; and
+torch's profiler writes a trace of some rows once learning has begun (chrome://tracing or ui.perfetto.dev open it).  Nothing of it is there
+in a run without --profile: phases are wrapped only here.
+
+On CUDA the device is waited for at the end of each phase, so that its work is put down to who asked for it; a run is slower for that.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arcturus.loop import Row
+
+# owner, method, phase; what a run doesn't have is left out
+PHASES = (
+    ("envs.envs.backend", "recv", "emulator"),
+    ("envs.envs", "_timestep", "upload"),
+    ("envs", "recv", "receive"),
+    ("envs", "send", "send"),
+    ("envs", "restart", "restart"),
+    ("agent", "act", "act"),
+    ("agent", "observe", "store"),
+    ("agent.experience", "sample", "sample"),
+    ("agent.experience", "sample_sequences", "sample"),
+    ("agent.experience", "set_priorities", "priorities"),
+    ("agent", "learn", "update"),
+    ("monitor", "row", "log"),
+    ("", "_log", "log"),
+    ("", "_evaluate", "evaluate"),
+    ("", "_save", "save"),
+)
+ABOUT = {
+    "emulator": "waiting for it: it works beside the learner",
+    "upload": "to the device, frames stacked, episodes' account",
+    "receive": "the rest of receiving",
+    "send": "actions to the host, checked, sent",
+    "restart": "environments begun anew",
+    "store": "rows into replay or rollout",
+    "sample": "minibatches drawn",
+    "update": "forward, backward, optimiser, target copy",
+    "log": "metrics and TensorBoard",
+    "rest": "the loop itself, health checks, listeners",
+}
+TRACED_ROWS = 32
+
+
+class Profile:
+    """Of a Trainer that is about to train; row() hears every row, finish() writes and returns what is to be told."""
+
+    def __init__(self, trainer: Any, folder: Path):
+        self.folder, self.device = folder, torch.device(trainer.config.device)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.running: list[tuple[str, float]] = []  # phases begun, and since when the innermost runs by itself
+        self.rows = self.steps = self.traced = 0
+        self.trace: torch.profiler.profile | None = None
+        for path, method, phase in PHASES:
+            owner = trainer
+            for name in filter(None, path.split(".")):
+                owner = getattr(owner, name, None)
+            if callable(getattr(owner, method, None)):
+                setattr(owner, method, self._timed(getattr(owner, method), phase))
+        self.began = time.perf_counter()
+
+    def _timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._switch()
+            self.running.append((phase, time.perf_counter()))
+            try:
+                with torch.profiler.record_function(phase):
+                    return call(*args, **kwargs)
+            finally:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                self._switch()
+                self.running.pop()
+                if self.running:
+                    self.running[-1] = (self.running[-1][0], time.perf_counter())
+
+        return timed
+
+    def _switch(self) -> None:
+        """Puts down what the innermost phase took so far."""
+        if self.running:
+            phase, since = self.running[-1]
+            self.seconds[phase] += time.perf_counter() - since
+
+    def row(self, row: Row) -> None:
+        self.rows += 1
+        self.steps += len(row.step.action)
+        if self.trace is None and row.metrics:  # learning has begun
+            activities = [torch.profiler.ProfilerActivity.CPU]
+            if self.device.type == "cuda":
+                activities.append(torch.profiler.ProfilerActivity.CUDA)
+            self.trace = torch.profiler.profile(activities=activities)
+            self.trace.start()
+        elif self.trace is not None and self.traced < TRACED_ROWS:
+            self.traced += 1
+            if self.traced == TRACED_ROWS:
+                self._stop_trace()
+
+    def _stop_trace(self) -> None:
+        assert self.trace is not None
+        self.trace.stop()
+        self.folder.mkdir(exist_ok=True)
+        self.trace.export_chrome_trace(str(self.folder / "trace.json"))
+        self.traced = TRACED_ROWS
+
+    def finish(self) -> str:
+        if self.trace is not None and self.traced < TRACED_ROWS:
+            self._stop_trace()
+        total, rows = time.perf_counter() - self.began, max(self.rows, 1)
+        times = dict(self.seconds) | {"rest": max(total - sum(self.seconds.values()), 0.0)}
+        self.folder.mkdir(exist_ok=True)
+        report = {"seconds": total, "rows": self.rows, "steps": self.steps, "phases": times}
+        (self.folder / "times.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+        lines = [
+            f"{self.steps:,} steps in {total:.1f} s: {self.steps / total:,.0f} steps/s, {1e3 * total / rows:.2f} ms a row, of which"
+        ]
+        for phase, seconds in sorted(times.items(), key=lambda item: -item[1]):
+            lines.append(f"  {phase:10s} {1e3 * seconds / rows:9.3f} ms {seconds / total:6.1%}  {ABOUT.get(phase, '')}".rstrip())
+        traced = f"{self.folder}/trace.json, " if self.trace is not None else ""
+        return "\n".join([*lines, f"in {traced}{self.folder}/times.json"])
