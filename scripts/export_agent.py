@@ -1,4 +1,5 @@
-"""export-agent: writes a trained agent for other programs, as a stable-baselines3 model or an ONNX graph."""
+"""export-agent: writes a trained agent for other programs, as a stable-baselines3 model or an ONNX graph; or as a run folder with
+nothing but what plays."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from arcturus.exporting import SUFFIXES, check_packages, check_target, unwritabl
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="export-agent", description=__doc__, allow_abbrev=False)
     p.add_argument("run", type=Path, help="the run folder")
-    p.add_argument("--to", required=True, choices=list(SUFFIXES), help="stable-baselines3 (FILE.zip) or ONNX (FILE.onnx)")
+    p.add_argument(
+        "--to", required=True, choices=list(SUFFIXES), help="stable-baselines3 (FILE.zip), ONNX (FILE.onnx), or a run folder"
+    )
     p.add_argument("file", type=Path, metavar="FILE", help="where to")
     p.add_argument("--checkpoint", default="last", help="last, best (by evaluation during training), or a step (default last)")
     p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
@@ -36,6 +39,14 @@ def main(argv: list[str]) -> int:
     check_target(args.file, args.to)
     check_packages(args.to)
     actor = load(run, args.checkpoint, "cpu", tuple(args.trust))
+    if args.to == "policy":
+        from arcturus.exporting.policy import write_policy
+
+        size = write_policy(actor, args.file)
+        print(
+            f"{args.file}: {actor.config.agent_name} at step {actor.step:,}, {size:,} bytes; evaluate-agent {args.file} plays it"
+        )
+        return 0
     kind, data, notes = convert(actor, args.to)
     try:
         write_atomically(args.file, data)

@@ -1,4 +1,5 @@
-"""Trained agents as files for other programs: stable-baselines3's zip, ONNX.  Nothing here imports torch until it is used."""
+"""Trained agents to give away: as files for other programs (stable-baselines3's zip, ONNX), or as a run folder that only plays.
+Nothing here imports torch until it is used."""
 
 from __future__ import annotations
 
@@ -8,17 +9,17 @@ from pathlib import Path
 
 from arcturus.errors import ConfigError, EnvironmentProblem
 
-SUFFIXES = {"sb3": ".zip", "onnx": ".onnx"}  # what an agent can be exported to -> the file's suffix
-PACKAGES = {"sb3": ("stable_baselines3",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+SUFFIXES = {"sb3": ".zip", "onnx": ".onnx", "policy": ""}  # what an agent can be exported to -> the file's suffix
+PACKAGES = {"sb3": ("stable_baselines3",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "policy": ()}
 
 
 def check_target(path: Path, to: str) -> None:
     """Before any work: a file of the right name, in a folder (made if need be) that can be written to."""
-    if path.suffix != SUFFIXES[to]:
+    if SUFFIXES[to] and path.suffix != SUFFIXES[to]:
         raise ConfigError(f"--to {to} writes a {SUFFIXES[to]} file, not {path.name!r}", where="FILE")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+        if path.is_dir() and SUFFIXES[to]:
             raise IsADirectoryError(0, "it is a folder")
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -1,0 +1,23 @@
+"""A run folder with nothing but what plays: small enough to give away, and evaluate-agent scores and films it like any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from arcturus.building import playing_state
+from arcturus.runs.checkpoint import Checkpoints
+from arcturus.runs.folder import Run
+
+
+def write_policy(actor: Any, folder: Path) -> int:
+    """Makes the folder, of a loaded actor; the bytes of its checkpoint.  Training can't go on from it."""
+    config = replace(actor.config, run=replace(actor.config.run, run_dir=str(folder), init_from=""))
+    run = Run.create(config, ["export-agent", "--to", "policy", folder.name])
+    checkpoints = Checkpoints(run.path)
+    state = {"agent": playing_state(actor.agent.state_dict()), "steps": actor.step}
+    with run.locked():
+        path = checkpoints.write(checkpoints.snapshot(actor.step, state))
+        run.update(status="finished", steps=actor.step, checkpoint=actor.step)
+    return sum(file.stat().st_size for file in path.iterdir())

@@ -1,0 +1,65 @@
+"""The policies that come along: all of them load, are small, and play as well as is said of them; and none can be mistaken for a run
+that training could go on with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import arcturus
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.folder import Run
+from arcturus.scoring.sequences import parse_lengths, score_lengths
+from arcturus.scripts.export_agent import main
+
+HERE = Path(__file__).parents[2] / "pretrained"
+NAMES = sorted(p.name for p in HERE.iterdir() if p.is_dir())
+MOST_BYTES = 8_000_000
+
+
+def test_there_are_two_games_and_a_turing_machine():
+    runs = [Run(HERE / name).config() for name in NAMES]
+    assert len({c.env.id for c in runs if c.env.id.startswith("ALE/")}) >= 2
+    assert any(c.env.id.startswith("NTM/") and c.agent.core == "ntm" for c in runs)
+    told = (HERE / "README.md").read_text()
+    assert all(f"`{name}`" in told for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_small_and_loads(name):
+    assert sum(f.stat().st_size for f in (HERE / name).rglob("*") if f.is_file()) <= MOST_BYTES
+    actor = arcturus.load(HERE / name)
+    assert actor.step > 0
+    assert actor.config.run.run_dir == f"pretrained/{name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("pong-dqn", 0), ("kungfu-dqn", 5_000), ("kungfu-ppo", 5_000)])
+def test_the_games_are_played_well(name, least):
+    """Far above random play (-20, 470), far below what is said, as two games say little."""
+    actor = arcturus.load(HERE / name)
+    assert arcturus.evaluate(actor, actor.config.env, episodes=2, num_envs=2).mean > least
+
+
+@pytest.mark.parametrize("name", ["copy-ppo", "copy-teacher"])
+def test_the_turing_machines_copy(name):
+    actor = arcturus.load(HERE / name)
+    assert score_lengths(actor, actor.config.env, parse_lengths("5"), 50, seed=0, device="cpu")[0].exact >= 0.95
+
+
+def test_a_policy_plays_as_its_run_and_training_cannot_go_on_from_it(finished, tmp_path, capsys):
+    assert main([str(finished.path), "--to", "policy", str(tmp_path / "p")]) == 0
+    assert "evaluate-agent" in capsys.readouterr().out
+    whole, policy = arcturus.load(finished), arcturus.load(tmp_path / "p")
+    assert whole.step == policy.step
+    tensors = policy.network.state_dict()
+    assert all(torch.equal(v, tensors[k]) for k, v in whole.network.state_dict().items())
+    scores = [arcturus.evaluate(actor, "CartPole-v1", episodes=3).scores for actor in (whole, policy)]
+    assert scores[0] == scores[1]
+    with pytest.raises(CheckpointError):
+        arcturus.resume(shutil.copytree(tmp_path / "p", tmp_path / "q"), steps=2000, quiet=True)
+    with pytest.raises(ConfigError, match="not empty|exists"):
+        main([str(finished.path), "--to", "policy", str(tmp_path / "p")])
