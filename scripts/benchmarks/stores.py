@@ -1,4 +1,4 @@
-"""Environment steps and replay, beside ale-py's and stable-baselines3's."""
+"""Uniform replay beside stable-baselines3's."""
 
 from __future__ import annotations
 
@@ -6,56 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from arcturus.scripts.benchmarks.peers import emulator_step, sb3_atari
 from arcturus.scripts.benchmarks.timing import Contender, report, timed
-
-
-def benchmark_env(args: argparse.Namespace) -> list[dict[str, Any]]:
-    import numpy as np
-    import torch
-    from ale_py.vector_env import AtariVectorEnv
-
-    from arcturus.envs import make
-    from arcturus.envs.atari import games
-
-    n, rng = args.num_envs, np.random.default_rng(0)
-    ours = make(args.game, n, device=args.device)
-    ours.reset(seed=0)
-    high = int(ours.single_action_space.n)  # type: ignore[attr-defined]
-
-    def our_step() -> int:
-        ours.step(torch.from_numpy(rng.integers(high, size=n)))
-        return n
-
-    def plain(stack: int) -> Callable[[], int]:
-        envs = AtariVectorEnv(games()[args.game], n, stack_num=stack, reward_clipping=False, repeat_action_probability=0.25)
-        envs.reset(seed=0)
-
-        def step() -> int:
-            envs.step(rng.integers(high, size=n))
-            return n
-
-        return step
-
-    def sb3(subprocesses: bool) -> Callable[[], int]:
-        envs = sb3_atari(args.game, n, subprocesses)
-        envs.reset()
-
-        def step() -> int:
-            envs.step(rng.integers(high, size=n))
-            return n
-
-        return step
-
-    contenders = [
-        Contender(f"ale-py's vector env, 4 stacked on the host, {n} envs", timed(plain(4))),
-        Contender(f"arcturus, 4 stacked on {args.device}, {n} envs", timed(our_step)),
-        Contender(f"ale-py's vector env, single frames, {n} envs", timed(plain(1))),
-        Contender("stable-baselines3, DummyVecEnv", timed(sb3(False))),
-        Contender("stable-baselines3, SubprocVecEnv", timed(sb3(True))),
-        Contender("emulator alone, one thread, no preprocessing", timed(emulator_step(args.game))),
-    ]
-    return [report(f"environment steps, {args.game}", "agent steps/s", contenders, args.seconds, args.rounds)]
 
 
 def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
