@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -74,7 +73,6 @@ def main(argv: list[str]) -> int:
     args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
     if args.what != "ablation":
         args.num_envs = args.num_envs or 8
-        args.env_threads = args.env_threads or min(args.num_envs, os.cpu_count() or 1)
     args.seeds = args.seeds or (3 if args.what == "ablation" else 5)
     import torch
 

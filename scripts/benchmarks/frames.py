@@ -17,7 +17,7 @@ import torch
 
 from arcturus.envs import make
 from arcturus.envs.atari import FRAME_SKIP, PROTOCOLS, games, open_emulator
-from arcturus.scripts.benchmarks.peers import envpool_atari, sb3_atari
+from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
 from arcturus.scripts.benchmarks.timing import Contender, report, timed
 
 RULES = PROTOCOLS["v5"]
@@ -122,7 +122,7 @@ def ale(game: str, n: int, stack: int, threads: int) -> Any:
 
 
 def benchmark_env(args: argparse.Namespace) -> list[dict[str, Any]]:
-    n, threads = args.num_envs, args.env_threads
+    n, threads = args.num_envs, emulator_threads(args.num_envs, args.env_threads)
     envs = make(args.game, n, device=args.device, threads=threads)
     envs.reset(seed=0)
     actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]

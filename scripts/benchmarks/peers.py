@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 
@@ -64,6 +65,11 @@ def envpool_atari(game: str, n: int, threads: int, **options: Any) -> Any:
         reward_clip=False,
         **options,
     )
+
+
+def emulator_threads(n: int, asked: int | None) -> int:
+    """Of `n` environments: those asked for, or one a core; more than environments would have nothing to do."""
+    return min(n, asked or os.cpu_count() or 1)
 
 
 def missing(package: str) -> str:
