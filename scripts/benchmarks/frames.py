@@ -23,13 +23,26 @@ from arcturus.scripts.benchmarks.timing import Contender, report, timed
 RULES = PROTOCOLS["v5"]
 
 
-class Player:
+class Counted:
+    """Steps and resets, those of warm-ups included."""
+
+    steps = resets = 0
+
+    def step(self) -> int:
+        raise NotImplementedError
+
+    def note(self) -> str:
+        each = f", one every {self.steps / self.resets:,.0f} steps" if self.resets else ""
+        return f"{self.resets:,} resets{each}"
+
+
+class Player(Counted):
     """Plays uniformly.  advance: steps with actions [N] given, and says for whom an episode ended, bool [N].  opens: whether the next
     row of those is one in which nothing is decided."""
 
     def __init__(self, advance: Callable[[np.ndarray], np.ndarray], num_envs: int, actions: int, opens: bool = True):
         self.advance, self.num_envs, self.actions, self.opens = advance, num_envs, actions, opens
-        self.rng, self.opening, self.steps, self.resets = np.random.default_rng(0), 0, 0, 0
+        self.rng, self.opening = np.random.default_rng(0), 0
 
     def step(self) -> int:
         ended = int(self.advance(self.rng.integers(self.actions, size=self.num_envs)).sum())
@@ -38,18 +51,13 @@ class Player:
         self.steps, self.resets = self.steps + done, self.resets + ended
         return done
 
-    def note(self) -> str:
-        each = f", one every {self.steps / self.resets:,.0f} steps" if self.resets else ""
-        return f"{self.resets:,} resets{each}"
 
-
-class AsyncEnvPool:
+class AsyncEnvPool(Counted):
     """EnvPool as its authors mean it: whoever is ready first, half of the environments at a time."""
 
     def __init__(self, envs: Any, num_envs: int, batch: int, actions: int):
         self.envs, self.batch, self.actions = envs, batch, actions
         self.rng, self.ended = np.random.default_rng(0), np.zeros(num_envs, bool)
-        self.steps = self.resets = 0
         envs.async_reset()
 
     def step(self) -> int:
@@ -60,8 +68,6 @@ class AsyncEnvPool:
         self.steps, self.resets = self.steps + done, self.resets + int(ended.sum())
         self.envs.send(self.rng.integers(self.actions, size=self.batch, dtype=np.int32), who)
         return done
-
-    note = Player.note
 
 
 def ours(envs: Any, actions: int) -> Player:
@@ -127,7 +133,7 @@ def benchmark_env(args: argparse.Namespace) -> list[dict[str, Any]]:
     envs.reset(seed=0)
     actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]
     single = "ale-py's vector env, single frames"
-    players: dict[str, Player | AsyncEnvPool] = {
+    players: dict[str, Counted] = {
         "ale-py's vector env, 4 stacked on the host": gymnasiums(ale(args.game, n, 4, threads), n, actions),
         f"arcturus, 4 stacked on {args.device}": ours(envs, actions),
         single: gymnasiums(ale(args.game, n, 1, threads), n, actions),

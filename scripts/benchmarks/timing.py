@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-Window = Callable[[float], tuple[int, float]]  # seconds -> (units done, seconds taken)
+Window = Callable[[float], tuple[float, float]]  # seconds -> (units done, seconds taken)
 
 
 class Contender(NamedTuple):
@@ -46,7 +46,13 @@ def report(
     rows = []
     for c in contenders:
         r = rates[c.name]
-        row = {"name": c.name, "median": statistics.median(r), "windows": r, "warm_up": warm_up[c.name], "note": c.note()}
+        row: dict[str, Any] = {
+            "name": c.name,
+            "median": statistics.median(r),
+            "windows": r,
+            "warm_up": warm_up[c.name],
+            "note": c.note(),
+        }
         row["ratio"] = ratio(r, rates[contenders[0].name])
         ratios = f"x{row['ratio']:.2f}"
         if beside:
@@ -70,12 +76,12 @@ def amount(x: float) -> str:
     return f"{x:,.0f}" if x >= 100 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
 
 
-def timed(step: Callable[[], int], device: Any = "cpu") -> Window:
+def timed(step: Callable[[], float], device: Any = "cpu") -> Window:
     """A window that calls `step` (which returns the units it did) until its time is up; what is still under way on the device then
     belongs to it."""
 
-    def window(seconds: float) -> tuple[int, float]:
-        units, began = 0, time.perf_counter()
+    def window(seconds: float) -> tuple[float, float]:
+        units, began = 0.0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             units += step()
         if str(device).startswith("cuda"):
