@@ -5,6 +5,7 @@ convolution of 64 filters, as a library of its own computes it (on a CPU oneDNN'
 which leaves AVX-512 alone there).  The work of an update is counted from the shapes of its layers: the target network forward, the
 network forward, and backward twice that (by weights and by inputs) but for the first layer's inputs, whose gradient nobody asks for.
 Only products count; sampling, activations, the loss and Adam take time and count for nothing.
+On a GPU torch's own defaults hold: convolutions may use TF32, sgemm doesn't.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def rows(table: dict[str, Any]) -> list[str]:
 
 
 def line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells).replace("|  |", "| |") + " |"
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
 
 
 def rewritten(page: str, blocks: dict[str, str]) -> str:
