@@ -1,8 +1,8 @@
 """How much of the machine's arithmetic an update of DQN reaches.
 
 Two limits are measured in the same interleaved run, with as many threads: the matrix product (sgemm: torch.mm in float32), and a
-convolution of 64 filters, as a library of its own computes it (on a CPU oneDNN's; on AMD's it may be twice as fast as MKL's sgemm,
-which leaves AVX-512 alone there).  The work of an update is counted from the shapes of its layers: the target network forward, the
+convolution of 64 filters, which another library computes (on a CPU oneDNN, in AVX-512 where there is; on an AMD processor that was
+twice as fast as MKL's sgemm).  The work of an update is counted from the shapes of its layers: the target network forward, the
 network forward, and backward twice that (by weights and by inputs) but for the first layer's inputs, whose gradient nobody asks for.
 Only products count; sampling, activations, the loss and Adam take time and count for nothing.
 On a GPU torch's own defaults hold: convolutions may use TF32, sgemm doesn't.
