@@ -1,13 +1,16 @@
 """benchmark env|tasks|replay|dqn|rainbow|ppo|a2c|ntm|checkpoint: measured speed beside the peers', in one interleaved run on this
 machine; benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md);
-benchmark ablation: what replay and the target network do for DQN (docs/results.md).
+benchmark ablation: what replay and the target network do for DQN (docs/results.md);
+benchmark page: tables of docs/performance.md from the JSON kept of these.
 
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
 all of them.  Printed are the median rate over windows with the lowest and highest, and the median over rounds of the ratio to
 the first contender of the table.  Steps are agent steps (on Atari 4 emulator frames each); resets are part of every window;
-clocks start after warm-up.
+clocks start after warm-up, in which whatever is compiled or filled once is.  Peers that aren't installed are left out, with a
+line: python -m pip install 'arcturus[peers]'.
 
-  python -m arcturus.scripts.benchmark env --seconds 4 --rounds 3
+  python -m arcturus.scripts.benchmark env --seconds 4 --rounds 3 --json docs/performance/env.json
+  python -m arcturus.scripts.benchmark page docs/performance/*.json --out docs/performance.md
 """
 
 from __future__ import annotations
@@ -15,8 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
-import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ from typing import Any
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
-from arcturus.runs.folder import versions
+from arcturus.scripts.benchmarks import page
+from arcturus.scripts.benchmarks.machine import about, load, said
 
 BENCHMARKS = {
-    "env": ("stores", "benchmark_env"),
+    "env": ("frames", "benchmark_env"),
     "tasks": ("tasks", "benchmark_tasks"),
     "replay": ("stores", "benchmark_replay"),
     "dqn": ("learners", "benchmark_dqn"),
@@ -43,6 +46,8 @@ BENCHMARKS = {
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["page"]:
+        return page.main(argv[1:])
     parser = argparse.ArgumentParser(prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=list(BENCHMARKS))
     parser.add_argument("--game", help="default: ALE/Pong-v5; for variance ALE/KungFuMaster-v5, whose every game has rewards")
@@ -53,6 +58,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--prioritised", action="store_true", help="replay: drawing by priority, beside cpprb and NumPy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch's")
+    parser.add_argument("--env-threads", type=int, help="the emulators'; default: one a core, at most one an environment")
     parser.add_argument("--seeds", type=int, help="variance, memory: policies measured (5); ablation: trainings of each cell (3)")
     parser.add_argument("--env", help="ablation: default: a small one made for it")
     parser.add_argument("--preset", help="ablation: of DQN; default: the environment's")
@@ -60,7 +66,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="ablation: a PNG and the numbers as JSON")
     parser.add_argument("--budget", type=int, default=60, help="memory: rollouts of one episode in each of 64 environments")
     parser.add_argument("--cores", default="none,rnn,lstm,gru", help="memory: those compared, by name or dotted path")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the numbers, for `benchmark page`")
+    parser.add_argument("--name", help="of the table in the JSON and on the page; default: the benchmark's, and -cuda on a GPU")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="variance, memory: a PNG")
     args = parser.parse_args(argv)
     args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
@@ -73,15 +80,29 @@ def main(argv: list[str]) -> int:
     from arcturus.device import choose_device
 
     args.device = choose_device(args.device)
-    about: dict[str, Any] = {"versions": versions(), "machine": platform.platform(), "cores": os.cpu_count(), "args": vars(args)}
-    print(", ".join(f"{k} {v}" for k, v in about["versions"].items()) + f"; {about['cores']} cores, {args.device}")
+    name = args.what + ("-prioritised" if args.prioritised else "") + ("-cuda" if args.device.startswith("cuda") else "")
+    kept: dict[str, Any] = {"name": args.name or name, "command": command(argv), **about(args.device), "load": [load()]}
+    print(said(kept) + f"; load {kept['load'][0]:.1f}")
     module, function = (
         ("prioritised", "benchmark_prioritised") if args.what == "replay" and args.prioritised else BENCHMARKS[args.what]
     )
     tables = getattr(importlib.import_module(f"arcturus.scripts.benchmarks.{module}"), function)(args)
+    kept["load"].append(load())
     if args.json:
-        args.json.write_text(json.dumps(about | {"tables": tables}, indent=2, default=str), encoding="utf-8")
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(kept | {"tables": tables}, indent=1, default=str) + "\n", encoding="utf-8")
     return 0
+
+
+def command(argv: list[str]) -> str:
+    """What to type for these numbers; where they are kept and what they are called there don't change them."""
+    left, kept = iter(argv), ["python", "-m", "arcturus.scripts.benchmark"]
+    for arg in left:
+        if arg in ("--json", "--name"):
+            next(left)
+        elif not arg.startswith(("--json=", "--name=")):
+            kept.append(arg)
+    return shlex.join(kept)
 
 
 if __name__ == "__main__":

@@ -1,95 +1,137 @@
-"""Whole training loops beside stable-baselines3's: equal network, equal updates; and Rainbow's beside DQN's."""
+"""Whole training loops of DQN beside stable-baselines3's and TorchRL's: equal network, equal updates; and Rainbow's beside DQN's."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
-from arcturus.scripts.benchmarks.peers import sb3_atari
-from arcturus.scripts.benchmarks.timing import Contender, Window, report, timed
+import torch
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
+
+from arcturus.agents import c51, dqn
+from arcturus.envs import make
+from arcturus.loop import run
+from arcturus.scripts.benchmarks.arithmetic import benchmark_updates, update_products
+from arcturus.scripts.benchmarks.loops import BATCH, LEARNING_RATE, WARM, Training
+from arcturus.scripts.benchmarks.peers import emulator_threads, missing, sb3_atari
+from arcturus.scripts.benchmarks.timing import Contender, report, timed
+from arcturus.seeding import Seeds
 
 
-def benchmark_dqn(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Equal network (Nature), batch 32, one update per 4 agent steps, Adam; both count their own optimiser's updates."""
-    import torch
+class Ours(Training):
+    def __init__(self, config: dqn.Config, args: argparse.Namespace):
+        self.n = args.num_envs
+        self.envs = make(args.game, self.n, device=args.device, threads=emulator_threads(self.n, args.env_threads))
+        self.agent = dqn.Agent(config, self.envs.spec, args.device, Seeds(0))
+        self.optimizer = self.agent.descent.optimizer
+        self.rows = rows_of(self.envs, self.agent, args)
+        for _ in range(config.learn_start // self.n + 10):
+            next(self.rows)
 
-    torch.set_num_threads(args.threads)
-    from arcturus.agents import dqn
-    from arcturus.envs import make
-    from arcturus.loop import run
-    from arcturus.seeding import Seeds
+    def steps(self) -> int:
+        return self.agent.steps
 
-    n, warm = args.num_envs, 400
-    config = dqn.Config(torso="nature", huber=True, capacity=args.capacity, learn_start=warm, learning_rate=1e-4)
-    envs = make(args.game, n, device=args.device)
-    agent = dqn.Agent(config, envs.spec, args.device, Seeds(0))
-    seeds = Seeds(0).branch("env")
-    rows = run(envs, agent, steps=10**12, seeds=lambda: seeds.environments(n), generator=Seeds(0).torch(args.device))
-    for _ in range(warm // n + 10):
-        next(rows)
+    def step(self) -> int:
+        return self.n if next(self.rows) else 0
 
-    def ours() -> int:
-        return n if next(rows) else 0
+    def update(self) -> int:
+        self.agent._update(self.agent.experience.sample())
+        return 1
 
-    from stable_baselines3 import DQN
-    from stable_baselines3.common.callbacks import BaseCallback
+    def close(self) -> None:
+        self.rows.close()
+        self.envs.close()
 
-    class Clock(BaseCallback):
-        def __init__(self) -> None:
-            super().__init__()
-            self.end = 0.0
 
-        def _on_step(self) -> bool:
-            return time.perf_counter() < self.end
-
-    def peer(subprocesses: bool) -> tuple[Any, Window]:
-        model = DQN(
+class StableBaselines(Training):
+    def __init__(self, config: dqn.Config, subprocesses: bool, args: argparse.Namespace):
+        n = args.num_envs
+        self.per_row = n // 4
+        self.model = DQN(
             "CnnPolicy",
             sb3_atari(args.game, n, subprocesses),
-            learning_rate=1e-4,
-            buffer_size=args.capacity,
-            learning_starts=warm,
-            batch_size=32,
+            learning_rate=LEARNING_RATE,
+            buffer_size=config.capacity,
+            learning_starts=WARM,
+            batch_size=BATCH,
             train_freq=1,
-            gradient_steps=n // 4,
+            gradient_steps=self.per_row,
             target_update_interval=config.target_period,
             device=args.device,
             seed=0,
         )
-        clock, first = Clock(), True
+        self.model.learn(WARM + 10 * n)
+        self.optimizer = self.model.policy.optimizer
 
-        def window(seconds: float) -> tuple[int, float]:
-            nonlocal first
-            if first:
-                clock.end = float("inf")
-                model.learn(warm + 10 * n, callback=clock)
-                first = False
-            began, before = time.perf_counter(), model.num_timesteps
-            clock.end = began + seconds
-            model.learn(10**9, callback=clock, reset_num_timesteps=False)
-            return model.num_timesteps - before, time.perf_counter() - began
+    def steps(self) -> int:
+        return self.model.num_timesteps
 
-        return model, window
+    def window(self, seconds: float, device: str) -> tuple[float, float]:
+        """One call of learn(), which the clock ends: its own loop, entered once."""
 
-    models = {name: peer(flag) for name, flag in (("DummyVecEnv", False), ("SubprocVecEnv", True))}
+        class Clock(BaseCallback):
+            def _on_step(self) -> bool:
+                return time.perf_counter() - began < seconds
 
-    def updates(done: Callable[[], int], steps: Callable[[], int]) -> Callable[[], str]:
-        return lambda: f"{done() / max(steps() - warm, 1):.3f} updates a step"
+        began, before = time.perf_counter(), self.steps()
+        self.model.learn(10**9, callback=Clock(), reset_num_timesteps=False)
+        return self.steps() - before, time.perf_counter() - began
 
-    def counted() -> int:
-        return int(next(iter(agent.descent.optimizer.state.values()))["step"])
+    def update(self) -> int:
+        self.model.train(self.per_row, BATCH)
+        return self.per_row
 
-    contenders = [
-        *(
-            Contender(f"stable-baselines3 DQN, {name}", w, updates(lambda m=m: m._n_updates, lambda m=m: m.num_timesteps))  # type: ignore[misc]
-            for name, (m, w) in models.items()
-        ),
-        Contender("arcturus dqn", timed(ours), updates(counted, lambda: agent.steps)),
-    ]
-    return [report(f"DQN training, {args.game}, {n} envs, {args.device}, {args.threads} torch thread(s)", "agent steps/s",
-                   contenders, args.seconds, args.rounds)]  # fmt: skip
+    def close(self) -> None:
+        self.model.get_env().close()  # type: ignore[union-attr]
+
+
+def torchrl_training(config: dqn.Config, args: argparse.Namespace) -> Training | None:
+    """None, and a line, where TorchRL isn't installed."""
+    try:
+        import torchrl  # noqa: F401
+    except ImportError:
+        print(missing("torchrl"))
+        return None
+    from arcturus.scripts.benchmarks.torchrl_dqn import TorchRLDQN
+
+    return TorchRLDQN(args.game, args.num_envs, config.capacity, config.target_period, args.device)
+
+
+def benchmark_dqn(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Equal network (Nature), batch 32, one update per 4 agent steps, Adam; all updates are counted by the optimisers."""
+    n = args.num_envs
+    config = dqn.Config(
+        torso="nature", huber=True, batch_size=BATCH, capacity=args.capacity, learn_start=WARM, learning_rate=LEARNING_RATE
+    )
+    sb3 = StableBaselines(config, False, args), StableBaselines(config, True, args)
+    other, ours = torchrl_training(config, args), Ours(config, args)
+    trainings: dict[str, Training] = {
+        "stable-baselines3 DQN, DummyVecEnv": sb3[0],
+        "stable-baselines3 DQN, SubprocVecEnv": sb3[1],
+        **({"TorchRL DQN, SerialEnv": other} if other else {}),
+        "arcturus dqn": ours,
+    }
+    threads = f"{args.threads} torch and {emulator_threads(n, args.env_threads)} emulator thread(s)"
+    title = f"DQN training, {args.game}, {n} environments, {args.device}, {threads}"
+    contenders = [Contender(name, functools.partial(t.window, device=args.device), t.note) for name, t in trainings.items()]
+    training = report(title, "agent steps/s", contenders, args.seconds, args.rounds)
+    alone = {"stable-baselines3, train()": sb3[0].update, "arcturus": ours.update}
+    if other:
+        alone["TorchRL, DQNLoss"] = other.update
+    obs = torch.zeros((BATCH, *ours.agent.spec.obs_shape), dtype=torch.uint8, device=args.device)
+    updates = benchmark_updates(alone, update_products(ours.agent.network, obs), args)
+    for t in trainings.values():
+        t.close()
+    return [training, updates]
+
+
+def rows_of(envs: Any, agent: Any, args: argparse.Namespace) -> Any:
+    """Our loop, without an end."""
+    seeds = Seeds(0).branch("env")
+    return run(envs, agent, steps=10**12, seeds=lambda: seeds.environments(args.num_envs), generator=Seeds(0).torch(args.device))
 
 
 FILLED = 4_000  # rows of replay that Rainbow and DQN learn from, all of them stored before
@@ -97,16 +139,11 @@ FILLED = 4_000  # rows of replay that Rainbow and DQN learn from, all of them st
 
 def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tuple[Contender, Contender]:
     """An agent with its replay full: whole training, and updates alone."""
-    from arcturus.envs import make
-    from arcturus.loop import run
-    from arcturus.seeding import Seeds
-
     n = args.num_envs
-    envs = make(args.game, n, device=args.device)
+    envs = make(args.game, n, device=args.device, threads=emulator_threads(n, args.env_threads))
     config = module.Config(**module.PRESETS[preset].agent | {"capacity": FILLED, "learn_start": FILLED, "importance_steps": 0})
     agent = module.Agent(config, envs.spec, args.device, Seeds(0))
-    seeds = Seeds(0).branch("env")
-    rows = run(envs, agent, steps=10**12, seeds=lambda: seeds.environments(n), generator=Seeds(0).torch(args.device))
+    rows = rows_of(envs, agent, args)
     for _ in range(FILLED // n + 10):
         next(rows)
 
@@ -118,13 +155,12 @@ def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tup
         return 1
 
     weights = sum(p.numel() for p in agent.network.parameters())
-    return Contender(name, timed(train), lambda: f"{weights:,} weights"), Contender(name, timed(update))
+    whole = Contender(name, timed(train, args.device), lambda: f"{weights:,} weights")
+    return whole, Contender(name, timed(update, args.device))
 
 
 def benchmark_rainbow(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What Rainbow's parts cost: equal torso (Nature), batch, updates per step and optimiser (Adam); presets `adam` and `rainbow`."""
-    from arcturus.agents import c51, dqn
-
     agents = (("arcturus dqn", dqn, "adam"), ("arcturus c51, preset rainbow", c51, "rainbow"))
     whole, alone = zip(*(filled(*agent, args) for agent in agents), strict=True)
     what = f"Nature network, batch 32, {args.device}, {args.threads} torch thread(s)"

@@ -128,4 +128,6 @@ def benchmark_ntm(args: argparse.Namespace) -> list[dict[str, Any]]:
     print("\nms a step, forward and backward")
     for table in tables:
         print(f"  {table['title']}: " + ", ".join(f"{row['name']} {1000 / row['median']:.3f}" for row in table["rows"]))
+        for row in table["rows"]:
+            row["note"] = ", ".join([f"{1000 / row['median']:.3f} ms a step", *([row["note"]] if row["note"] else [])])
     return tables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
 from typing import Any
 
 
@@ -34,21 +34,43 @@ def sb3_atari(game: str, n: int, subprocesses: bool) -> Any:
     return VecFrameStack(envs, 4)
 
 
-def emulator_step(game: str) -> Callable[[], int]:
-    """The emulator alone on one thread: four frames an agent step, no preprocessing."""
-    import numpy as np
+def envpool_atari(game: str, n: int, threads: int, **options: Any) -> Any:
+    """EnvPool's vector environment of `n` games, sticky and whole as ours; None, and a line, where EnvPool or the game is missing.
 
-    from arcturus.envs.atari import games, open_emulator
+    options: EnvPool's own.  It has NEXT_STEP resets and, as ale-py, at most 108,000 emulator frames a game.
+    """
+    try:
+        import envpool
+    except ImportError:
+        print(missing("envpool"))
+        return None
+    from arcturus.envs.atari import FRAME_SKIP, PROTOCOLS
 
-    emulator, rng = open_emulator(games()[game]), np.random.default_rng(0)
-    legal = emulator.getMinimalActionSet()
+    rules, task = PROTOCOLS["v5"], game.removeprefix("ALE/")
+    if task not in envpool.list_all_envs():
+        print(f"EnvPool has no {task}: it is left out")
+        return None
+    return envpool.make(
+        task,
+        env_type="gymnasium",
+        num_envs=n,
+        num_threads=threads,
+        seed=0,
+        frame_skip=FRAME_SKIP,
+        repeat_action_probability=rules.repeat_action_probability,
+        noop_max=rules.noop_max,
+        use_fire_reset=rules.fire_on_reset,
+        max_episode_steps=rules.max_frames // FRAME_SKIP,
+        episodic_life=False,
+        reward_clip=False,
+        **options,
+    )
 
-    def step() -> int:
-        action = legal[int(rng.integers(len(legal)))]
-        for _ in range(4):
-            emulator.act(action)
-        if emulator.game_over():
-            emulator.reset_game()
-        return 1
 
-    return step
+def emulator_threads(n: int, asked: int | None) -> int:
+    """Of `n` environments: those asked for, or one a core; more than environments would have nothing to do."""
+    return min(n, asked or os.cpu_count() or 1)
+
+
+def missing(package: str) -> str:
+    return f"{package} is not installed (python -m pip install 'arcturus[peers]'): it is left out"

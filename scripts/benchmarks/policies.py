@@ -1,4 +1,5 @@
-"""PPO and A2C beside stable-baselines3's: equal network (Nature), rows, epochs and minibatches, the same game."""
+"""PPO and A2C beside stable-baselines3's, and PPO beside a plain loop over EnvPool: equal network (Nature), rows, epochs and
+minibatches, the same game, as many emulator threads."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import torch
 
 from arcturus.envs import make
 from arcturus.loop import run
-from arcturus.scripts.benchmarks.peers import sb3_atari
+from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
+from arcturus.scripts.benchmarks.plain_ppo import PlainPPO
 from arcturus.scripts.benchmarks.timing import Contender, report, timed
 from arcturus.seeding import Seeds
 
@@ -24,7 +26,7 @@ class Ours:
 
     def __init__(self, module: Any, config: Any, n: int, rollouts: int, args: argparse.Namespace):
         self.n, self.rollouts, self.spent = n, rollouts, defaultdict(float)  # type: ignore[var-annotated]
-        self.envs = make(args.game, n, device=args.device)
+        self.envs = make(args.game, n, device=args.device, threads=emulator_threads(n, args.env_threads))
         self.agent = module.Agent(config, self.envs.spec, args.device, Seeds(0))
         for owner, method, part in (
             (self.envs, "recv", "emulator"),
@@ -75,8 +77,19 @@ def theirs(
 
     name = f"stable-baselines3 {algorithm.__name__}, {'SubprocVecEnv' if subprocesses else 'DummyVecEnv'}"
     return Contender(
-        name, timed(step), lambda: f"{1000 * updates * model._n_updates / model.num_timesteps:.2f} updates per 1,000 steps"
+        name,
+        timed(step, args.device),
+        lambda: f"{1000 * updates * model._n_updates / model.num_timesteps:.2f} updates per 1,000 steps",
     )
+
+
+def over_envpool(n: int, horizon: int, args: argparse.Namespace) -> list[Contender]:
+    """None where EnvPool isn't installed."""
+    envs = envpool_atari(args.game, n, emulator_threads(n, args.env_threads), stack_num=4)
+    if envs is None:
+        return []
+    plain = PlainPPO(envs, n, horizon, envs.action_space.n, args.device)
+    return [Contender("plain PPO over EnvPool", timed(plain.step, args.device), plain.note)]
 
 
 def benchmark_ppo(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -96,6 +109,7 @@ def benchmark_ppo(args: argparse.Namespace) -> list[dict[str, Any]]:
             )
             for flag in ((False, True) if n <= SUBPROCESSES else (False,))
         ]  # fmt: skip
+        peers += over_envpool(n, horizon, args)
         tables.append(_table("PPO", ppo, config, n, 1, peers, args))
     return tables
 
@@ -122,8 +136,9 @@ def _table(
 ) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     ours = Ours(module, config, n, rollouts, args)
-    contenders = [*peers, Contender(f"arcturus {module.__name__.rsplit('.', 1)[-1]}", timed(ours.step), ours.note)]
-    title = f"{name} training, {args.game}, {n} envs, {args.device}, {args.threads} torch thread(s)"
+    contenders = [*peers, Contender(f"arcturus {module.__name__.rsplit('.', 1)[-1]}", timed(ours.step, args.device), ours.note)]
+    threads = f"{args.threads} torch and {emulator_threads(n, args.env_threads)} emulator thread(s)"
+    title = f"{name} training, {args.game}, {n} environments, {args.device}, {threads}"
     table = report(title, "agent steps/s", contenders, args.seconds, args.rounds)
     ours.rows.close()  # type: ignore[attr-defined]
     ours.envs.close()

@@ -1,65 +1,18 @@
-"""Environment steps and replay, beside ale-py's and stable-baselines3's."""
+"""Uniform replay beside stable-baselines3's."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from typing import Any
 
-from arcturus.scripts.benchmarks.peers import emulator_step, sb3_atari
-from arcturus.scripts.benchmarks.timing import Contender, report, timed
-
-
-def benchmark_env(args: argparse.Namespace) -> list[dict[str, Any]]:
-    import numpy as np
-    import torch
-    from ale_py.vector_env import AtariVectorEnv
-
-    from arcturus.envs import make
-    from arcturus.envs.atari import games
-
-    n, rng = args.num_envs, np.random.default_rng(0)
-    ours = make(args.game, n, device=args.device)
-    ours.reset(seed=0)
-    high = int(ours.single_action_space.n)  # type: ignore[attr-defined]
-
-    def our_step() -> int:
-        ours.step(torch.from_numpy(rng.integers(high, size=n)))
-        return n
-
-    def plain(stack: int) -> Callable[[], int]:
-        envs = AtariVectorEnv(games()[args.game], n, stack_num=stack, reward_clipping=False, repeat_action_probability=0.25)
-        envs.reset(seed=0)
-
-        def step() -> int:
-            envs.step(rng.integers(high, size=n))
-            return n
-
-        return step
-
-    def sb3(subprocesses: bool) -> Callable[[], int]:
-        envs = sb3_atari(args.game, n, subprocesses)
-        envs.reset()
-
-        def step() -> int:
-            envs.step(rng.integers(high, size=n))
-            return n
-
-        return step
-
-    contenders = [
-        Contender(f"ale-py's vector env, 4 stacked on the host, {n} envs", timed(plain(4))),
-        Contender(f"arcturus, 4 stacked on {args.device}, {n} envs", timed(our_step)),
-        Contender(f"ale-py's vector env, single frames, {n} envs", timed(plain(1))),
-        Contender("stable-baselines3, DummyVecEnv", timed(sb3(False))),
-        Contender("stable-baselines3, SubprocVecEnv", timed(sb3(True))),
-        Contender("emulator alone, one thread, no preprocessing", timed(emulator_step(args.game))),
-    ]
-    return [report(f"environment steps, {args.game}", "agent steps/s", contenders, args.seconds, args.rounds)]
+from arcturus.scripts.benchmarks.timing import Contender, Window, report, timed
 
 
 def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row of 8 environments added and two batches of 32 drawn (a batch for every 4 steps), as in training; all full before."""
+    """One row of 8 environments added and two batches of 32 drawn (a batch for every 4 steps), as in training; then drawing alone.  All
+    are full before."""
     import gymnasium as gym
     import numpy as np
     import torch
@@ -120,15 +73,36 @@ def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
 
         return step
 
+    def drawn(sample: Callable[[], Any]) -> Window:
+        def draw() -> int:
+            sample()
+            return 1
+
+        return timed(draw, args.device)
+
+    places = itertools.cycle(torch.randint(capacity, (64, batch * 5), generator=generator, device=args.device))
+    kept = torch.empty((batch * 5, 84, 84), dtype=torch.uint8, device=args.device)
+
     def size(buffer: Any) -> Callable[[], str]:
         fields = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
         total = sum(getattr(buffer, f).nbytes for f in fields if getattr(buffer, f, None) is not None)
         return lambda: f"{total / capacity:,.0f} bytes a step"
 
-    contenders = [
-        Contender("stable-baselines3 ReplayBuffer", timed(theirs(peers[False])), size(peers[False])),
-        Contender("stable-baselines3, optimize_memory_usage", timed(theirs(peers[True])), size(peers[True])),
-        Contender("arcturus Ring", timed(ours), lambda: f"{ring.row_bytes:,} bytes a step"),
+    names = {peers[False]: "stable-baselines3 ReplayBuffer", peers[True]: "stable-baselines3, optimize_memory_usage"}
+    training = [Contender(name, timed(theirs(peer), args.device), size(peer)) for peer, name in names.items()]
+    training.append(Contender("arcturus Ring", timed(ours, args.device), lambda: f"{ring.row_bytes:,} bytes a step"))
+    drawing = [Contender(name, drawn(lambda peer=peer: peer.sample(batch))) for peer, name in names.items()]  # type: ignore[misc]
+    drawing += [
+        Contender("arcturus Ring", drawn(lambda: ring.sample(batch, generator))),
+        Contender(
+            "copying a batch's frames, no more",
+            drawn(lambda: torch.index_select(ring.frame, 0, next(places), out=kept)),
+            lambda: f"limit; {len(kept)} frames that lie apart",
+        ),
     ]
-    return [report(f"replay on {args.device}, capacity {capacity:,}: add + a batch of 32 every 4 steps", "agent steps/s",
-                   contenders, args.seconds, args.rounds)]  # fmt: skip
+    where = f"{args.device}, capacity {capacity:,}, full"
+    return [
+        report(f"replay on {where}: a row of 8 added and two batches of {batch} drawn", "agent steps/s", training, args.seconds,
+               args.rounds),
+        report(f"drawing alone, on {where}: one batch of {batch}, uniform", "batches/s", drawing, args.seconds, args.rounds),
+    ]  # fmt: skip

@@ -72,7 +72,7 @@ class Player:
         self.steps += 1
         return len(action)
 
-    def window(self, seconds: float) -> tuple[int, float]:
+    def window(self, seconds: float) -> tuple[float, float]:
         """What is still under way on the device belongs to it."""
         began = time.perf_counter()
         steps, _ = timed(self.step)(seconds)
