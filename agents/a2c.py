@@ -28,6 +28,7 @@ from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
+from arcturus.speed import place
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Agent:
             network = ActorCritic(
                 spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, shared=c.shared
             )
-        self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: ActorCritic = place(network, self.device)
         self.descent = Descent(self._optimizer(), c.max_grad_norm)
         self.rollout = Rollout(
             c.horizon,

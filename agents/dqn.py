@@ -40,6 +40,7 @@ from arcturus.policies import epsilon_greedy
 from arcturus.replay.experience import EpsilonConfig, Experience
 from arcturus.replay.records import Sequence, Transition
 from arcturus.seeding import Seeds
+from arcturus.speed import Captured, place
 from arcturus.value_agent import check_munchausen
 
 
@@ -265,7 +266,7 @@ def loss(
 
 def sequence_loss(
     q: QNetwork, q_target: QNetwork, batch: Sequence, c: Config, noise: torch.Generator | None = None
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Tensor, Tensor, Metrics]:
     """The same over sequences: both networks are unrolled from the stored memory, the gradient through the rows after burn-in."""
     rows = len(batch.a_tm1)
     burn_in = len(batch.obs) - rows - c.n_step
@@ -282,7 +283,7 @@ def sequence_loss(
     q_t, q_tm1 = q_later.gather(0, later).flatten(0, 1), q_all[:rows].flatten(0, 1)
     td = q_learning(q_tm1, batch.a_tm1.flatten(), batch.r_t.flatten(), batch.discount_t.flatten(), q_t, select)
     value = td_loss(td, batch.weight.flatten(), huber=c.huber)
-    return value, {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
+    return value, td.detach(), {"losses/td_loss": value.detach(), "losses/q_values": q_tm1.detach().mean()}
 
 
 def check(config: Config) -> None:
@@ -315,7 +316,7 @@ class Agent:
                 dueling=config.dueling,
                 noisy=config.noisy,
             )
-        self.network: QNetwork = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: QNetwork = place(network, self.device)
         self.recurrent = config.core != "none"
         self.whole = self.recurrent and not config.bptt
         if self.whole and not 0 < spec.episode_rows <= OLDEST:
@@ -334,6 +335,7 @@ class Agent:
         self.noise = seeds.branch("noise").torch(self.device) if config.noisy else None
         self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.descent = Descent(self._optimizer(), config.max_grad_norm)
+        self.update = Captured(self._update, self.device, [self.noise], self.descent.remember)
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -368,10 +370,11 @@ class Agent:
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         metrics: Metrics = {}
         while self.experience.update_due():
-            metrics = self._update(self._sample())
+            metrics, td = self.update(self._sample())
+            self.experience.set_priorities(td)
         if metrics and self.experience.copy_due():  # (10), behind an update
             self.target.load_state_dict(self.network.state_dict())
-        return metrics
+        return self.update.latest(metrics)
 
     def _sample(self) -> Transition | Sequence:  # (7)
         if not self.recurrent:
@@ -379,13 +382,11 @@ class Agent:
         batch = self.experience.sample_sequences(self.burn_in, self.length, self.whole)
         return batch._replace(state=self.initial_state(self.config.batch_size)) if self.whole else batch
 
-    def _update(self, batch: Transition | Sequence) -> Metrics:
-        if isinstance(batch, Sequence):
-            value, metrics = sequence_loss(self.network, self.target, batch, self.config, self.noise)
-        else:
-            value, td, metrics = loss(self.network, self.target, batch, self.config, self.noise)
-            self.experience.set_priorities(td)
-        return metrics | self.descent(value)  # (9)
+    def _update(self, batch: Transition | Sequence) -> tuple[Metrics, Tensor]:
+        """One gradient step; TD errors [B], or of sequences [L B]."""
+        how = (self.network, self.target, batch, self.config, self.noise)
+        value, td, metrics = sequence_loss(*how) if isinstance(batch, Sequence) else loss(*how)  # type: ignore[arg-type]
+        return metrics | self.descent(value), td  # (9)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

@@ -29,6 +29,7 @@ from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, adam
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
+from arcturus.speed import Captured, place
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,9 @@ class Agent:
             network = ActorCritic(
                 spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, shared=c.shared
             )
-        self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: ActorCritic = place(network, self.device)
         self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
+        self.update = Captured(self._update, self.device, remember=self.descent.remember)
         self.rollout = Rollout(
             c.horizon,
             spec,
@@ -277,11 +279,15 @@ class Agent:
                     self.rollout.obs(t, n), rows.first[t, n], memory, rows.action[t, n], log_prob[t, n],
                     advantage[t, n], target[t, n], v[t, n], rows.decides[t, n],
                 )  # fmt: skip
-                value, metrics = loss(self.network, batch, c)
-                metrics |= self.descent(value)
+                metrics = self.update(batch)
                 self.updates += 1
         self.rollout.restart()
-        return metrics | {"losses/explained_variance": explained_variance(v, target, rows.decides)}
+        return self.update.latest(metrics) | {"losses/explained_variance": explained_variance(v, target, rows.decides)}
+
+    def _update(self, batch: Minibatch) -> Metrics:
+        """One gradient step."""
+        value, metrics = loss(self.network, batch, self.config)
+        return metrics | self.descent(value)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

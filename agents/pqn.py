@@ -32,6 +32,7 @@ from arcturus.policies import epsilon_greedy
 from arcturus.replay.records import Trajectory
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
+from arcturus.speed import place
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Agent:
             )
             if isinstance(network.torso, Torso):  # one of your own begins as you made it
                 orthogonal(network.torso, 2**0.5)
-        self.network: QNetwork = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: QNetwork = place(network, self.device)
         optimizer = {"radam": radam, "adam": adam}[c.optimizer]
         self.descent = Descent(optimizer(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
         self.rollout = Rollout(

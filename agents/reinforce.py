@@ -31,6 +31,7 @@ from arcturus.optimizers import Descent, adam
 from arcturus.replay.records import Trajectory
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
+from arcturus.speed import place
 
 EMPTY_LIMIT = 10  # rollouts in a row without an episode's end, that end a run
 
@@ -231,7 +232,7 @@ class Agent:
                 shared=c.shared,
                 value=self.learned,
             )
-        self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: ActorCritic = place(network, self.device)
         self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
         self.rollout = Rollout(c.horizon, spec, self.device, extras={"value": ()} if self.learned else {})
         self.average = torch.zeros((), device=self.device)

@@ -35,6 +35,7 @@ from arcturus.optimizers import Descent, adam
 from arcturus.replay.experience import Experience, ReplayConfig
 from arcturus.replay.records import Transition
 from arcturus.seeding import Seeds
+from arcturus.speed import place
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,8 @@ class Agent:
         c, actions = config, spec.discrete_actions("sac")
         with seeds.branch("init").initialising():
             actor, critics = ActorCritic(spec, torso=c.torso, value=False), Critics(spec, actions, c.torso)
-        self.network: ActorCritic = actor.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.critics: Critics = critics.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: ActorCritic = place(actor, self.device)
+        self.critics: Critics = place(critics, self.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(False) if c.target_period else self.critics
         self.log_alpha = nn.Parameter(torch.tensor(math.log(c.alpha), device=self.device), requires_grad=c.autotune)
         self.target_entropy = c.target_entropy * math.log(actions)  # in nats

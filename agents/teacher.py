@@ -33,6 +33,7 @@ from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
+from arcturus.speed import place
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Agent:
             network = ActorCritic(
                 spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, value=False
             )
-        self.network: ActorCritic = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: ActorCritic = place(network, self.device)
         self.teachers = [
             _Tempered(path.strip(), c.temperature, spec, self.device) for path in c.teachers.split(",") if path.strip()
         ]

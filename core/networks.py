@@ -23,6 +23,7 @@ from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory import check_room, make_core, unroll
 from arcturus.policies import Categoricals
+from arcturus.speed import layout
 from arcturus.value_heads import ValueHead
 
 TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp", "none")
@@ -90,6 +91,7 @@ class Torso(nn.Module):
                 where="--agent.torso",
                 fix="use mlp, none, or auto",
             )
+        self.layout = layout()
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
         if layer_norm and name in ("impala", "none"):
             raise ConfigError(f"the {name} torso has no layer normalisation", where="--agent.torso", fix="use nature or small")
@@ -144,7 +146,7 @@ class Torso(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         x = obs.reshape(obs.shape[0], -1, *obs.shape[-2:]) if self.image else obs.flatten(1)
         if self.image:
-            x = x.contiguous(memory_format=torch.channels_last)  # while it is still bytes
+            x = x.contiguous(memory_format=self.layout)  # while it is still bytes
         return self.layers(x * self.scale if x.dtype == torch.uint8 else x)
 
 

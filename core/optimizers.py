@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import Metrics
+from arcturus.speed import fast
 
 
 class RMSProp(torch.optim.Optimizer):
@@ -77,8 +78,13 @@ class RAdam(torch.optim.RAdam):
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
-    """Fused Adam, ready to be saved."""
-    return _with_moments(torch.optim.Adam(parameters, lr, eps=eps, fused=True))
+    """Adam (fused, but where all is eager), ready to be saved."""
+    parameters = list(parameters)
+    if not fast():
+        return _with_moments(torch.optim.Adam(parameters, lr, eps=eps, foreach=False))
+    on_cuda = parameters[0].is_cuda  # where a graph may be recorded of it: its learning rate then lives on the device
+    rate = torch.tensor(lr, device=parameters[0].device) if on_cuda else lr
+    return _with_moments(torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=on_cuda))
 
 
 def radam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
@@ -106,6 +112,7 @@ class Descent:
     def __init__(self, optimizer: torch.optim.Optimizer, max_grad_norm: float = 0.0, max_grad_value: float = 0.0):
         self.optimizer, self.max_grad_norm, self.max_grad_value = optimizer, max_grad_norm, max_grad_value
         self.parameters = _parameters(optimizer)
+        self.heeds = self.parameters[0].is_cuda and not (type(optimizer) is torch.optim.Adam and not optimizer.defaults["fused"])
         self.skipped = torch.zeros((), device=self.parameters[0].device)  # steps skipped one after another, up to now
 
     def __call__(self, loss: Tensor | Iterable[Tensor]) -> Metrics:
@@ -119,20 +126,35 @@ class Descent:
             now = self._norm() if self.max_grad_value else norm
             nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, now)
         bad = ~norm.isfinite()
-        self.skipped = (self.skipped + 1) * bad
-        if bad.is_cuda:
-            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # fused Adam and RMSProp heed it
+        self.skipped.add_(1).mul_(bad)
+        if self.heeds:
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # fused Adam, RMSProp and RAdam do
             self.optimizer.step()
         elif not bad:
             self.optimizer.step()
-        return {"health/grad_norm": norm, "health/skipped_updates": self.skipped}
+        return {"health/grad_norm": norm, "health/skipped_updates": self.skipped.clone()}
 
     def _norm(self) -> Tensor:
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def set_learning_rate(self, value: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = value
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+
+    def remember(self) -> Callable[[], None]:
+        """What takes back all steps from here on."""
+        tensors = [self.skipped, *(x for p in self.parameters for x in (p, *self.optimizer.state.get(p, {}).values()))]
+        before = [x.detach().clone() for x in tensors]
+
+        @torch.no_grad()
+        def undo() -> None:
+            for now, then in zip(tensors, before, strict=True):
+                now.copy_(then)
+
+        return undo
 
     def state_dict(self) -> dict[str, Tensor]:
         return optimizer_tensors(self.optimizer) | {"skipped": self.skipped}

@@ -43,6 +43,7 @@ from arcturus.runs.signals import Signals, Watchdog
 from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.instruments import HeldOut, collect_heldout
 from arcturus.seeding import Seeds
+from arcturus.speed import eagerly
 
 SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
 
@@ -69,6 +70,7 @@ class Trainer:
         opened = open_envs if hasattr(agents.load(config.agent_name).Agent, "fit") else open_training
         with (
             torch_settings(config.run.torch_threads, config.run.deterministic),
+            eagerly(config.run.eager),
             self.signals,
             Watchdog(config.run.env_timeout, self._last_words),
             opened(config.env, config.run.seed, config.device) as envs,

@@ -21,6 +21,7 @@ from arcturus.policies import epsilon_greedy
 from arcturus.replay.experience import EpsilonConfig, Experience
 from arcturus.replay.records import Transition
 from arcturus.seeding import Seeds
+from arcturus.speed import Captured, place
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,13 @@ class ValueAgent:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         with seeds.branch("init").initialising():
             network: Any = make_network()
-        self.network: Any = network.to(device=self.device, memory_format=torch.channels_last)
+        self.network: Any = place(network, self.device)
         self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.experience = Experience(config, spec, self.device, seeds)
         self.replay = self.experience.ring
         self.noise = seeds.branch("noise").torch(self.device)
         self.descent = Descent(adam(self.network.parameters(), config.learning_rate, config.optimizer_eps), config.max_grad_norm)
+        self.update = Captured(self._update, self.device, [self.noise], self.descent.remember)
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
 
     def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
@@ -149,16 +151,17 @@ class ValueAgent:
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         metrics: Metrics = {}
         while self.experience.update_due():
-            metrics = self._update(self.experience.sample())
+            metrics, each = self.update(self.experience.sample())
+            self.experience.set_priorities(each)
         if self.experience.copy_due():
             self.target.load_state_dict(self.network.state_dict())
-        return metrics
+        return self.update.latest(metrics)
 
-    def _update(self, batch: Transition) -> Metrics:
+    def _update(self, batch: Transition) -> tuple[Metrics, Tensor]:
+        """One gradient step; the losses [B]."""
         each, metrics = self.loss(batch)
-        self.experience.set_priorities(each)
         value = weighted_mean(each, batch.weight)
-        return metrics | {"losses/td_loss": value.detach()} | self.descent(value)
+        return metrics | {"losses/td_loss": value.detach()} | self.descent(value), each.detach()
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

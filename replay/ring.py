@@ -21,6 +21,7 @@ from arcturus.envs.frames import reach
 from arcturus.errors import ConfigError
 from arcturus.replay import compiled
 from arcturus.replay.records import Sequence, Transition
+from arcturus.speed import fast
 
 TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES = 1, 2, 4, 8, 16
 LAST = TERMINATED | TRUNCATED | CUT
@@ -106,7 +107,7 @@ class Ring:
         numbers = sum(leaf[0].numel() for leaf in state_leaves(state))
         check_memory(capacity, spec, device, available_bytes(device), n_step, flag, numbers)
         T, N = self.rows, spec.num_envs
-        self.device, self.compiled = device, device.type == "cpu"  # loops instead of tensors (replay/compiled.py)
+        self.device, self.compiled = device, device.type == "cpu" and fast()  # loops instead of tensors (replay/compiled.py)
         self.frame = torch.zeros((N * T + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank
         self._frames = self.frame[:-1].view(N, T, *spec.frame_shape)  # an environment's are neighbours: a stack is read in one go
         self.action = torch.zeros((T, N, *(spec.action_space.shape or ())), dtype=spec.action_dtype, device=device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from arcturus.replay import compiled
+from arcturus.speed import fast
 
 UNIT = 1 << 20  # what a priority of 1 is stored as
 LARGEST_SUM = 1 << 62
@@ -34,7 +35,7 @@ class SumTree:
         blocks = -(-size // self.width)
         self.leaf = torch.zeros(blocks * self.width, dtype=torch.int64, device=device)
         self.block = torch.zeros(blocks, dtype=torch.int64, device=device)
-        self.compiled = self.leaf.device.type == "cpu"  # loops instead of tensors (replay/compiled.py)
+        self.compiled = self.leaf.device.type == "cpu" and fast()  # loops instead of tensors (replay/compiled.py)
         self.arrays: Any = (self.leaf.numpy(), self.block.numpy()) if self.compiled else None  # the same memory
 
     @property

@@ -53,6 +53,8 @@ class RunOptions:
     """Parts of the network that don't learn: torso, core, or both as torso,core."""
     profile: bool = False
     """Time every phase of the loop, and write a trace of some rows; RUN/profile."""
+    eager: bool = False
+    """Nothing fused, compiled, captured or laid out for speed: to check that speed changes nothing but rounding."""
     listeners: str = ""
     """Code of your own that hears every row: package.module.Name,package.module.Name."""
     env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0

@@ -38,7 +38,7 @@ class Ours(Training):
         return self.n if next(self.rows) else 0
 
     def update(self) -> int:
-        self.agent._update(self.agent.experience.sample())
+        self.agent.update(self.agent.experience.sample())
         return 1
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tup
         return n if next(rows) else 0
 
     def update() -> int:
-        agent._update(agent.experience.sample())
+        agent.update(agent.experience.sample())
         return 1
 
     weights = sum(p.numel() for p in agent.network.parameters())

@@ -1,0 +1,128 @@
+"""What makes a run fast and changes nothing but rounding, in one place and behind one flag: `--eager True` does without all of it.
+
+| fast                                            | eager                                     |
+|-------------------------------------------------|-------------------------------------------|
+| weights and frames channels_last                | contiguous                                |
+| fused Adam                                      | Adam one tensor and operation at a time   |
+| replay's small loops compiled, on the CPU       | tensor operations                         |
+| TF32 on CUDA, but with --deterministic          | float32                                   |
+| updates as CUDA graphs, on CUDA                 | one kernel launched after the other       |
+
+Tests hold both to 1e-4 over a hundred updates on the same minibatches (tests/runs/test_speed.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from arcturus.api import Metrics, State, map_state, state_leaves
+
+Network = TypeVar("Network", bound=nn.Module)
+WARM_UP = 3  # calls before a capture: libraries choose their kernels and allocate
+_EAGER = [False]
+
+
+def fast() -> bool:
+    """Asked when something is built."""
+    return not _EAGER[-1]
+
+
+@contextmanager
+def eagerly(yes: bool = True) -> Iterator[None]:
+    """Whatever is built meanwhile is built without anything of the above."""
+    _EAGER.append(yes)
+    try:
+        yield
+    finally:
+        _EAGER.pop()
+
+
+def layout() -> torch.memory_format:
+    return torch.channels_last if fast() else torch.contiguous_format
+
+
+def place(network: Network, device: torch.device) -> Network:
+    """A network on its device, its convolutions in the layout that is meant."""
+    return network.to(device=device, memory_format=layout())  # type: ignore[call-overload]
+
+
+class Recorded(NamedTuple):
+    graph: Any
+    inputs: State
+    outputs: Any
+
+
+class Captured:
+    """A function of tensors, called as it is; on CUDA recorded as a graph, which is then one launch.
+
+    One graph is recorded for each set of shapes (sequences of other lengths, a smaller last minibatch).
+
+    function: from nests of tensors to anything made of tensors.  It may change tensors in place, parameters and their optimiser's moments
+    among them, but must ask the host for nothing: no .item(), no `if` on a tensor.  What it returns lies in memory that the next call
+    writes again: latest() copies what is to be kept.
+    generators: those that it draws from.  remember: called before a recording, as warming up calls the function several times in
+    earnest; it returns what takes all of that back.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        device: torch.device,
+        generators: Iterable[torch.Generator | None] = (),
+        remember: Callable[[], Callable[[], None]] = lambda: lambda: None,
+    ):
+        self.function, self.remember = function, remember
+        self.generators = [g for g in generators if g is not None]
+        self.wanted = device.type == "cuda" and fast()
+        self.recorded: dict[Any, Recorded] = {}
+
+    def __call__(self, *args: State) -> Any:
+        if not self.wanted:
+            return self.function(*args)
+        shapes = tuple(x.shape for x in state_leaves(args))
+        if shapes not in self.recorded and not self._record(shapes, args):
+            return self.function(*args)
+        graph, inputs, outputs = self.recorded[shapes]
+        for mine, given in zip(state_leaves(inputs), state_leaves(args), strict=True):
+            mine.copy_(given)
+        graph.replay()
+        return outputs
+
+    def latest(self, metrics: Metrics) -> Metrics:
+        """Metrics that stay what they are."""
+        return {k: v.clone() for k, v in metrics.items()} if self.recorded else metrics
+
+    def _record(self, shapes: Any, args: tuple[State, ...]) -> bool:
+        """Whether there is a graph now.  A function that can't be recorded is called as it is from then on, and it is said."""
+        states, undo = [g.get_state() for g in self.generators], self.remember()
+        inputs = map_state(Tensor.clone, args)
+        try:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            for generator in self.generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                outputs = self.function(*inputs)
+        except RuntimeError as e:
+            from arcturus.runs.progress import say
+
+            self.wanted = False
+            say(f"warning: updates can't be recorded as a CUDA graph and go on without: {str(e).splitlines()[0]}")
+            return False
+        else:
+            self.recorded[shapes] = Recorded(graph, inputs, outputs)
+            return True
+        finally:
+            undo()
+            for generator, state in zip(self.generators, states, strict=True):
+                generator.set_state(state)

@@ -1,0 +1,179 @@
+"""Speed changes nothing but rounding: fast and eager agents learn the same from the same minibatches, and a recorded graph does what the
+function does."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import gymnasium as gym
+import pytest
+import torch
+
+import arcturus
+from arcturus import agents
+from arcturus.api import EnvSpec, Step
+from arcturus.optimizers import Descent, adam
+from arcturus.scoring.instruments import as_timestep
+from arcturus.seeding import Seeds
+from arcturus.speed import Captured, eagerly
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: parity of graphs is open")
+    ),
+]
+REPLAY = {
+    "capacity": 800,
+    "learn_start": 200,
+    "batch_size": 16,
+    "replay_ratio": 0.25,
+    "learning_rate": 6.25e-5,
+    "target_period": 200,
+}
+AGENTS = {
+    "dqn": REPLAY | {"double": True, "n_step": 3},
+    "c51": REPLAY | {"dueling": True, "noisy": 0.5},
+    "qr_dqn": REPLAY,
+    "iqn": REPLAY,
+    "sac": REPLAY,
+    "ppo": {"horizon": 16, "epochs": 4, "minibatches": 4, "learning_rate": 1e-4},
+    "a2c": {"horizon": 5, "learning_rate": 5e-5},
+    "pqn": {"horizon": 16, "epochs": 2, "minibatches": 4, "optimizer": "adam", "learning_rate": 6.25e-5},
+}
+
+
+def learnt(name, device, eager, updates, **settings):
+    """An agent after so many updates on a stream that doesn't depend on it."""
+    spec = EnvSpec("x", 8, (4, 42, 42), torch.uint8, gym.spaces.Discrete(5), 4)
+    module = agents.load(name)
+    context = eagerly() if eager else nullcontext()
+    with context:
+        agent = module.Agent(module.Config(torso="small", **AGENTS[name], **settings), spec, torch.device(device), Seeds(3))
+    stream = torch.Generator().manual_seed(1)
+    frames = torch.randint(256, (8, 4, 42, 42), generator=stream, dtype=torch.uint8)
+    state, start = agent.initial_state(8), agent.updates
+    while agent.updates - start < updates:
+        newest = torch.randint(256, (8, 1, 42, 42), generator=stream, dtype=torch.uint8)
+        frames = torch.cat([frames[:, 1:], newest], 1)
+        ts = as_timestep(frames.to(device))
+        ts = ts._replace(reward=torch.randn(8, generator=stream).to(device), age=torch.full_like(ts.age, 200))
+        if agent.on_policy:
+            agent.learn(ts, state)
+        act = agent.act(ts, state, explore=True, generator=torch.Generator(device).manual_seed(0))
+        action = torch.randint(5, (8,), generator=stream).to(device)
+        extras = {k: torch.randn(v.shape, generator=stream).to(device) for k, v in sorted(act.extras.items())}
+        agent.observe(Step(ts, state, action, extras))
+        if not agent.on_policy:
+            agent.learn()
+    return agent
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", AGENTS)
+def test_fast_and_eager_agree_after_a_hundred_updates(name, device):
+    fast, eager = (learnt(name, device, eager, 100) for eager in (False, True))
+    begun = learnt(name, device, True, 0).network.state_dict()
+    assert fast.updates == eager.updates >= 100
+    if device == "cuda" and hasattr(fast, "update"):
+        assert fast.update.recorded
+    moved = 0.0
+    for key, value in eager.network.state_dict().items():
+        assert torch.allclose(fast.network.state_dict()[key], value, rtol=1e-4, atol=1e-4), key
+        moved = max(moved, float((value - begun[key]).abs().max()))
+    assert moved > 1e-3  # ten times what they may differ by
+
+
+def test_the_flag_is_heard_by_every_part_and_only_while_it_lasts(small_run, tmp_path):
+    eager = small_run(tmp_path / "e", 400, eager=True, eval_every=0)
+    assert eager.config().run.eager
+    with eagerly():
+        agent = learnt("dqn", "cpu", True, 1, prioritised=True)
+        descent = Descent(adam([torch.nn.Parameter(torch.zeros(2))], 0.1, 1e-8))
+        assert not descent.optimizer.defaults["fused"]
+    assert not agent.replay.compiled
+    assert not agent.experience.priorities.tree.compiled
+    assert agent.network.torso.layers.conv2.weight.is_contiguous()
+    fast = learnt("dqn", "cpu", False, 1)
+    assert fast.replay.compiled
+    assert fast.descent.optimizer.defaults["fused"]
+    assert fast.network.torso.layers.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Recorder:
+    """Enough of torch.cuda to record and play graphs without a GPU: a replay calls the function again, on the same memory."""
+
+    def __init__(self, captured, fails=False):
+        self.captured, self.fails, self.replays = captured, fails, 0
+        self.Stream = self.current_stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
+        self.stream = lambda stream: nullcontext()
+
+    def CUDAGraph(self):
+        graph = SimpleNamespace(generators=[])
+        graph.register_generator_state = graph.generators.append
+
+        def replay():
+            recorded = next(r for r in self.captured.recorded.values() if r.graph is graph)
+            for mine, new in zip(recorded.outputs, self.captured.function(*recorded.inputs), strict=True):
+                mine.copy_(new)
+            self.replays += 1
+
+        graph.replay = replay
+        return graph
+
+    @contextmanager
+    def graph(self, graph):
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+
+def descending(monkeypatch, fails=False, recording=True):
+    """Gradient steps on a moving target with noise, captured."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    descent, generator = Descent(adam([weight], 0.1, 1e-8)), torch.Generator().manual_seed(5)
+
+    def step(x, shift):
+        descent(((weight - x - shift[0].sum()) ** 2).sum() + torch.rand(3, generator=generator) @ weight)
+        return (weight.detach().clone(),)
+
+    captured = Captured(step, torch.device("cpu"), [generator, None], descent.remember)
+    if recording:
+        captured.wanted = True
+        fake = Recorder(captured, fails)
+        for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    return captured, weight
+
+
+def inputs():
+    g = torch.Generator().manual_seed(7)
+    return [(torch.randn(3, generator=g), (torch.randn(n, generator=g),)) for n in (1, 1, 2, 1, 2, 2, 1)]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["recorded", "refused"])
+def test_recording_leaves_no_trace_and_replays_are_the_function(monkeypatch, capsys, fails):
+    """Warming up must not have learnt anything, nor drawn; one graph a shape; a refusal costs nothing but speed."""
+    plain, expected = descending(monkeypatch, recording=False)
+    captured, weight = descending(monkeypatch, fails)
+    for x, shift in inputs():
+        (want,), (got,) = plain(x, shift), captured(x, shift)
+        assert torch.equal(got, want)
+        assert torch.equal(weight, expected)
+    assert len(captured.recorded) == (0 if fails else 2)
+    assert ("go on without" in capsys.readouterr().err) == fails
+
+
+def test_kept_metrics_do_not_change_with_the_next_replay(monkeypatch):
+    captured, _ = descending(monkeypatch)
+    (x, shift), (y, more) = inputs()[:2]
+    kept = captured.latest({"weight": captured(x, shift)[0]})["weight"]
+    before = kept.clone()
+    captured(y, more)
+    assert torch.equal(kept, before)
+
+
+def test_a_run_may_be_eager_from_the_command_line_and_says_so(tmp_path):
+    run = arcturus.train("dqn", "CartPole-v1", steps=200, run_dir=tmp_path / "r", quiet=True, eager=True, eval_every=0)
+    assert "eager: true" in (run.path / "config.yaml").read_text()
