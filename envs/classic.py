@@ -90,7 +90,8 @@ def refused(env_id: str, options: dict[str, Any], e: Exception) -> ConfigError:
 
 def unknown(env_id: str) -> ConfigError:
     known = [i for i in gym.registry if not i.startswith(("GymV", "phys2d/", "tabular/"))]
-    return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments"))
+    own = f"; one of your own: {env_id.rsplit('.', 1)[0]}:Id-v0" if "." in env_id else ""
+    return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments") + own)
 
 
 class Noted(gym.Wrapper):

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import signal
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def spell_out(argv: list[str]) -> list[str]:
     """Short flags as the long ones that tyro knows; --new-head and --profile may stand alone."""
     known = short_flags()
     out = []
-    for arg, after in zip(argv, [*argv[1:], ""], strict=True):
+    for arg, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, equals, value = arg.partition("=")
         out.append(known.get(name, name) + equals + value)
         if arg in ("--new-head", "--profile") and after not in ("True", "False"):
@@ -117,7 +118,7 @@ def train(agent: str, argv: list[str]) -> int:
         raise ConfigError(
             f"unknown agent {agent!r}",
             where="train-agent AGENT",
-            fix=nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents"),
+            fix=nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents") + "; one of your own: package.module",
         )
     config = parse(agent, argv)
     from arcturus.runs.starting import start_run

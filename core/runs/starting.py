@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -70,7 +71,7 @@ def resume_run(
             if not trainer.restored and hasattr(trainer, "run"):
                 shutil.rmtree(trainer.run.path, ignore_errors=True)
             raise
-    changed = differences(saved_settings(run), config.to_mapping())
+    changed = differences(with_defaults(saved_settings(run), config), config.to_mapping())
     refused = [line for line in changed if line.split(":")[0] not in FREE]
     if refused:
         raise ConfigError(
@@ -90,6 +91,15 @@ def saved_settings(run: Run) -> dict[str, Any] | None:
         except (CheckpointError, KeyError, TypeError, ValueError, RecursionError):
             continue
     return None
+
+
+def with_defaults(saved: dict[str, Any] | None, config: RunConfig) -> dict[str, Any] | None:
+    """The same with what an older version had no settings for: its runs go on as if they had been at their defaults."""
+    for part in ("agent", "env", "run") if saved else ():
+        for field in dataclasses.fields(getattr(config, part)):
+            if isinstance(saved.get(part), dict) and field.default is not dataclasses.MISSING:  # type: ignore[union-attr]
+                saved[part].setdefault(field.name, field.default)  # type: ignore[index]
+    return saved
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -1,7 +1,8 @@
 """Summaries of scores, and the published ones they stand beside.
 
 atari_scores.csv: random and human play (Wang et al. 2016, table 2, up to 30 no-ops), DQN of Mnih et al. 2015 (extended data
-table 2), DQN and human of Mnih et al. 2013 (table 1); raw scores.
+table 2), DQN and human of Mnih et al. 2013 (table 1); CleanRL's DQN and PPO (on EnvPool, with XLA) after 10M steps, by its documentation;
+raw scores.
 
 Over seeds and tasks: the interquartile mean and the stratified bootstrap of Agarwal et al. 2021, "Deep Reinforcement Learning
 at the Edge of the Statistical Precipice", arXiv:2108.13264.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
 import arcturus
 from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.checkpoint import Checkpoints
 
 
 def test_changed_settings_are_listed_and_refused_without_a_fork(small_run, stop_at, tmp_path):
@@ -77,3 +79,18 @@ def test_a_fork_that_cannot_be_leaves_nothing(small_run, tmp_path):
             run, quiet=True, steps=800, fork=tmp_path / "fork", agent_config={"n_step": 1}, env_config={"num_envs": 3}
         )
     assert not (tmp_path / "fork").exists()
+
+
+def test_a_run_of_before_a_setting_existed_goes_on_at_its_default(small_run, stop_at, tmp_path):
+    stop_at(600)
+    run = small_run(tmp_path / "r", eval_every=0)
+    checkpoints, other = Checkpoints(run.path), Checkpoints(tmp_path / "other")
+    for path in checkpoints.resumable():
+        settings = json.loads(checkpoints.values(path)["config"])
+        del settings["run"]["eager"], settings["agent"]["munchausen"]
+        other.adopt(path, {"config": json.dumps(settings)})
+        shutil.rmtree(path)
+        shutil.move(other.folder / path.name, path)
+    with pytest.raises(ConfigError, match="munchausen: 0.0 -> 0.9"):
+        arcturus.resume(run, quiet=True, agent_config={"munchausen": 0.9})
+    assert arcturus.resume(run, quiet=True).status == "finished"
