@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     p.add_argument("--device", default="auto")
     p.add_argument("--env-threads", type=int, default=0)
     p.add_argument("--only-table", action="store_true", help="train and score nothing")
-    args, args.settings = p.parse_known_args(argv)
+    args, settings = p.parse_known_args(argv)
     from arcturus.envs.atari import games
 
     known = {name.removeprefix("ALE/").removesuffix("-v5"): name for name in games()}
@@ -54,14 +54,14 @@ def main(argv: list[str]) -> int:
         for game in chosen:
             for agent in args.agents.split(","):
                 for seed in seeds:
-                    if code := bring_forward(args, known[game], agent, seed, args.out / f"{game}-{agent}-s{seed}"):
+                    if code := bring_forward(args, settings, known[game], agent, seed, args.out / f"{game}-{agent}-s{seed}"):
                         return code
                     write_table(args.out)
     print(write_table(args.out))
     return 0
 
 
-def bring_forward(args: argparse.Namespace, env: str, agent: str, seed: int, folder: Path) -> int:
+def bring_forward(args: argparse.Namespace, more: list[str], env: str, agent: str, seed: int, folder: Path) -> int:
     """Trains and scores what is still to be trained and scored of one run; the exit code of what didn't go well."""
     from arcturus.runs.folder import Run
     from arcturus.scripts import evaluate_agent, train_agent
@@ -71,7 +71,7 @@ def bring_forward(args: argparse.Namespace, env: str, agent: str, seed: int, fol
         settings += ["--env.threads", str(args.env_threads)]
         settings += ["--preset", args.preset] if args.preset else []
         settings += ["--steps", str(args.steps)] if args.steps else []
-        code = train_agent.main([agent, *settings, *args.settings])
+        code = train_agent.main([agent, *settings, *more])
     elif Run(folder).status != "finished":
         code = train_agent.main(["resume", str(folder)])
     else:
