@@ -71,7 +71,9 @@ def learnt(name, device, eager, updates, **settings):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("dqn", "ppo") else pytest.param(name, marks=pytest.mark.slow) for name in AGENTS]
+)
 def test_fast_and_eager_agree_after_a_hundred_updates(name, device):
     fast, eager = (learnt(name, device, eager, 100) for eager in (False, True))
     begun = learnt(name, device, True, 0).network.state_dict()
