@@ -98,10 +98,10 @@ def loss(
         logits_t = target.atoms(batch.s_t, noise)  # [B, A, K]
         q_t = network(batch.s_t, noise) if double else target.expectation(logits_t)  # (1)
         best = q_t.argmax(-1)  # (2)
-        p_t = logits_t[torch.arange(len(best)), best].softmax(-1)
+        p_t = logits_t[torch.arange(len(best), device=best.device), best].softmax(-1)
         m = categorical_projection(p_t, batch.r_t, batch.discount_t, support)  # (3)
     logits_tm1 = network.atoms(batch.s_tm1, noise)
-    taken = logits_tm1[torch.arange(len(best)), batch.a_tm1]
+    taken = logits_tm1[torch.arange(len(best), device=best.device), batch.a_tm1]
     each = -(m * taken.log_softmax(-1)).sum(-1)  # (4)
     return each, {"losses/q_values": network.expectation(logits_tm1.detach()).mean()}
 

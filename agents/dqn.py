@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -335,13 +336,13 @@ class Agent:
         self.noise = seeds.branch("noise").torch(self.device) if config.noisy else None
         self.target = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.descent = Descent(self._optimizer(), config.max_grad_norm)
-        self.update = Captured(self._update, self.device, [self.noise], self.descent.remember)
+        self.update = Captured(self._update, self.device, [self.noise], partial(self.descent.remember, self.network, self.target))
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         c, parameters = self.config, list(self.network.parameters())
         if c.optimizer == "adam":
-            return adam(parameters, c.learning_rate, c.optimizer_eps)
+            return adam(parameters, c.learning_rate, c.optimizer_eps, captured=True)
         return RMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
 
     @property

@@ -127,6 +127,7 @@ class Network(nn.Module):
 def loss(network: Network, target: Network, batch: Transition, c: Config, generator: torch.Generator) -> tuple[Tensor, Metrics]:
     """The loss of each transition [B]."""
     B = len(batch.a_tm1)
+    row = torch.arange(B, device=batch.a_tm1.device)
     with torch.no_grad():
         z_t = target.returns(batch.s_t, target.probabilities(c.target_samples, B, generator), generator)  # [B, N', A]
         r_t = batch.r_t
@@ -138,10 +139,10 @@ def loss(network: Network, target: Network, batch: Transition, c: Config, genera
             later = (log_pi_t.exp() * (z_t - c.temperature * log_pi_t)).sum(-1)  # [B, N']
         else:
             best = (network if c.double else target)(batch.s_t, generator).argmax(-1)  # (4)
-            later = z_t[torch.arange(B), :, best]
+            later = z_t[row, :, best]
         goal = r_t[:, None] + batch.discount_t[:, None] * later
     tau = network.probabilities(c.samples, B, generator)
-    z_tm1 = network.returns(batch.s_tm1, tau, generator)[torch.arange(B), :, batch.a_tm1]  # [B, N]
+    z_tm1 = network.returns(batch.s_tm1, tau, generator)[row, :, batch.a_tm1]  # [B, N]
     each = quantile_huber(z_tm1, goal, tau, c.kappa)  # (5), (6)
     return each, {"losses/q_values": z_tm1.detach().mean()}
 

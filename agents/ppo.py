@@ -17,6 +17,7 @@ sequences are, each unrolled from the memory it was acted with.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -227,8 +228,8 @@ class Agent:
                 spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, shared=c.shared
             )
         self.network: ActorCritic = place(network, self.device)
-        self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
-        self.update = Captured(self._update, self.device, remember=self.descent.remember)
+        self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps, captured=True), c.max_grad_norm)
+        self.update = Captured(self._update, self.device, remember=partial(self.descent.remember, self.network))
         self.rollout = Rollout(
             c.horizon,
             spec,

@@ -76,9 +76,11 @@ def loss(
         theta_t = target.atoms(batch.s_t, noise)  # [B, A, N]
         q_t = network(batch.s_t, noise) if double else target.expectation(theta_t)  # (1)
         best = q_t.argmax(-1)  # (2)
-        t_theta = batch.r_t[:, None] + batch.discount_t[:, None] * theta_t[torch.arange(len(best)), best]  # (3)
+        t_theta = (
+            batch.r_t[:, None] + batch.discount_t[:, None] * theta_t[torch.arange(len(best), device=best.device), best]
+        )  # (3)
     theta_tm1 = network.atoms(batch.s_tm1, noise)
-    each = quantile_huber(theta_tm1[torch.arange(len(best)), batch.a_tm1], t_theta, tau, kappa)  # (4)
+    each = quantile_huber(theta_tm1[torch.arange(len(best), device=best.device), batch.a_tm1], t_theta, tau, kappa)  # (4)
     return each, {"losses/q_values": theta_tm1.detach().mean()}
 
 

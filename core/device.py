@@ -32,7 +32,7 @@ def choose_device(name: str, where: str = "--device") -> str:
 
 
 @contextmanager
-def torch_settings(threads: int, deterministic: bool) -> Iterator[None]:
+def torch_settings(threads: int, deterministic: bool, tf32: bool) -> Iterator[None]:
     """Threads and determinism for as long as a run lasts."""
     import torch
 
@@ -41,7 +41,7 @@ def torch_settings(threads: int, deterministic: bool) -> Iterator[None]:
     cudnn_tf32 = torch.backends.cudnn.allow_tf32
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = not deterministic
     try:
         yield

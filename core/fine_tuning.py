@@ -88,3 +88,5 @@ def freeze(agent: Any, parts: str) -> None:
             )
         for module in modules:
             module.requires_grad_(False)
+    if parts and not any(p.requires_grad for p in agent.network.parameters()):
+        raise ConfigError("nothing of the network is left to learn", where="--freeze", fix="torso, core, or both: torso,core")

@@ -44,9 +44,11 @@ class RMSProp(torch.optim.Optimizer):
             if not params:
                 continue
             grads = [p.grad for p in params]
-            if (found := getattr(self, "found_inf", None)) is not None:  # a gradient of zeros: theta stays
-                grads = [torch.where(found.bool(), 0.0, g) for g in grads]
             mean, square, delta = ([self.state[p][k] for p in params] for k in ("mean", "mean_square", "delta"))
+            if (found := getattr(self, "found_inf", None)) is not None:  # nothing changes but by a gradient of zeros
+                grads = [torch.where(found.bool(), 0.0, g) for g in grads]
+                for d in delta if group["momentum"] else ():
+                    d.mul_(~found.bool())
             torch._foreach_mul_(square, rho)
             torch._foreach_addcmul_(square, grads, grads, 1 - rho)
             deviation = torch._foreach_add(square, group["eps"])
@@ -77,14 +79,15 @@ class RAdam(torch.optim.RAdam):
             now.copy_(torch.where(found.bool(), then, now))
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
-    """Adam (fused, but where all is eager), ready to be saved."""
+def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float, captured: bool = False) -> torch.optim.Optimizer:
+    """Adam (fused, but where all is eager), ready to be saved.  captured: a CUDA graph is recorded of its steps (speed.Captured); its
+    learning rate then lives on the device."""
     parameters = list(parameters)
     if not fast():
         return _with_moments(torch.optim.Adam(parameters, lr, eps=eps, foreach=False))
-    on_cuda = parameters[0].is_cuda  # where a graph may be recorded of it: its learning rate then lives on the device
-    rate = torch.tensor(lr, device=parameters[0].device) if on_cuda else lr
-    return _with_moments(torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=on_cuda))
+    graph = captured and parameters[0].is_cuda
+    rate = torch.tensor(lr, device=parameters[0].device) if graph else lr
+    return _with_moments(torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=graph))
 
 
 def radam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
@@ -144,9 +147,10 @@ class Descent:
             else:
                 group["lr"] = value
 
-    def remember(self) -> Callable[[], None]:
-        """What takes back all steps from here on."""
+    def remember(self, *networks: nn.Module) -> Callable[[], None]:
+        """What takes back all steps from here on, and what passes through the networks left in their buffers."""
         tensors = [self.skipped, *(x for p in self.parameters for x in (p, *self.optimizer.state.get(p, {}).values()))]
+        tensors += [buffer for network in networks for buffer in network.buffers()]
         before = [x.detach().clone() for x in tensors]
 
         @torch.no_grad()

@@ -46,7 +46,7 @@ class Categoricals:
         for n in self.choices:  # where the logits of each component stand; one past the end: nowhere
             places.append([start + i if i < n else self.logits for i in range(self.most)])
             start += n
-        self.places = torch.tensor(places)  # [k, most]
+        self.places = torch.tensor(places)  # [k, most]; on the device of the newest logits
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """[..., k, most] normalised log-probabilities; -inf where a component has fewer choices."""
@@ -54,8 +54,10 @@ class Categoricals:
             return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)
         if self.even:
             return logits.unflatten(-1, (len(self.choices), self.most)).log_softmax(-1)
+        if self.places.device != logits.device:
+            self.places = self.places.to(logits.device)
         padded = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], -1)
-        return padded[..., self.places.to(logits.device)].log_softmax(-1)
+        return padded[..., self.places].log_softmax(-1)
 
     def log_prob(self, logits: Tensor, action: Tensor) -> Tensor:
         """log pi(action)."""

@@ -21,9 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import Metrics, State, map_state, state_leaves
+from arcturus.errors import TrainingFailed
+from arcturus.runs.progress import say
 
 Network = TypeVar("Network", bound=nn.Module)
-WARM_UP = 3  # calls before a capture: libraries choose their kernels and allocate
+WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate
+MOST_GRAPHS = 16  # of one function: each keeps memory of its own, and calls of further shapes are not recorded
 _EAGER = [False]
 
 
@@ -76,7 +79,7 @@ class Captured:
         generators: Iterable[torch.Generator | None] = (),
         remember: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ):
-        self.function, self.remember = function, remember
+        self.function, self.device, self.remember = function, device, remember
         self.generators = [g for g in generators if g is not None]
         self.wanted = device.type == "cuda" and fast()
         self.recorded: dict[Any, Recorded] = {}
@@ -85,12 +88,13 @@ class Captured:
         if not self.wanted:
             return self.function(*args)
         shapes = tuple(x.shape for x in state_leaves(args))
-        if shapes not in self.recorded and not self._record(shapes, args):
-            return self.function(*args)
-        graph, inputs, outputs = self.recorded[shapes]
-        for mine, given in zip(state_leaves(inputs), state_leaves(args), strict=True):
-            mine.copy_(given)
-        graph.replay()
+        with torch.cuda.device(self.device):
+            if shapes not in self.recorded and (len(self.recorded) >= MOST_GRAPHS or not self._record(shapes, args)):
+                return self.function(*args)
+            graph, inputs, outputs = self.recorded[shapes]
+            for mine, given in zip(state_leaves(inputs), state_leaves(args), strict=True):
+                mine.copy_(given)
+            graph.replay()
         return outputs
 
     def latest(self, metrics: Metrics) -> Metrics:
@@ -98,31 +102,47 @@ class Captured:
         return {k: v.clone() for k, v in metrics.items()} if self.recorded else metrics
 
     def _record(self, shapes: Any, args: tuple[State, ...]) -> bool:
-        """Whether there is a graph now.  A function that can't be recorded is called as it is from then on, and it is said."""
+        """Whether there is a graph now.  A function that waits for the host is never recorded: it is called as it is from then on,
+        and it is said.  TrainingFailed if a recording fails all the same, as the device can't be relied on after that."""
         states, undo = [g.get_state() for g in self.generators], self.remember()
         inputs = map_state(Tensor.clone, args)
         try:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    self.function(*inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+            waits = self._warm_up(inputs)
+            if waits:
+                self.wanted = False
+                say(f"warning: updates are not recorded as a CUDA graph, as they wait for the host: {waits}")
+                return False
             graph = torch.cuda.CUDAGraph()
             for generator in self.generators:
                 graph.register_generator_state(generator)
-            with torch.cuda.graph(graph):
-                outputs = self.function(*inputs)
-        except RuntimeError as e:
-            from arcturus.runs.progress import say
-
-            self.wanted = False
-            say(f"warning: updates can't be recorded as a CUDA graph and go on without: {str(e).splitlines()[0]}")
-            return False
-        else:
-            self.recorded[shapes] = Recorded(graph, inputs, outputs)
-            return True
+            try:
+                with torch.cuda.graph(graph):
+                    outputs = self.function(*inputs)
+            except RuntimeError as e:
+                what = str(e).splitlines()[0]
+                raise TrainingFailed(f"updates could not be recorded as a CUDA graph: {what}", fix="use --eager True") from e
         finally:
             undo()
             for generator, state in zip(self.generators, states, strict=True):
                 generator.set_state(state)
+        self.recorded[shapes] = Recorded(graph, inputs, outputs)
+        return True
+
+    def _warm_up(self, inputs: State) -> str:
+        """Calls the function on a stream of its own, the last time on the watch for anything that waits for the host: what did, or
+        nothing."""
+        stream, before = torch.cuda.Stream(), torch.cuda.get_sync_debug_mode()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP - 1):
+                self.function(*inputs)
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                self.function(*inputs)
+                waits = ""
+            except RuntimeError as e:
+                waits = str(e).splitlines()[0]
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.current_stream().wait_stream(stream)
+        return waits

@@ -69,7 +69,9 @@ class Trainer:
         # an agent with a loop of its own restarts single environments
         opened = open_envs if hasattr(agents.load(config.agent_name).Agent, "fit") else open_training
         with (
-            torch_settings(config.run.torch_threads, config.run.deterministic),
+            torch_settings(
+                config.run.torch_threads, config.run.deterministic, tf32=not (config.run.deterministic or config.run.eager)
+            ),
             eagerly(config.run.eager),
             self.signals,
             Watchdog(config.run.env_timeout, self._last_words),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -111,8 +112,10 @@ class ValueAgent:
         self.experience = Experience(config, spec, self.device, seeds)
         self.replay = self.experience.ring
         self.noise = seeds.branch("noise").torch(self.device)
-        self.descent = Descent(adam(self.network.parameters(), config.learning_rate, config.optimizer_eps), config.max_grad_norm)
-        self.update = Captured(self._update, self.device, [self.noise], self.descent.remember)
+        self.descent = Descent(
+            adam(self.network.parameters(), config.learning_rate, config.optimizer_eps, captured=True), config.max_grad_norm
+        )
+        self.update = Captured(self._update, self.device, [self.noise], partial(self.descent.remember, self.network, self.target))
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
 
     def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:

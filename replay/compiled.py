@@ -17,7 +17,10 @@ Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 
 def compiled(loop: Loop) -> Loop:
-    return njit(cache=True)(loop)  # type: ignore[return-value]
+    try:
+        return njit(cache=True)(loop)  # type: ignore[return-value]
+    except RuntimeError:  # there is nowhere to keep it: every run compiles anew
+        return njit(loop)  # type: ignore[return-value]
 
 
 @compiled

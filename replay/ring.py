@@ -154,7 +154,8 @@ class Ring:
         self.reward[slot].copy_(ts.reward)
         ends = (ts.terminated, ts.truncated, ts.cut, ts.life_lost, ts.decides)
         if self.compiled:
-            compiled.row_flags(self.flags[slot].numpy(), self._weights.numpy(), *(x.numpy(force=True) for x in ends))
+            said = (x.numpy() for x in (ends if ts.obs.device == self.device else torch.stack(ends).cpu()))
+            compiled.row_flags(self.flags[slot].numpy(), self._weights.numpy(), *said)
         else:
             self.flags[slot].copy_((torch.stack(ends, -1).to(self.device) * self._weights).sum(-1))
         self.age[slot].copy_(ts.age)
@@ -303,6 +304,14 @@ class Ring:
             state_like(self.state, leaves),
             *numbers,
         )
+
+    def frames_by_row(self) -> Tensor:
+        """A copy [rows * N + 1, *frame_shape] of all frames, those of one row together, the blank one last."""
+        return torch.cat([self._frames.transpose(0, 1).flatten(0, 1), self.frame[-1:]])
+
+    def set_frames_by_row(self, frames: Tensor) -> None:
+        """Puts back what frames_by_row gave."""
+        self._frames.copy_(frames[:-1].view(self.rows, self.spec.num_envs, *self.spec.frame_shape).transpose(0, 1))
 
     # -- for checkpoints: whole rows by their absolute numbers ---------------------------------------------------------
 

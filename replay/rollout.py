@@ -150,14 +150,15 @@ class Rollout:
             self.ring.cut_last()
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {k: getattr(self.ring, k) for k in ROW_TENSORS}
+        kept = {k: getattr(self.ring, k) for k in ROW_TENSORS} | {"frame": self.ring.frames_by_row()}
         states = {str(i): leaf for i, leaf in enumerate(state_leaves(self.states))}
         return {"rows": kept, "extras": self.extras, "states": states, "count": self.ring.count, "begin": self.begin}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if not 0 <= state["count"] - state["begin"] <= self.rows:
             raise ValueError(f"a rollout of {self.rows} rows can't hold rows {state['begin']} to {state['count']}")
-        for k in ROW_TENSORS:
+        self.ring.set_frames_by_row(state["rows"]["frame"])
+        for k in ROW_TENSORS[1:]:
             getattr(self.ring, k).copy_(state["rows"][k])
         for k, kept in self.extras.items():
             kept.copy_(state["extras"][k])

@@ -227,7 +227,8 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
             attacked, config, args.episodes, seed=args.seed, policy=args.policy, device=device, num_envs=args.num_envs
         )
         result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
-        result.about["attack"] = {"how": args.attack, "strength": strength}
+        if strength:
+            result.about["attack"] = {"how": args.attack, "strength": strength}
         reports.append(result.to_json())
         if not args.json:
             if len(reports) == 1:
@@ -307,7 +308,8 @@ def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
     from arcturus.runs.library import load
     from arcturus.scoring.evaluation import ScoredEpisode
 
-    saved = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
+    found = (run.path / "evaluations").glob("*/evaluation.json")
+    saved = sorted((p for p in found if "attack" not in read_json(p)), key=lambda p: p.stat().st_mtime)
     if not saved:
         raise ConfigError(f"{run.path} has no evaluation to film from", where="--replay", fix=f"evaluate-agent {run.path} first")
     if not args.video and not args.value_figure:

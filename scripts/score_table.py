@@ -85,7 +85,7 @@ def evaluation_of(folder: Path) -> dict[str, Any] | None:
     """The newest evaluation, without an attack."""
     found = sorted((folder / "evaluations").glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
     reports = [json.loads(p.read_text(encoding="utf-8")) for p in found]
-    return next((r for r in reversed(reports) if not r.get("attack", {}).get("strength")), None)
+    return next((r for r in reversed(reports) if "attack" not in r), None)
 
 
 def write_table(out: Path) -> str:

@@ -99,7 +99,8 @@ def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Ten
     if isinstance(core, NoMemory):
         return x, state
     fresh, out = core.initial_state(x.shape[1]), []  # type: ignore[operator]
-    opens = [True] if len(x) == 1 else first.any(1).tolist()  # for a single step it isn't worth waiting for the device
+    # wiped only where an episode opens; asking costs more than wiping for a single step, and on a GPU, which would be waited for
+    opens = [True] * len(x) if len(x) == 1 or x.is_cuda else first.any(1).tolist()
     for x_t, first_t, any_opens in zip(x.unbind(), first.unbind(), opens, strict=True):
         y, state = core(x_t, where_first(first_t, fresh, state) if any_opens else state)
         out.append(y)

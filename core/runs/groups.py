@@ -51,7 +51,8 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         agent.pop("importance_steps", None)
     elif agent.get("importance_steps") == -1:
         agent["importance_steps"] = config.run.steps
-    run = {"checkpoint_every": config.checkpoint_every, "deterministic": config.run.deterministic}
+    run = {"checkpoint_every": config.checkpoint_every}
+    run |= {k: getattr(config.run, k) for k in ("deterministic", "eager", "init_from", "new_head", "freeze")}
     return {"preset": config.preset, **agent, **env, **run}
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from arcturus.loop import Row
+from arcturus.runs.progress import say
 
 # owner, method, phase; what a run doesn't have is left out
 PHASES = (
@@ -72,6 +73,8 @@ class Profile:
 
     def _timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
+            if phase == "evaluate" and self.tracing:  # whole games would fill the memory
+                self._stop_trace()
             self._switch()
             self.running.append((phase, time.perf_counter()))
             try:
@@ -102,26 +105,36 @@ class Profile:
                 activities.append(torch.profiler.ProfilerActivity.CUDA)
             self.trace = torch.profiler.profile(activities=activities)
             self.trace.start()
-        elif self.trace is not None and self.traced < TRACED_ROWS:
+        elif self.tracing:
             self.traced += 1
             if self.traced == TRACED_ROWS:
                 self._stop_trace()
 
+    @property
+    def tracing(self) -> bool:
+        return self.trace is not None and self.traced < TRACED_ROWS
+
     def _stop_trace(self) -> None:
         assert self.trace is not None
-        self.trace.stop()
-        self.folder.mkdir(exist_ok=True)
-        self.trace.export_chrome_trace(str(self.folder / "trace.json"))
         self.traced = TRACED_ROWS
+        try:
+            self.trace.stop()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.trace.export_chrome_trace(str(self.folder / "trace.json"))
+        except (OSError, RuntimeError) as e:
+            say(f"warning: the trace could not be written: {e}")
 
     def finish(self) -> str:
-        if self.trace is not None and self.traced < TRACED_ROWS:
+        if self.tracing:
             self._stop_trace()
         total, rows = time.perf_counter() - self.began, max(self.rows, 1)
         times = dict(self.seconds) | {"rest": max(total - sum(self.seconds.values()), 0.0)}
-        self.folder.mkdir(exist_ok=True)
         report = {"seconds": total, "rows": self.rows, "steps": self.steps, "phases": times}
-        (self.folder / "times.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "times.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+        except OSError as e:
+            say(f"warning: the profile could not be written: {e}")
         lines = [
             f"{self.steps:,} steps in {total:.1f} s: {self.steps / total:,.0f} steps/s, {1e3 * total / rows:.2f} ms a row, of which"
         ]

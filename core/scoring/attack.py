@@ -6,8 +6,10 @@ policies: Huang et al. 2017, arXiv:1702.02284, sections 3 and 4, the norm l_inf,
 
     x + strength * sign(grad_x J(x, a*)),   J = -log pi(a*|x),   a* = argmax_a pi(a|x)
 
-with softmax(Q) for pi where the agent has action-values.  Noise of the same strength is what the gradient is to be compared with.
-Frames are disturbed anew at every step, all frames of a stack, as floats (which no screen could show between two bytes).
+with softmax(Q) for pi where the agent has action-values.  Of a single choice it is the log-odds against a* that is differentiated: its
+gradient has the same sign, and is not lost in rounding where pi(a*|x) is nearly 1.  Noise of the same strength is what the gradient is
+to be compared with.  Frames are disturbed anew at every step, all frames of a stack, as floats (which no screen could show between two
+bytes).
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from torch import Tensor
 from arcturus.api import Act, Actor, EnvSpec, State, TimeStep
 from arcturus.errors import ConfigError, nearest
 from arcturus.scoring.explain import as_float, check_explanation
+from arcturus.scoring.instruments import as_timestep
 
 ATTACKS = ("noise", "fgsm")
+INSTEAD = "attack agents with a network that see pictures: dqn, c51, a2c, ppo ..."
 
 
 class Attacked:
@@ -50,11 +54,13 @@ def worse(network: Any, ts: TimeStep, state: State) -> Tensor:
     with torch.enable_grad():
         x = as_float(ts.obs).requires_grad_()
         outputs = network.unroll(x[None], ts.first[None], state)[0][0]  # logits or action-values, [N, L]
-        if hasattr(network, "actions"):
-            log_pi = network.actions.log_prob(outputs, network.actions.mode(outputs))
+        actions = getattr(network, "actions", None)
+        if actions is not None and (actions.binary or len(actions.choices) > 1):
+            loss = -actions.log_prob(outputs, actions.mode(outputs))
         else:
-            log_pi = outputs.log_softmax(-1).amax(-1)
-        return torch.autograd.grad(-log_pi.sum(), x)[0]
+            best = torch.zeros_like(outputs, dtype=torch.bool).scatter_(-1, outputs.argmax(-1, keepdim=True), True)
+            loss = outputs.masked_fill(best, -torch.inf).logsumexp(-1) - outputs[best]
+        return torch.autograd.grad(loss.sum(), x)[0]
 
 
 def check_attack(attack: str, strengths: list[float], actor: Actor, spec: EnvSpec, device: torch.device | str = "cpu") -> None:
@@ -65,7 +71,9 @@ def check_attack(attack: str, strengths: list[float], actor: Actor, spec: EnvSpe
         raise ConfigError("a strength is from 0 to 1, of the range from black to white", where="--strength", fix="try 0.01")
     try:
         check_explanation("saliency", actor, spec, device)  # needs as much of a network
+        picture = torch.zeros(1, *spec.obs_shape, dtype=torch.uint8, device=device)
+        Attacked(actor, attack, 0.1).act(as_timestep(picture), actor.initial_state(1), explore=False)
     except ConfigError as e:
-        raise ConfigError(
-            e.what, where="--attack", fix="attack agents with a network that see pictures: dqn, a2c, ppo ..."
-        ) from e
+        raise ConfigError(e.what, where="--attack", fix=INSTEAD) from e
+    except (AttributeError, ValueError, RuntimeError, TypeError) as e:
+        raise ConfigError(f"this agent can't be attacked so: {e}", where="--attack", fix=INSTEAD) from e

@@ -130,11 +130,11 @@ def standing(rows: Rows) -> Rows:
 
 
 def evaluated(path: Path, about: dict[str, Any], config: RunConfig) -> Score | None:
-    """By the newest evaluation that evaluate-agent made of the last checkpoint with the memory it was trained with."""
+    """By the newest evaluation that evaluate-agent made of the last checkpoint with the memory it was trained with, and not under attack."""
     last = about.get("checkpoint", about.get("steps"))
     for file in sorted(path.glob("evaluations/*/evaluation.json"), key=lambda p: p.stat().st_mtime, reverse=True):
         report = read_json(file)
-        if report["checkpoint"] == last and "memory_slots" not in report:
+        if report["checkpoint"] == last and "memory_slots" not in report and "attack" not in report:
             told = report["score"]
             episodes, protocol, policy = int(told["episodes"]), str(report["protocol"]), str(report["policy"])
             return Score(_finite(told["mean"]), int(last), episodes, "evaluate-agent", protocol, policy)

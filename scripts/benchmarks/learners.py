@@ -60,6 +60,8 @@ class StableBaselines(Training):
             train_freq=1,
             gradient_steps=self.per_row,
             target_update_interval=config.target_period,
+            exploration_initial_eps=config.epsilon_final,  # as ours has it by then
+            exploration_final_eps=config.epsilon_final,
             device=args.device,
             seed=0,
         )
@@ -151,7 +153,8 @@ def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tup
         return n if next(rows) else 0
 
     def update() -> int:
-        agent.update(agent.experience.sample())
+        _, each = agent.update(agent.experience.sample())
+        agent.experience.set_priorities(each)
         return 1
 
     weights = sum(p.numel() for p in agent.network.parameters())

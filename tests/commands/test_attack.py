@@ -80,8 +80,19 @@ def test_the_gradient_is_that_of_finite_differences():
     gradient = worse_in_float64(network, ts, state)
     step = torch.zeros_like(ts.obs)
     step[:, 3, 20, 20] = 1e-6
-    up, down = (loss_of(network, ts.obs + sign * step, ts.first) for sign in (1, -1))
-    assert torch.allclose(gradient[:, 3, 20, 20], (up - down) / 2e-6, rtol=1e-4, atol=1e-7)
+    up, here, down = (loss_of(network, ts.obs + sign * step, ts.first) for sign in (1, 0, -1))
+    of_j = (1 - (-here).exp()) * gradient[:, 3, 20, 20]  # the log-odds' gradient is 1 / (1 - pi) times J's
+    assert torch.allclose(of_j, (up - down) / 2e-6, rtol=1e-4, atol=1e-7)
+
+
+def test_a_sure_agent_is_attacked_all_the_same():
+    """Where pi(a*) rounds to 1 the gradient of log pi(a*) is 0, and the agent would look robust."""
+    network, ts = networks()[0], pictures(3)
+    with torch.no_grad():
+        network.head.weight.mul_(1e4)
+    assert (loss_of(network, ts.obs, ts.first) == 0).any()
+    direction = worse(network, ts, network.initial_state(8)).sign()
+    assert (direction != 0).float().mean() > 0.8
 
 
 def loss_of(network, obs, first):
@@ -120,7 +131,8 @@ def test_the_command_scores_the_same_episodes_under_every_strength(small_run, tm
     arguments = [str(run.path), "--attack", "noise", "--strength", "0.2", "--episodes", "1", "--json"]
     assert main(arguments) == 0
     reports = json.loads(capsys.readouterr().out)
-    assert [r["attack"]["strength"] for r in reports] == [0.0, 0.2]
+    assert "attack" not in reports[0]
+    assert reports[1]["attack"] == {"how": "noise", "strength": 0.2}
     assert reports[0]["per_episode"][0]["seed"] == reports[1]["per_episode"][0]["seed"]
     assert len(list((run.path / "evaluations").iterdir())) == 2
     for wrong in (["--attack", "noise"], ["--strength", "0.1"], ["--attack", "noise", "--strength", "x"],

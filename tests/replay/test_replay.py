@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from arcturus.api import EnvSpec, Step, TimeStep
 from arcturus.errors import ConfigError
 from arcturus.replay.ring import Ring, check_memory, row_bytes, uniform
+from arcturus.replay.rollout import Rollout
 
 
 def expected(rows, t, n, n_step, gamma, clip, life_loss):
@@ -196,3 +197,22 @@ class RingMachine(RuleBasedStateMachine):
 
 TestRingMachine = RingMachine.TestCase
 TestRingMachine.settings = settings(max_examples=60, stateful_step_count=60)
+
+
+def test_a_saved_rollout_has_its_frames_row_by_row(counter, random_actor, played):
+    """Wherever they stand in memory: a checkpoint outlives the layout."""
+    envs = counter(3, 4)
+    rollout = Rollout(8, envs.spec, torch.device("cpu"), extras={}, state=(), every=1)
+    rows = played(envs, random_actor(), 8)
+    for step in rows:
+        rollout.append(step._replace(extras={}))
+    saved = rollout.state_dict()
+    frames = torch.stack([step.timestep.obs[:, -1] for step in rows])
+    kept = saved["rows"]["frame"]
+    assert torch.equal(kept[: frames.shape[0] * 3].view(frames.shape), frames)
+    assert (kept[-1] == 0).all()
+    other = Rollout(8, envs.spec, torch.device("cpu"), extras={}, state=(), every=1)
+    other.load_state_dict(saved)
+    t, n = torch.arange(4, 8), torch.tensor([0, 1, 2, 0])
+    assert torch.equal(other.obs(t, n), rollout.obs(t, n))
+    assert torch.equal(other.ring.frame, rollout.ring.frame)

@@ -13,6 +13,7 @@ import torch
 import arcturus
 from arcturus import agents
 from arcturus.api import EnvSpec, Step
+from arcturus.errors import TrainingFailed
 from arcturus.optimizers import Descent, adam
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
@@ -32,12 +33,16 @@ REPLAY = {
     "learning_rate": 6.25e-5,
     "target_period": 200,
 }
+RECURRENT = {"core": "lstm", "core_width": 16, "bptt": 4}
 AGENTS = {
     "dqn": REPLAY | {"double": True, "n_step": 3},
     "c51": REPLAY | {"dueling": True, "noisy": 0.5},
     "qr_dqn": REPLAY,
     "iqn": REPLAY,
     "sac": REPLAY,
+    "dqn lstm": REPLAY | RECURRENT | {"burn_in": 2},
+    "dqn rmsprop": REPLAY | {"optimizer": "rmsprop", "optimizer_eps": 0.01},
+    "ppo lstm": RECURRENT | {"horizon": 16, "epochs": 4, "minibatches": 4, "learning_rate": 1e-4},
     "ppo": {"horizon": 16, "epochs": 4, "minibatches": 4, "learning_rate": 1e-4},
     "a2c": {"horizon": 5, "learning_rate": 5e-5},
     "pqn": {"horizon": 16, "epochs": 2, "minibatches": 4, "optimizer": "adam", "learning_rate": 6.25e-5},
@@ -47,7 +52,7 @@ AGENTS = {
 def learnt(name, device, eager, updates, **settings):
     """An agent after so many updates on a stream that doesn't depend on it."""
     spec = EnvSpec("x", 8, (4, 42, 42), torch.uint8, gym.spaces.Discrete(5), 4)
-    module = agents.load(name)
+    module = agents.load(name.split()[0])
     context = eagerly() if eager else nullcontext()
     with context:
         agent = module.Agent(module.Config(torso="small", **AGENTS[name], **settings), spec, torch.device(device), Seeds(3))
@@ -107,9 +112,13 @@ class Recorder:
     """Enough of torch.cuda to record and play graphs without a GPU: a replay calls the function again, on the same memory."""
 
     def __init__(self, captured, fails=False):
-        self.captured, self.fails, self.replays = captured, fails, 0
+        self.captured, self.fails, self.mode = captured, fails, 0
         self.Stream = self.current_stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
-        self.stream = lambda stream: nullcontext()
+        self.stream = self.device = lambda which: nullcontext()
+        self.get_sync_debug_mode = lambda: self.mode
+
+    def set_sync_debug_mode(self, mode):
+        self.mode = mode
 
     def CUDAGraph(self):
         graph = SimpleNamespace(generators=[])
@@ -119,7 +128,6 @@ class Recorder:
             recorded = next(r for r in self.captured.recorded.values() if r.graph is graph)
             for mine, new in zip(recorded.outputs, self.captured.function(*recorded.inputs), strict=True):
                 mine.copy_(new)
-            self.replays += 1
 
         graph.replay = replay
         return graph
@@ -131,12 +139,14 @@ class Recorder:
         yield
 
 
-def descending(monkeypatch, fails=False, recording=True):
+def descending(monkeypatch, fails=False, recording=True, waits=False):
     """Gradient steps on a moving target with noise, captured."""
     weight = torch.nn.Parameter(torch.zeros(3))
     descent, generator = Descent(adam([weight], 0.1, 1e-8)), torch.Generator().manual_seed(5)
 
     def step(x, shift):
+        if waits and torch.cuda.get_sync_debug_mode() == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
         descent(((weight - x - shift[0].sum()) ** 2).sum() + torch.rand(3, generator=generator) @ weight)
         return (weight.detach().clone(),)
 
@@ -144,7 +154,16 @@ def descending(monkeypatch, fails=False, recording=True):
     if recording:
         captured.wanted = True
         fake = Recorder(captured, fails)
-        for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        for name in (
+            "Stream",
+            "current_stream",
+            "stream",
+            "device",
+            "CUDAGraph",
+            "graph",
+            "get_sync_debug_mode",
+            "set_sync_debug_mode",
+        ):
             monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
     return captured, weight
 
@@ -154,17 +173,35 @@ def inputs():
     return [(torch.randn(3, generator=g), (torch.randn(n, generator=g),)) for n in (1, 1, 2, 1, 2, 2, 1)]
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["recorded", "refused"])
-def test_recording_leaves_no_trace_and_replays_are_the_function(monkeypatch, capsys, fails):
-    """Warming up must not have learnt anything, nor drawn; one graph a shape; a refusal costs nothing but speed."""
+@pytest.mark.parametrize("waits", [False, True], ids=["recorded", "waits for the host"])
+def test_recording_leaves_no_trace_and_replays_are_the_function(monkeypatch, capsys, waits):
+    """Warming up must not have learnt anything, nor drawn; one graph a shape; what waits for the host is called as it is."""
     plain, expected = descending(monkeypatch, recording=False)
-    captured, weight = descending(monkeypatch, fails)
+    captured, weight = descending(monkeypatch, waits=waits)
     for x, shift in inputs():
         (want,), (got,) = plain(x, shift), captured(x, shift)
         assert torch.equal(got, want)
         assert torch.equal(weight, expected)
-    assert len(captured.recorded) == (0 if fails else 2)
-    assert ("go on without" in capsys.readouterr().err) == fails
+    assert len(captured.recorded) == (0 if waits else 2)
+    assert ("wait for the host" in capsys.readouterr().err) == waits
+    assert torch.cuda.get_sync_debug_mode() == 0
+
+
+def test_a_recording_that_fails_ends_the_run_and_says_how_to_go_on(monkeypatch):
+    captured, weight = descending(monkeypatch, fails=True)
+    with pytest.raises(TrainingFailed, match="--eager"):
+        captured(*inputs()[0])
+    assert (weight == 0).all()
+
+
+def test_graphs_are_not_recorded_without_end(monkeypatch):
+    monkeypatch.setattr("arcturus.speed.MOST_GRAPHS", 1)
+    plain, expected = descending(monkeypatch, recording=False)
+    captured, weight = descending(monkeypatch)
+    for x, shift in inputs():
+        plain(x, shift), captured(x, shift)
+    assert torch.equal(weight, expected)
+    assert len(captured.recorded) == 1
 
 
 def test_kept_metrics_do_not_change_with_the_next_replay(monkeypatch):
