@@ -127,6 +127,13 @@ def test_games_are_put_together_by_human_normalised_scores():
     assert aggregate(environments(runs[:4])) == [], "of one game there is nothing to put together"
 
 
+def test_a_score_under_attack_is_not_the_runs(folder, tmp_path):
+    run = shutil.copytree(folder / "a0", tmp_path / "r")
+    score_by(run, 300.0)
+    score_by(run, 20.0, attack={"how": "fgsm", "strength": 0.01})
+    assert read_run(run).score.value == 300.0
+
+
 # -- grouping ------------------------------------------------------------------------------------------------------------------
 
 
@@ -142,7 +149,9 @@ def test_seeds_of_one_setting_are_a_group_and_another_learning_rate_is_another(f
 @pytest.mark.parametrize(("change", "groups"), [
     ({"run": {"seed": 5}}, 1), ({"run": {"steps": 500, "eval_every": 7, "run_dir": "x", "device": "cuda"}}, 1),
     ({"env": {"threads": 1}}, 1), ({"preset": "other"}, 2), ({"env": {"num_envs": 4}}, 2), ({"env": {"protocol": "nature"}}, 2),
-    ({"agent": {"double": False}}, 2), ({"run": {"deterministic": True}}, 2), ({"env": {"id": "ALE/Breakout-v5"}}, 1),
+    ({"agent": {"double": False}}, 2), ({"run": {"deterministic": True}}, 2),
+    ({"run": {"init_from": "a"}}, 2), ({"run": {"init_from": "a", "new_head": True}}, 2), ({"run": {"freeze": "torso"}}, 2),
+    ({"env": {"id": "ALE/Breakout-v5"}}, 1),
 ])  # fmt: skip
 def test_what_makes_another_group(change, groups):
     first = resolve("dqn", preset="cpu-small", env={"id": "ALE/Pong-v5"}, run={"steps": 1_000})
