@@ -93,7 +93,7 @@ def _named(
     for (settings, places), (kind, of) in zip(groups, heads, strict=True):
         rivals = [other for (other, _), head in zip(groups, heads, strict=True) if head == (kind, of)]
         differs = {k: v for k, v in settings.items() if any(other.get(k) != v for other in rivals)}
-        told = [f"{v} steps" if k == "steps" else f"{k} {v}" for k, v in list(differs.items())[:WORDS]]
+        told = [f"{v} steps" if k == "steps" else f"{k} {'none' if v == '' else v}" for k, v in list(differs.items())[:WORDS]]
         more = [f"{len(differs) - WORDS} more"] if len(differs) > WORDS else []
         name = ", ".join([kind, *told, *more])
         seen[name, of] += 1
