@@ -42,7 +42,7 @@ from arcturus.replay.experience import EpsilonConfig, Experience
 from arcturus.replay.records import Sequence, Transition
 from arcturus.seeding import Seeds
 from arcturus.speed import Captured, place
-from arcturus.value_agent import check_munchausen
+from arcturus.value_agent import CLASSIC, CPU_SMALL, MDP, check_munchausen
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ class Config(EpsilonConfig):
     """Adam, or the centred RMSProp of 2015."""
 
 
-QUICK = {"reward_clip": 0.0, "learning_rate": 1e-3, "optimizer_eps": 1e-8}  # for small tasks
-QUICK_MEMORY = QUICK | {"max_grad_norm": 10.0, "replay_ratio": 0.0625}
+QUICK_MEMORY = {"reward_clip": 0.0, "learning_rate": 1e-3, "optimizer_eps": 1e-8, "max_grad_norm": 10.0, "replay_ratio": 0.0625}
 PRESETS = {
     "mnih2013": Preset(
         "Mnih et al. 2013, section 5: batch 32, epsilon 1 to 0.1 over 1M, 1M replay; RMSProp's numbers from Mnih et al. 2015",
@@ -139,52 +138,18 @@ PRESETS = {
     ),
     "cpu-small": Preset(
         "chosen here for two CPU cores: 42x42 frames and the small torso, double, 3-step; no paper's numbers",
-        agent={
-            "torso": "small",
-            "n_step": 3,
-            "double": True,
-            "huber": True,
-            "target_period": 2_000,
-            "learning_rate": 5e-4,
-            "capacity": 200_000,
-            "learn_start": 2_000,
-            "epsilon_final": 0.02,
-            "epsilon_steps": 40_000,
-        },
+        agent=CPU_SMALL | {"huber": True},
         env={"frame_size": 42, "num_envs": 8},
         run={"steps": 1_000_000},
     ),
     "classic": Preset(
         "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
-        agent=QUICK
-        | {
-            "double": True,
-            "huber": True,
-            "n_step": 3,
-            "target_period": 250,
-            "max_grad_norm": 10.0,
-            "batch_size": 128,
-            "replay_ratio": 0.5,
-            "capacity": 50_000,
-            "learn_start": 1_000,
-            "epsilon_final": 0.04,
-            "epsilon_steps": 10_000,
-        },
+        agent=CLASSIC | {"huber": True, "batch_size": 128, "replay_ratio": 0.5},
         run={"steps": 50_000},
     ),
     "mdp": Preset(
         "chosen here for the tabular processes, whose optimum is known; no paper's numbers",
-        agent=QUICK
-        | {
-            "gamma": 0.95,
-            "double": True,
-            "target_period": 200,
-            "batch_size": 64,
-            "capacity": 20_000,
-            "learn_start": 500,
-            "epsilon_final": 0.5,
-            "epsilon_steps": 5_000,
-        },
+        agent=MDP | {"double": True},
         run={"steps": 60_000},
     ),
     "memory": Preset(

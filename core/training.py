@@ -134,9 +134,8 @@ class Trainer:
         monitored = loaded.state["monitor"] if loaded else None
         self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
         self.listeners = [make(self.config, self.run.path) for make in self.make_listeners]
-        profile = Profile(self, self.run.path / "profile") if self.config.run.profile else None
-        if profile:
-            self.listeners.append(profile.row)
+        if self.config.run.profile:
+            self.listeners.append(Profile(self, self.run.path / "profile"))
         try:
             with Saver() as self.saver:
                 if self.owed:
@@ -148,8 +147,6 @@ class Trainer:
         except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
             pass
         finally:
-            if profile:
-                say(profile.finish())
             self.monitor.close()
             for listener in self.listeners:
                 getattr(listener, "close", lambda: None)()

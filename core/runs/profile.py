@@ -55,7 +55,7 @@ TRACED_ROWS = 32
 
 
 class Profile:
-    """Of a Trainer that is about to train; row() hears every row, finish() writes and returns what is to be told."""
+    """Of a Trainer that is about to train: hears every row, and says at the end where the time went."""
 
     def __init__(self, trainer: Any, folder: Path):
         self.folder, self.device = folder, torch.device(trainer.config.device)
@@ -96,7 +96,7 @@ class Profile:
             phase, since = self.running[-1]
             self.seconds[phase] += time.perf_counter() - since
 
-    def row(self, row: Row) -> None:
+    def __call__(self, row: Row) -> None:
         self.rows += 1
         self.steps += len(row.step.action)
         if self.trace is None and row.metrics:  # learning has begun
@@ -124,7 +124,7 @@ class Profile:
         except (OSError, RuntimeError) as e:
             say(f"warning: the trace could not be written: {e}")
 
-    def finish(self) -> str:
+    def close(self) -> None:
         if self.tracing:
             self._stop_trace()
         total, rows = time.perf_counter() - self.began, max(self.rows, 1)
@@ -141,4 +141,4 @@ class Profile:
         for phase, seconds in sorted(times.items(), key=lambda item: -item[1]):
             lines.append(f"  {phase:10s} {1e3 * seconds / rows:9.3f} ms {seconds / total:6.1%}  {ABOUT.get(phase, '')}".rstrip())
         traced = f"{self.folder}/trace.json, " if self.trace is not None else ""
-        return "\n".join([*lines, f"in {traced}{self.folder}/times.json"])
+        say("\n".join([*lines, f"in {traced}{self.folder}/times.json"]))

@@ -32,7 +32,7 @@ def test_no_second_is_counted_twice(tmp_path):
     profile = Profile(SimpleNamespace(agent=agent, config=SimpleNamespace(device="cpu")), tmp_path)
     for _ in range(5):
         agent.learn()
-    profile.finish()
+    profile.close()
     seconds = json.loads((tmp_path / "times.json").read_text())["phases"]
     assert seconds["update"] >= 0.1
     assert seconds["sample"] >= 0.15
