@@ -234,6 +234,9 @@ class Agent:
         self.rollout.append(step)  # (1)
         self.steps += self.spec.num_envs
 
+    def due(self) -> bool:
+        return self.rollout.due
+
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         assert ts is not None
         if not self.rollout.complete(ts):

@@ -5,7 +5,7 @@ Leading dimensions are law: [N] live environments, [T, N] rows, [B] sampled.  Ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -132,7 +132,8 @@ class Agent(Actor, Protocol):
     """Enough to train.
 
     observe() stores and never computes gradients.  learn() returns {} when it is not due.  An on-policy agent is called
-    before it acts, with the row that bootstraps its rollout; a replay agent while the emulator's threads run.
+    before it acts, with the row that bootstraps its rollout; a replay agent while the emulator's threads run.  An on-policy agent
+    may have due(): False when it won't learn from the row that comes next, whatever is in it, so that nobody need wait for all of it.
 
     state_dict() is a nest of dicts of tensors and plain values that holds everything the rest of the training depends on, but
     for an experience replay, which is the attribute `replay` (a Ring).  Its names, dtypes and shapes never change: a
@@ -155,14 +156,23 @@ class Agent(Actor, Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Group(Protocol):
+    """Environments that are sent on their way together."""
+
+    def send(self, action: Tensor) -> None: ...
+    def recv(self) -> TimeStep: ...
+
+
 class Environments(Protocol):
-    """What the loop asks of the environments (envs/vector.py)."""
+    """What the loop asks of the environments (envs/vector.py, envs/lockstep.py)."""
 
     spec: EnvSpec
 
+    @property
+    def groups(self) -> Sequence[Group]:
+        """Of equal size, together all of the environments in their order."""
+
     def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep: ...
-    def send(self, action: Tensor) -> None: ...
-    def recv(self) -> TimeStep: ...
     def settle(self) -> None: ...
 
 
@@ -185,12 +195,26 @@ def state_like(like: State, leaves: list[Tensor]) -> State:
 
 
 def map_state(f: Callable[..., Tensor], *states: State) -> State:
-    """f over the tensors of one nest, or over those of several of one shape, in the same nest."""
+    """f over the tensors of one nest, or over those of several of one shape, in the same nest.  Dicts and None may be in it."""
     first = states[0]
+    if first is None:
+        return None
     if isinstance(first, Tensor):
         return f(*states)
+    if isinstance(first, dict):
+        return {k: map_state(f, *(state[k] for state in states)) for k in first}
     parts = [map_state(f, *part) for part in zip(*states, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def joined(parts: Sequence[State]) -> State:
+    """What groups of environments say or remember, [n, ...] each, as that of all of them, [N, ...]."""
+    return parts[0] if len(parts) == 1 else map_state(lambda *x: torch.cat(x), *parts)
+
+
+def parted(whole: State, count: int) -> list[State]:
+    """Undoes joined: `count` equal parts."""
+    return [whole] if count == 1 else [map_state(lambda x, i=i: x.chunk(count)[i], whole) for i in range(count)]
 
 
 def where_first(first: Tensor, fresh: State, state: State) -> State:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from arcturus.errors import ConfigError, EnvironmentProblem
 
+MOST_LEARNER_THREADS = 4  # minibatches of a few hundred frames have no work for more
+
 
 def choose_device(name: str, where: str = "--device") -> str:
     """auto as cuda or cpu, any other name checked."""
@@ -29,6 +31,27 @@ def choose_device(name: str, where: str = "--device") -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EnvironmentProblem(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA devices", where=where)
     return name
+
+
+def learner_threads(deterministic: bool) -> int:
+    """As many as torch takes by itself (one a core, or OMP_NUM_THREADS), at most MOST_LEARNER_THREADS; 0, as many as otherwise, where bits
+    mustn't depend on the machine."""
+    import torch
+
+    return 0 if deterministic else min(torch.get_num_threads(), MOST_LEARNER_THREADS)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads of torch meanwhile; 0: as many as there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,18 +1,20 @@
 """The loop, one for every family of agents: a generator of rows, whose readers log, score and save.
 
 An on-policy agent learns before it acts, so it never acts with a policy older than its last update; a replay agent learns
-while the emulator's threads run.
+while the emulator's threads run.  Where environments come in groups (envs/lockstep.py), each is acted for as its part of the row
+arrives and is sent on its way at once, while the others' emulators run; only an agent that may learn from a row waits for all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from arcturus.api import Agent, Environments, Metrics, State, Step, TimeStep
+from arcturus.api import Act, Agent, Environments, Metrics, State, Step, TimeStep, joined, parted
+from arcturus.device import torch_threads
 
 
 class Row(NamedTuple):
@@ -34,6 +36,7 @@ def run(
     start: int = 0,
     at: tuple[TimeStep, State] | None = None,
     cut_due: Callable[[int], bool] = lambda steps: False,
+    learner_threads: int = 0,
 ) -> Iterator[Row]:
     """Trains until `steps` agent steps (rows times environments, the one row that opens each episode counted as well).
 
@@ -44,34 +47,46 @@ def run(
     A run that goes on from the middle begins at `start` steps with the row and the agent's memory that come next, `at`; without
     them the environments restart.
 
+    learner_threads: torch's while an on-policy agent learns, as the emulators need no core meanwhile; 0: as many as otherwise.
+
     Environments are idle again whenever this ends, however it ends.
     """
-    n = envs.spec.num_envs
-    done, sent = start, False
-    ts, state = at or (envs.restart(seeds()), agent.initial_state(n))
+    n, groups = envs.spec.num_envs, envs.groups
+    may_learn = getattr(agent, "due", lambda: True)
+    done = start
+
+    def play(rows: Iterable[TimeStep], memories: list[State], cut: bool) -> tuple[Step, list[State]]:
+        """Acts for every group, and sends it on its way if the row isn't cut; the memories after it."""
+        steps: list[Step] = []
+        after: list[State] = []
+        for group, ts, memory in zip(groups, rows, memories, strict=True):
+            ts = ts.as_cut() if cut else ts
+            act: Act = agent.act(ts, memory, explore=True, generator=generator)
+            if not cut:
+                group.send(act.action)
+            steps.append(Step(ts, memory, act.action, act.extras))
+            after.append(act.state)
+        return joined(steps), after
+
     try:
+        ts, memory = at or (envs.restart(seeds()), agent.initial_state(n))
+        rows: Iterable[TimeStep] = parted(ts, len(groups))
+        memories = parted(memory, len(groups))
         while done < steps:
             done += n
             cut = done >= steps or cut_due(done)
-            if cut:
-                ts = ts.as_cut()
-            metrics = agent.learn(ts, state) if agent.on_policy else {}
-            act = agent.act(ts, state, explore=True, generator=generator)
-            if not cut:
-                envs.send(act.action)
-                sent = True
-            step = Step(ts, state, act.action, act.extras)
+            metrics: Metrics = {}
+            if agent.on_policy and may_learn():
+                rows = list(rows)
+                ts = joined(rows)
+                with torch_threads(learner_threads):
+                    metrics = agent.learn(ts.as_cut() if cut else ts, joined(memories))
+            step, memories = play(rows, memories, cut)
             agent.observe(step)
             if not agent.on_policy:
                 metrics = agent.learn()
-            yield Row(done, step, metrics, act.state)
-            if done >= steps:
-                return
-            if cut:
-                ts = envs.restart(seeds())
-            else:
-                ts, sent = envs.recv(), False
-            state = act.state
+            yield Row(done, step, metrics, joined(memories))
+            if done < steps:
+                rows = parted(envs.restart(seeds()), len(groups)) if cut else (group.recv() for group in groups)
     finally:
-        if sent:
-            envs.settle()
+        envs.settle()

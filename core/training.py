@@ -22,8 +22,8 @@ from arcturus import agents
 from arcturus.api import State, TimeStep, state_leaves, state_like
 from arcturus.building import build_agent, check_training, fitting, playing_state
 from arcturus.config import write_yaml
-from arcturus.device import torch_settings
-from arcturus.envs import open_envs, open_training
+from arcturus.device import learner_threads, torch_settings
+from arcturus.envs import open_envs, open_groups
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.fine_tuning import begin_with
 from arcturus.loop import Row
@@ -66,8 +66,9 @@ class Trainer:
     def train(self) -> Run:
         """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
         config = self.config
+        self.learner_threads = config.run.learner_threads or learner_threads(config.run.deterministic)
         # an agent with a loop of its own restarts single environments
-        opened = open_envs if hasattr(agents.load(config.agent_name).Agent, "fit") else open_training
+        opened = open_envs if hasattr(agents.load(config.agent_name).Agent, "fit") else open_groups
         with (
             torch_settings(
                 config.run.torch_threads, config.run.deterministic, tf32=not (config.run.deterministic or config.run.eager)
@@ -169,10 +170,12 @@ class Trainer:
             at=at,
             generator=self.generator,
             cut_due=self._cut_due,
+            learner_threads=self.learner_threads,
             seeds=self._restart_seeds,
         )
         try:
             for row in rows:
+                self.envs.took(row.step.action)
                 if self._read(row):
                     return
         finally:

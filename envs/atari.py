@@ -114,6 +114,7 @@ class AtariBackend:
 
     has_lives = True
     obs_dtype = torch.uint8
+    offset = 0  # of its first environment among all groups'
 
     def __init__(
         self,

@@ -109,6 +109,11 @@ class DeviceEnvs:
         self.schedule: Any = None  # a curriculum, if one chooses what is played
         self.host: HostRow  # the newest row as the backend gave it, for those who read on the host anyway
 
+    @property
+    def groups(self) -> tuple[DeviceEnvs]:
+        """All of them, in one."""
+        return (self,)
+
     def follow(self, schedule: Any) -> None:
         """A curriculum (schedules.Schedule) chooses the lengths of the episodes from now on."""
         self.schedule = schedule

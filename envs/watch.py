@@ -19,11 +19,11 @@ class Call:
     def __str__(self) -> str:
         """The game, the environment and its last action, as well as they are known."""
         at = getattr(self.backend, "busy", None)
-        name, n = self.backend.env_id, self.backend.num_envs
+        name, n, begin = self.backend.env_id, self.backend.num_envs, getattr(self.backend, "offset", 0)
         if at is not None:
-            which, action = f"environment {at}", None if self.action is None else self.action[at].tolist()
+            which, action = f"environment {begin + at}", None if self.action is None else self.action[at].tolist()
         else:
-            which = f"one of environments 0 to {n - 1}" if n > 1 else "environment 0"
+            which = f"one of environments {begin} to {begin + n - 1}" if n > 1 else f"environment {begin}"
             action = None if self.action is None else self.action.tolist()
         names = getattr(self.backend, "action_names", ())
         told = f"last action{'' if at is not None or n == 1 else 's'} {action}" if action is not None else f"in its {self.what}"

@@ -70,6 +70,11 @@ class Rollout:
     def full(self) -> bool:
         return self.count == self.rows
 
+    @property
+    def due(self) -> bool:
+        """Whether it may be complete with the row that comes next, depending on what is in it."""
+        return self.full or self.whole
+
     def complete(self, ts: TimeStep) -> bool:
         """Whether it is to be learnt from, with ts the row that follows the newest."""
         return self.full or (self.whole and self.count > 0 and bool(ts.last.all()))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -26,8 +27,8 @@ from typing import Any
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
-from arcturus.scripts.benchmarks import page
-from arcturus.scripts.benchmarks.machine import about, load, said
+from arcturus.scripts.benchmarks.measuring import page
+from arcturus.scripts.benchmarks.measuring.machine import about, load, said
 
 BENCHMARKS = {
     "env": ("frames", "benchmark_env"),
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--prioritised", action="store_true", help="replay: drawing by priority, beside cpprb and NumPy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="torch's")
+    parser.add_argument("--learner-threads", type=int, help="ppo, a2c: torch's while learning; default: one a core, at most 4")
     parser.add_argument("--env-threads", type=int, help="the emulators'; default: one a core, at most one an environment")
     parser.add_argument("--seeds", type=int, help="variance, memory: policies measured (5); ablation: trainings of each cell (3)")
     parser.add_argument("--env", help="ablation: default: a small one made for it")
@@ -76,8 +78,10 @@ def main(argv: list[str]) -> int:
     args.seeds = args.seeds or (3 if args.what == "ablation" else 5)
     import torch
 
+    from arcturus.device import MOST_LEARNER_THREADS, choose_device
+
+    args.learner_threads = args.learner_threads or min(os.cpu_count() or 1, MOST_LEARNER_THREADS)
     torch.set_num_threads(args.threads)
-    from arcturus.device import choose_device
 
     args.device = choose_device(args.device)
     name = args.what + ("-prioritised" if args.prioritised else "") + ("-cuda" if args.device.startswith("cuda") else "")

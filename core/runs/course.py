@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from arcturus.api import TimeStep
+from arcturus.envs.lockstep import Lockstep
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import Interrupted
@@ -34,10 +35,10 @@ def fingerprint(ts: TimeStep) -> str:
 
 
 class Course:
-    """The loop's face of the environments, remembering the actions since the last whole restart."""
+    """The loop's face of the environments; remembers the actions since the last whole restart, which it is told."""
 
-    def __init__(self, envs: DeviceEnvs | TaskEnvs):
-        self.envs, self.spec = envs, envs.spec
+    def __init__(self, envs: DeviceEnvs | TaskEnvs | Lockstep):
+        self.envs, self.spec, self.groups = envs, envs.spec, envs.groups
         self._dtype = torch.empty((), dtype=self.spec.action_dtype).numpy().dtype
         self._shape = (self.spec.num_envs, *(self.spec.action_space.shape or ()))
         self._actions = bytearray()
@@ -51,14 +52,10 @@ class Course:
     def schedule_now(self) -> dict[str, Any]:
         return self.envs.schedule.state_dict() if self.envs.schedule is not None else {}
 
-    def send(self, action: Tensor) -> None:
-        host = action.detach().cpu()
-        self.envs.send(host)
+    def took(self, action: Tensor) -> None:
+        """These were sent, [N, *action_shape]."""
         if len(self._actions) <= COURSE_BYTES:
-            self._actions += host.numpy().astype(self._dtype).tobytes()
-
-    def recv(self) -> TimeStep:
-        return self.envs.recv()
+            self._actions += action.detach().cpu().numpy().astype(self._dtype).tobytes()
 
     def settle(self) -> None:
         self.envs.settle()
@@ -85,6 +82,7 @@ class Course:
                     raise Diverged("is not where the same actions took it before (is it deterministic, and the same version?)")
                 self.envs.take_finished()  # those before were counted; this last step's episodes were not
                 self.envs.take_bad()
-            self.send(action.long())
-            ts = self.recv()
+            self.envs.send(action.long())
+            self.took(action)
+            ts = self.envs.recv()
         return ts

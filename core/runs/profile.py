@@ -23,10 +23,10 @@ from arcturus.runs.progress import say
 
 # owner, method, phase; what a run doesn't have is left out
 PHASES = (
-    ("envs.envs.backend", "recv", "emulator"),
-    ("envs.envs", "_timestep", "upload"),
-    ("envs", "recv", "receive"),
-    ("envs", "send", "send"),
+    ("envs.groups.backend", "recv", "emulator"),
+    ("envs.groups", "_timestep", "upload"),
+    ("envs.groups", "recv", "receive"),
+    ("envs.groups", "send", "send"),
     ("envs", "restart", "restart"),
     ("agent", "act", "act"),
     ("agent", "observe", "store"),
@@ -54,6 +54,15 @@ ABOUT = {
 TRACED_ROWS = 32
 
 
+def _found(owner: Any, path: str) -> list[Any]:
+    """What the dotted path leads to; to each of them where it leads through several."""
+    owners = [owner]
+    for name in filter(None, path.split(".")):
+        found = [getattr(owner, name, None) for owner in owners]
+        owners = [each for x in found for each in (x if isinstance(x, tuple) else (x,))]
+    return owners
+
+
 class Profile:
     """Of a Trainer that is about to train: hears every row, and says at the end where the time went."""
 
@@ -64,11 +73,9 @@ class Profile:
         self.rows = self.steps = self.traced = 0
         self.trace: torch.profiler.profile | None = None
         for path, method, phase in PHASES:
-            owner = trainer
-            for name in filter(None, path.split(".")):
-                owner = getattr(owner, name, None)
-            if callable(getattr(owner, method, None)):
-                setattr(owner, method, self._timed(getattr(owner, method), phase))
+            for owner in _found(trainer, path):
+                if callable(getattr(owner, method, None)):
+                    setattr(owner, method, self._timed(getattr(owner, method), phase))
         self.began = time.perf_counter()
 
     def _timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:

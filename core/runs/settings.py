@@ -43,6 +43,8 @@ class RunOptions:
     """States held out to watch the action-values on; 0: none."""
     torch_threads: Annotated[int, Bounds(1, 256)] = 1
     """Threads of torch on the CPU; more than one fights with the emulator's."""
+    learner_threads: Annotated[int, Bounds(0, 256)] = 0
+    """Those while an on-policy agent learns, when the emulators are idle; 0: one a core, at most 4 (--deterministic: torch_threads)."""
     deterministic: bool = False
     """Only deterministic kernels, TF32 off: a resumed run ends bit-identical to one never stopped."""
     init_from: str = ""

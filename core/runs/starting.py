@@ -23,7 +23,7 @@ from arcturus.training import Trainer
 # What may change from one stretch of a run to the next: its end, its logging, and where it is computed.
 FREE = {
     "run.steps", "run.device", "run.log_every", "run.heldout_states", "run.keep", "run.checkpoint_replay",
-    "run.torch_threads", "run.env_timeout", "run.listeners", "run.profile", "env.threads",
+    "run.torch_threads", "run.learner_threads", "run.env_timeout", "run.listeners", "run.profile", "env.threads",
 }  # fmt: skip
 
 

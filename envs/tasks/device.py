@@ -69,6 +69,11 @@ class TaskEnvs:
         self._finished: list[tuple[Tensor, Tensor, int]] = []
         self._state = "new"  # new, idle, sent, closed
 
+    @property
+    def groups(self) -> tuple[TaskEnvs]:
+        """All of them, in one."""
+        return (self,)
+
     # -- the records' face -------------------------------------------------------------------------------------------
 
     def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:

@@ -14,10 +14,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from arcturus.agents import c51, dqn
 from arcturus.envs import make
 from arcturus.loop import run
-from arcturus.scripts.benchmarks.arithmetic import benchmark_updates, update_products
-from arcturus.scripts.benchmarks.loops import BATCH, LEARNING_RATE, WARM, Training
+from arcturus.scripts.benchmarks.measuring.arithmetic import benchmark_updates, update_products
+from arcturus.scripts.benchmarks.measuring.loops import BATCH, LEARNING_RATE, WARM, Training
+from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.scripts.benchmarks.peers import emulator_threads, missing, sb3_atari
-from arcturus.scripts.benchmarks.timing import Contender, report, timed
 from arcturus.seeding import Seeds
 
 
@@ -97,7 +97,7 @@ def torchrl_training(config: dqn.Config, args: argparse.Namespace) -> Training |
     except ImportError:
         print(missing("torchrl"))
         return None
-    from arcturus.scripts.benchmarks.torchrl_dqn import TorchRLDQN
+    from arcturus.scripts.benchmarks.peers.torchrl_dqn import TorchRLDQN
 
     return TorchRLDQN(args.game, args.num_envs, config.capacity, config.target_period, args.device)
 

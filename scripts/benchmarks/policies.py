@@ -11,33 +11,38 @@ from typing import Any
 
 import torch
 
-from arcturus.envs import make
+from arcturus.device import torch_threads
+from arcturus.envs import EnvConfig, open_groups
 from arcturus.loop import run
+from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
-from arcturus.scripts.benchmarks.plain_ppo import PlainPPO
-from arcturus.scripts.benchmarks.timing import Contender, report, timed
+from arcturus.scripts.benchmarks.peers.plain_ppo import PlainPPO
 from arcturus.seeding import Seeds
 
 SUBPROCESSES = 16  # more environments than this run in one process: each of theirs takes a few hundred megabytes
 
 
 class Ours:
-    """Our loop, with the time its parts take."""
+    """Our loop, with the time its parts take; environments in groups, and torch's threads while it learns."""
 
-    def __init__(self, module: Any, config: Any, n: int, rollouts: int, args: argparse.Namespace):
+    def __init__(
+        self, module: Any, config: Any, n: int, rollouts: int, args: argparse.Namespace, groups: int = 1, learner_threads: int = 0
+    ):
         self.n, self.rollouts, self.spent = n, rollouts, defaultdict(float)  # type: ignore[var-annotated]
-        self.envs = make(args.game, n, device=args.device, threads=emulator_threads(n, args.env_threads))
+        threads = emulator_threads(n, args.env_threads)
+        self.envs = open_groups(EnvConfig(args.game, num_envs=n, groups=groups, threads=threads), 0, args.device)
         self.agent = module.Agent(config, self.envs.spec, args.device, Seeds(0))
         for owner, method, part in (
-            (self.envs, "recv", "emulator"),
+            *((group, "recv", "emulator") for group in self.envs.groups),
             (self.agent, "act", "acting"),
             (self.agent, "learn", "learning"),
         ):
             setattr(owner, method, self._clocked(getattr(owner, method), part))
         seeds = Seeds(0).branch("env")
         self.rows = run(
-            self.envs, self.agent, steps=10**12, seeds=lambda: seeds.environments(n), generator=Seeds(0).torch(args.device)
-        )
+            self.envs, self.agent, steps=10**12, seeds=lambda: seeds.environments(n), generator=Seeds(0).torch(args.device),
+            learner_threads=learner_threads,
+        )  # fmt: skip
 
     def _clocked(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
         def clocked(*args: Any, **kwargs: Any) -> Any:
@@ -65,22 +70,37 @@ class Ours:
 
 
 def theirs(
-    algorithm: Any, n: int, horizon: int, rollouts: int, subprocesses: bool, updates: int, args: argparse.Namespace, **kwargs: Any
+    algorithm: Any,
+    n: int,
+    horizon: int,
+    rollouts: int,
+    how: tuple[bool, int],
+    updates: int,
+    args: argparse.Namespace,
+    **kwargs: Any,
 ) -> Contender:
-    """updates: gradient steps for each that it counts."""
+    """how: in subprocesses, and with how many threads of torch.  updates: gradient steps for each that it counts."""
+    subprocesses, threads = how
     model = algorithm("CnnPolicy", sb3_atari(args.game, n, subprocesses), n_steps=horizon, device=args.device, seed=0, **kwargs)
 
     def step() -> int:
         before = model.num_timesteps
-        model.learn(rollouts * horizon * n, reset_num_timesteps=before == 0)
+        with torch_threads(threads):
+            model.learn(rollouts * horizon * n, reset_num_timesteps=before == 0)
         return model.num_timesteps - before
 
     name = f"stable-baselines3 {algorithm.__name__}, {'SubprocVecEnv' if subprocesses else 'DummyVecEnv'}"
+    name += f", {threads} torch threads" if threads != args.threads else ""
     return Contender(
         name,
         timed(step, args.device),
         lambda: f"{1000 * updates * model._n_updates / model.num_timesteps:.2f} updates per 1,000 steps",
     )
+
+
+def ways(n: int, args: argparse.Namespace) -> list[tuple[bool, int]]:
+    """How stable-baselines3 is run: subprocesses or not, threads of torch; each by itself."""
+    return [(False, args.threads), *([(True, args.threads)] if n <= SUBPROCESSES else []), (False, args.learner_threads)]
 
 
 def over_envpool(n: int, horizon: int, args: argparse.Namespace) -> list[Contender]:
@@ -104,10 +124,10 @@ def benchmark_ppo(args: argparse.Namespace) -> list[dict[str, Any]]:
         config = ppo.Config(torso="nature", horizon=horizon, anneal_steps=0)
         peers = [
             theirs(
-                PPO, n, horizon, 1, flag, 4, args, batch_size=256, n_epochs=4, learning_rate=2.5e-4, clip_range=0.1, ent_coef=0.01,
+                PPO, n, horizon, 1, how, 4, args, batch_size=256, n_epochs=4, learning_rate=2.5e-4, clip_range=0.1, ent_coef=0.01,
                 policy_kwargs={"net_arch": []},
             )
-            for flag in ((False, True) if n <= SUBPROCESSES else (False,))
+            for how in ways(n, args)
         ]  # fmt: skip
         peers += over_envpool(n, horizon, args)
         tables.append(_table("PPO", ppo, config, n, 1, peers, args))
@@ -124,8 +144,7 @@ def benchmark_a2c(args: argparse.Namespace) -> list[dict[str, Any]]:
     for n in (8, 64):
         config, rollouts = a2c.Config(torso="nature", anneal_steps=0), max(160 // n, 5)
         peers = [
-            theirs(A2C, n, 5, rollouts, flag, 1, args, ent_coef=0.01, policy_kwargs={"net_arch": []})
-            for flag in ((False, True) if n <= SUBPROCESSES else (False,))
+            theirs(A2C, n, 5, rollouts, how, 1, args, ent_coef=0.01, policy_kwargs={"net_arch": []}) for how in ways(n, args)
         ]
         tables.append(_table("A2C", a2c, config, n, rollouts, peers, args))
     return tables
@@ -135,11 +154,19 @@ def _table(
     name: str, module: Any, config: Any, n: int, rollouts: int, peers: list[Contender], args: argparse.Namespace
 ) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
-    ours = Ours(module, config, n, rollouts, args)
-    contenders = [*peers, Contender(f"arcturus {module.__name__.rsplit('.', 1)[-1]}", timed(ours.step, args.device), ours.note)]
+    title = f"arcturus {module.__name__.rsplit('.', 1)[-1]}"
+    ours = {
+        title: Ours(module, config, n, rollouts, args),
+        f"{title}, two groups": Ours(module, config, n, rollouts, args, 2),
+        f"{title}, two groups, {args.learner_threads} torch threads to learn": Ours(
+            module, config, n, rollouts, args, 2, args.learner_threads
+        ),
+    }
+    contenders = [*peers, *(Contender(name, timed(each.step, args.device), each.note) for name, each in ours.items())]
     threads = f"{args.threads} torch and {emulator_threads(n, args.env_threads)} emulator thread(s)"
     title = f"{name} training, {args.game}, {n} environments, {args.device}, {threads}"
     table = report(title, "agent steps/s", contenders, args.seconds, args.rounds)
-    ours.rows.close()  # type: ignore[attr-defined]
-    ours.envs.close()
+    for each in ours.values():
+        each.rows.close()  # type: ignore[attr-defined]
+        each.envs.close()
     return table

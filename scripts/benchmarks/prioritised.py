@@ -19,7 +19,7 @@ import torch
 from arcturus.api import EnvSpec
 from arcturus.replay.experience import Experience, ReplayConfig
 from arcturus.replay.ring import DECIDES
-from arcturus.scripts.benchmarks.timing import Contender, report, timed
+from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.seeding import Seeds
 
 BATCH, STACK, ALPHA, BETA, LEAST = 32, 4, 0.5, 0.4, 1e-6

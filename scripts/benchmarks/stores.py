@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from arcturus.scripts.benchmarks.timing import Contender, Window, report, timed
+from arcturus.scripts.benchmarks.measuring.timing import Contender, Window, report, timed
 
 
 def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -22,8 +22,10 @@ from arcturus.memory import CORES
 from arcturus.replay.records import Transition
 from arcturus.replay.ring import Ring, uniform
 from arcturus.scripts.benchmark import command, main
-from arcturus.scripts.benchmarks import ablation, arithmetic, frames, learners, memory, ntm, page, plain_ppo, prioritised, tasks
-from arcturus.scripts.benchmarks.timing import Contender, report
+from arcturus.scripts.benchmarks import ablation, frames, learners, memory, ntm, prioritised, tasks
+from arcturus.scripts.benchmarks.measuring import arithmetic, page
+from arcturus.scripts.benchmarks.measuring.timing import Contender, report
+from arcturus.scripts.benchmarks.peers import plain_ppo
 from arcturus.seeding import Seeds
 
 DOCS = Path(__file__).parents[2] / "docs"

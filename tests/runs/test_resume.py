@@ -13,6 +13,7 @@ import torch
 import arcturus
 from arcturus import agents
 from arcturus.api import state_leaves, state_like
+from arcturus.envs.vector import DeviceEnvs
 from arcturus.runs.folder import Run
 from arcturus.scripts.survival import digests
 
@@ -149,14 +150,12 @@ def test_a_signal_before_the_first_row_leaves_a_run_that_can_begin(small_run, un
     assert digests(run.path) == unbroken("dqn")
 
 
-def test_a_signal_on_the_way_back_leaves_the_checkpoint_as_it_was(small_run, stop_at, unbroken, tmp_path, monkeypatch):
-    from arcturus.runs import course
 
     whole = unbroken("dqn")
     stop_at(460)
     run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
     before = {p: p.read_bytes() for p in (run.path / "checkpoints").rglob("*") if p.is_file()}
-    recv, calls = course.Course.recv, []
+    recv, calls = DeviceEnvs.recv, []
 
     def watched(self):
         calls.append(1)
@@ -164,7 +163,7 @@ def test_a_signal_on_the_way_back_leaves_the_checkpoint_as_it_was(small_run, sto
             os.kill(os.getpid(), signal.SIGTERM)
         return recv(self)
 
-    monkeypatch.setattr(course.Course, "recv", watched)
+    monkeypatch.setattr(DeviceEnvs, "recv", watched)
     assert (arcturus.resume(run, quiet=True).status, run.about["steps"], len(calls)) == ("preempted", 460, 20)
     assert {p: p.read_bytes() for p in (run.path / "checkpoints").rglob("*") if p.is_file()} == before
     arcturus.resume(run, quiet=True)

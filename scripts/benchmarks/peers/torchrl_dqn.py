@@ -11,7 +11,7 @@ import gymnasium as gym
 import torch
 from torch import nn
 
-from arcturus.scripts.benchmarks.loops import BATCH, LEARNING_RATE, WARM, Training
+from arcturus.scripts.benchmarks.measuring.loops import BATCH, LEARNING_RATE, WARM, Training
 from arcturus.scripts.benchmarks.peers import gymnasium_atari
 
 
