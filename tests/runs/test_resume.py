@@ -150,7 +150,7 @@ def test_a_signal_before_the_first_row_leaves_a_run_that_can_begin(small_run, un
     assert digests(run.path) == unbroken("dqn")
 
 
-
+def test_a_signal_on_the_way_back_leaves_the_checkpoint_as_it_was(small_run, stop_at, unbroken, tmp_path, monkeypatch):
     whole = unbroken("dqn")
     stop_at(460)
     run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
