@@ -182,8 +182,9 @@ class AtariBackend:
     def recv(self) -> HostRow:
         obs, reward, terminated, truncated, info = self._envs.recv()
         lives = np.asarray(info["lives"]).astype(np.int64)
-        life_lost = (lives < self._lives) & (lives > 0) & ~terminated & ~truncated & ~self._ended
-        self._lives, self._ended = lives, terminated | truncated
+        fewer, ended = lives < self._lives, terminated | truncated
+        life_lost = fewer & (lives > 0) & ~ended & ~self._ended if fewer.any() else fewer
+        self._lives, self._ended = lives, ended
         return HostRow(self._frames(obs), reward.astype(np.float32), terminated, truncated, life_lost)
 
     def _frames(self, obs: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 OLDEST = 255  # ages saturate here, so a stack holds at most 256 frames
+FILM = 28  # frames that a film has room for beside a stack
 
 
 def reach(age: Tensor, offsets: Tensor) -> Tensor:
@@ -20,18 +21,32 @@ def reach(age: Tensor, offsets: Tensor) -> Tensor:
 
 
 class FrameStack:
-    """The last K frames of every environment on the device: [N, K, *frame_shape], oldest first."""
+    """The last K frames of every environment on the device: [N, K, *frame_shape], oldest first.
+
+    Frames are written one behind the other into a film, and a stack is a view of it, so that a row costs one frame and not K.  No place
+    of a film is written twice: what was handed out before never changes.
+    """
 
     def __init__(self, n: int, stack: int, frame_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str):
-        self.offsets = torch.arange(1 - stack, 1, device=device)
-        self.frames = torch.zeros((n, stack, *frame_shape), dtype=dtype, device=device)
+        self.stack, self.offsets = stack, torch.arange(1 - stack, 1, device=device)
+        self.replace(torch.zeros((n, stack, *frame_shape), dtype=dtype, device=device))
+
+    def replace(self, frames: Tensor) -> None:
+        """Goes on from these stacks [N, K, *frame_shape]."""
+        n, k, *shape = frames.shape
+        self._film = torch.empty((n, k + FILM, *shape), dtype=frames.dtype, device=frames.device)
+        self._film[:, :k] = frames
+        self._end = k
 
     def push(self, frame: Tensor, age: Tensor, *, grown: bool = False) -> Tensor:
-        """frame [N, *frame_shape], age [N] -> [N, K, *frame_shape]: a new tensor each time, so that what was handed out
-        before never changes.  grown: the caller knows that every age is at least K - 1, so nothing is to be blanked."""
-        frames = torch.cat([self.frames[:, 1:], frame[:, None]], 1)
-        if not grown:
-            keep = reach(age, self.offsets).view(*frames.shape[:2], *[1] * (frames.dim() - 2))
-            frames = torch.where(keep, frames, torch.zeros((), dtype=frames.dtype, device=frames.device))
-        self.frames = frames
-        return frames
+        """frame [N, *frame_shape], age [N] -> [N, K, *frame_shape].  grown: the caller knows that every age is at least K - 1, so
+        nothing is to be blanked."""
+        if self._end == self._film.shape[1]:
+            self.replace(self._film[:, self._end - self.stack :])
+        self._film[:, self._end] = frame
+        self._end += 1
+        frames = self._film[:, self._end - self.stack : self._end]
+        if grown:
+            return frames
+        keep = reach(age, self.offsets).view(*frames.shape[:2], *[1] * (frames.dim() - 2))
+        return torch.where(keep, frames, torch.zeros((), dtype=frames.dtype, device=frames.device))

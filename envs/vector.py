@@ -96,7 +96,7 @@ class DeviceEnvs:
         self.num_envs = n
         self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
         self.finished: list[Episode] = []  # since the last take_finished()
-        self._age = np.zeros(n, np.int64)
+        self._age = np.zeros(n, np.uint8)
         self._ended = np.zeros(n, bool)
         self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
         self._bad: list[BadRow] = []
@@ -149,7 +149,8 @@ class DeviceEnvs:
         else:
             blank = torch.zeros_like(before.obs)
             blank[:, -1] = obs
-            stacked = self._stack.frames = torch.where(wide, blank, before.obs)
+            stacked = torch.where(wide, blank, before.obs)
+            self._stack.replace(stacked)
         self._timestep_now = before._replace(
             obs=stacked,
             reward=before.reward * ~chosen,
@@ -180,14 +181,18 @@ class DeviceEnvs:
             row = self.backend.recv()
         self._state = "idle"
         opens = self._ended
-        self._spoilt &= ~opens
+        if begins := bool(opens.any()):
+            self._spoilt[opens] = False
         row = self._mend(row, opens)
-        self._age = np.where(opens, 0, np.minimum(self._age + 1, OLDEST))
-        self._score = np.where(opens, 0.0, self._score + row.reward)
-        self._length = np.where(opens, 0, self._length + 1)
+        self._age += self._age < OLDEST
+        self._score += row.reward
+        self._length += 1
+        if begins:
+            self._age[opens], self._score[opens], self._length[opens] = 0, 0.0, 0
         self._ended = row.terminated | row.truncated
-        for i in np.flatnonzero(self._ended & ~self._spoilt):
-            self.finished.append(Episode(int(i), float(self._score[i]), int(self._length[i])))
+        if self._ended.any():
+            for i in np.flatnonzero(self._ended & ~self._spoilt):
+                self.finished.append(Episode(int(i), float(self._score[i]), int(self._length[i])))
         return self._timestep(row)
 
     def settle(self) -> None:
@@ -261,8 +266,8 @@ class DeviceEnvs:
     def _mend(self, row: HostRow, opens: np.ndarray) -> HostRow:
         """Numbers that are not finite go no further: such a reward becomes 0, such an observation the one before it (zeros at
         the beginning), and the episode's score is not counted."""
-        bad_reward = ~np.isfinite(row.reward)
-        if bad_reward.any():
+        if not np.isfinite(row.reward).all():
+            bad_reward = ~np.isfinite(row.reward)
             row = row._replace(reward=np.where(bad_reward, 0, row.reward))
             self._note(bad_reward, "reward")
         if row.obs.dtype.kind == "f" and not np.isfinite(row.obs).all():
@@ -279,7 +284,7 @@ class DeviceEnvs:
 
     def _timestep(self, row: HostRow) -> TimeStep:
         self.host = row
-        age, obs = self._upload("age", self._age.astype(np.uint8)), self._upload("obs", row.obs)
+        age, obs = self._upload("age", self._age.copy()), self._upload("obs", row.obs)
         if self._stack is not None:
             obs = self._stack.push(obs, age, grown=bool(self._age.min() >= self.spec.frame_stack - 1))
         self._timestep_now = TimeStep(
