@@ -16,6 +16,7 @@ nothing is decided count nowhere.  With memory, sequences are unrolled from the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
-from arcturus.speed import place
+from arcturus.speed import Captured, place
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ class Agent:
             )
         self.network: ActorCritic = place(network, self.device)
         self.descent = Descent(self._optimizer(), c.max_grad_norm)
+        self.update = Captured(self._update, self.device, remember=partial(self.descent.remember, self.network))
         self.rollout = Rollout(
             c.horizon,
             spec,
@@ -248,13 +250,20 @@ class Agent:
         )  # (2)
         advantage = normalised(target - v, rows.decides) if c.normalise else target - v
         t, n, memory = next(self.rollout.minibatches(1))
-        logits, now, _ = self.network.unroll(self.rollout.obs(t, n), rows.first[t, n], memory)
-        value, metrics = loss(
-            logits, now, rows.action[t, n], advantage[t, n], target[t, n], rows.decides[t, n], self.network, c
-        )  # (3)
         self.descent.set_learning_rate(self.learning_rate)
+        metrics = self.update(
+            self.rollout.obs(t, n), rows.first[t, n], memory, rows.action[t, n], advantage[t, n], target[t, n], rows.decides[t, n]
+        )
         self.updates += 1
         self.rollout.restart()
+        return self.update.latest(metrics)
+
+    def _update(
+        self, obs: Tensor, first: Tensor, memory: State, action: Tensor, advantage: Tensor, target: Tensor, decides: Tensor
+    ) -> Metrics:
+        """One gradient step on sequences [L, B, ...] from memory [B, ...]."""
+        logits, v, _ = self.network.unroll(obs, first, memory)
+        value, metrics = loss(logits, v, action, advantage, target, decides, self.network, self.config)  # (3)
         return metrics | self.descent(value)  # (4)
 
     def scalars(self) -> dict[str, float]:

@@ -39,7 +39,7 @@ from arcturus.networks import QNetwork
 from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.policies import epsilon_greedy
 from arcturus.replay.experience import EpsilonConfig, Experience
-from arcturus.replay.records import Sequence, Transition
+from arcturus.replay.records import Drawn, Sequence, Transition
 from arcturus.seeding import Seeds
 from arcturus.speed import Captured, place
 from arcturus.value_agent import CLASSIC, CPU_SMALL, MDP, check_munchausen
@@ -307,7 +307,7 @@ class Agent:
     def _optimizer(self) -> torch.optim.Optimizer:
         c, parameters = self.config, list(self.network.parameters())
         if c.optimizer == "adam":
-            return adam(parameters, c.learning_rate, c.optimizer_eps, captured=True)
+            return adam(parameters, c.learning_rate, c.optimizer_eps)
         return RMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
 
     @property
@@ -325,7 +325,12 @@ class Agent:
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: q_values [N, A].  Noisy layers have noise only where it explores."""
-        out, state = self.network.unroll(ts.obs[None], ts.first[None], state, generator if explore else None)
+        network, noise = self.network, generator if explore and self.noise is not None else None
+        out, state = (
+            network.now(ts.obs[None], ts.first[None], state)
+            if noise is None
+            else network.unroll(ts.obs[None], ts.first[None], state, noise)
+        )
         q = out[0]
         action = epsilon_greedy(q, self.config.epsilon(self.steps), generator) if explore else q.argmax(-1)  # (4)
         return Act(action, state, {"q_values": q})
@@ -336,23 +341,28 @@ class Agent:
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         metrics: Metrics = {}
         while self.experience.update_due():
-            metrics, td = self.update(self._sample())
+            metrics, td = self.update(*self._samples())
             self.experience.set_priorities(td)
         if metrics and self.experience.copy_due():  # (10), behind an update
             self.target.load_state_dict(self.network.state_dict())
         return self.update.latest(metrics)
 
-    def _sample(self) -> Transition | Sequence:  # (7)
+    def _samples(self) -> tuple[Transition | Drawn | Sequence, ...]:  # (7)
         if not self.recurrent:
-            return self.experience.sample()
+            return self.experience.samples()
         batch = self.experience.sample_sequences(self.burn_in, self.length, self.whole)
-        return batch._replace(state=self.initial_state(self.config.batch_size)) if self.whole else batch
+        return (batch._replace(state=self.initial_state(self.config.batch_size)) if self.whole else batch,)
 
-    def _update(self, batch: Transition | Sequence) -> tuple[Metrics, Tensor]:
-        """One gradient step; TD errors [B], or of sequences [L B]."""
-        how = (self.network, self.target, batch, self.config, self.noise)
-        value, td, metrics = sequence_loss(*how) if isinstance(batch, Sequence) else loss(*how)  # type: ignore[arg-type]
-        return metrics | self.descent(value), td  # (9)
+    def _update(self, *batches: Transition | Drawn | Sequence) -> tuple[Metrics, Tensor]:
+        """One gradient step on each; what the last of them says, and its TD errors [B], of sequences [L B]."""
+        c = self.config
+        for given in batches:
+            if isinstance(given, Sequence):
+                value, td, metrics = sequence_loss(self.network, self.target, given, c, self.noise)
+            else:
+                value, td, metrics = loss(self.network, self.target, self.experience.gathered(given), c, self.noise)
+            metrics |= self.descent(value)  # (9)
+        return metrics, td
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

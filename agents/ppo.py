@@ -228,7 +228,7 @@ class Agent:
                 spec, torso=c.torso, core=c.core, core_width=c.core_width, core_options=c.core_options, shared=c.shared
             )
         self.network: ActorCritic = place(network, self.device)
-        self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps, captured=True), c.max_grad_norm)
+        self.descent = Descent(adam(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
         self.update = Captured(self._update, self.device, remember=partial(self.descent.remember, self.network))
         self.rollout = Rollout(
             c.horizon,

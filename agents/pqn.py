@@ -18,6 +18,7 @@ decided count nowhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ from arcturus.policies import epsilon_greedy
 from arcturus.replay.records import Trajectory
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
-from arcturus.speed import place
+from arcturus.speed import Captured, place
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class Agent:
         self.network: QNetwork = place(network, self.device)
         optimizer = {"radam": radam, "adam": adam}[c.optimizer]
         self.descent = Descent(optimizer(self.network.parameters(), c.learning_rate, c.optimizer_eps), c.max_grad_norm)
+        self.update = Captured(self._update, self.device, remember=partial(self.descent.remember, self.network))
         self.rollout = Rollout(
             c.horizon,
             spec,
@@ -205,7 +207,7 @@ class Agent:
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: q_values [N, A]."""
-        out, state = self.network.unroll(ts.obs[None], ts.first[None], state)
+        out, state = self.network.now(ts.obs[None], ts.first[None], state)
         q = out[0]
         action = epsilon_greedy(q, self.config.epsilon(self.steps), generator) if explore else q.argmax(-1)  # (1)
         return Act(action, state, {"q_values": q})
@@ -229,12 +231,18 @@ class Agent:
         self.descent.set_learning_rate(self.learning_rate)
         for _ in range(c.epochs):
             for t, n, memory in self.rollout.minibatches(c.minibatches, self.minibatch_rng):
-                now, _ = self.network.unroll(self.rollout.obs(t, n), rows.first[t, n], memory)
-                value, metrics = loss(now, rows.action[t, n], target[t, n], rows.decides[t, n])
-                metrics |= self.descent(value)
+                metrics = self.update(
+                    self.rollout.obs(t, n), rows.first[t, n], memory, rows.action[t, n], target[t, n], rows.decides[t, n]
+                )
                 self.updates += 1
         self.rollout.restart()
-        return metrics
+        return self.update.latest(metrics)
+
+    def _update(self, obs: Tensor, first: Tensor, memory: State, action: Tensor, target: Tensor, decides: Tensor) -> Metrics:
+        """One gradient step on sequences: [L, B, ...] each, memory [B, ...]."""
+        q, _ = self.network.unroll(obs, first, memory)
+        value, metrics = loss(q, action, target, decides)
+        return metrics | self.descent(value)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

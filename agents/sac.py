@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -33,9 +34,9 @@ from arcturus.losses import expected_soft_value, td_loss, weighted_mean
 from arcturus.networks import ActorCritic, QNetwork
 from arcturus.optimizers import Descent, adam
 from arcturus.replay.experience import Experience, ReplayConfig
-from arcturus.replay.records import Transition
+from arcturus.replay.records import Drawn, Transition
 from arcturus.seeding import Seeds
-from arcturus.speed import place
+from arcturus.speed import Captured, place
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Agent:
         if c.autotune:
             learnt["alpha"] = [self.log_alpha]
         self.descents = {k: Descent(adam(v, c.learning_rate, c.optimizer_eps), c.max_grad_norm) for k, v in learnt.items()}
+        self.update = Captured(self._update, self.device, remember=self._remember)
         self.experience = Experience(config, spec, self.device, seeds)
         self.replay = self.experience.ring
         self.objective = Objective(c.gamma, c.reward_clip, c.life_loss and spec.has_lives)
@@ -188,19 +190,25 @@ class Agent:
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         metrics: Metrics = {}
         while self.experience.update_due():
-            metrics = self._update(self.experience.sample())
+            metrics, td = self.update(*self.experience.samples())
+            self.experience.set_priorities(td)
         if self.experience.copy_due():  # (5)
             self.target.load_state_dict(self.critics.state_dict())
-        return metrics
+        return self.update.latest(metrics)
 
-    def _update(self, batch: Transition) -> Metrics:
-        """One step of the critics, one of the actor by the new critics, one of alpha."""
+    def _update(self, *batches: Transition | Drawn) -> tuple[Metrics, Tensor]:
+        """A gradient step on each; what the last of them says, and its TD errors [B], the critics' mean."""
+        for given in batches:
+            metrics, td = self._step(self.experience.gathered(given))
+        return metrics, td.abs().mean(0)
+
+    def _step(self, batch: Transition) -> tuple[Metrics, Tensor]:
+        """One step of the critics, one of the actor by the new critics, one of alpha; TD errors [2, B]."""
         alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
             v_t = expected_soft_value(self.log_policy(batch.s_t), self.target(batch.s_t).amin(0), alpha)  # (1)
         q_tm1 = self.critics(batch.s_tm1)
         critics, td = critic_loss(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, v_t, batch.weight)
-        self.experience.set_priorities(td.abs().mean(0))
         health = [self.descents["critics"](critics)]
 
         log_pi = self.log_policy(batch.s_tm1)
@@ -212,7 +220,7 @@ class Agent:
         entropy = -(log_pi.exp() * log_pi).sum(-1).detach()
         if "alpha" in self.descents:
             health.append(self.descents["alpha"](temperature_loss(self.log_alpha, entropy, self.target_entropy, batch.weight)))
-        return {
+        metrics = {
             "losses/td_loss": critics.detach(),
             "losses/q_values": q_tm1.detach().mean(),
             "losses/policy_loss": policy.detach(),
@@ -221,6 +229,16 @@ class Agent:
             "health/grad_norm": torch.stack([part["health/grad_norm"] for part in health]).norm(),  # of all gradients together
             "health/skipped_updates": torch.stack([part["health/skipped_updates"] for part in health]).amax(),
         }
+        return metrics, td
+
+    def _remember(self) -> Callable[[], None]:
+        undo = [descent.remember(self.network, self.critics) for descent in self.descents.values()]
+
+        def undo_all() -> None:
+            for each in undo:
+                each()
+
+        return undo_all
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

@@ -19,6 +19,7 @@ which is KL(q || pi) but for a constant.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +34,7 @@ from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
-from arcturus.speed import place
+from arcturus.speed import Captured, place
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ class Agent:
         ]
         self.descent = Descent(self._optimizer(), c.max_grad_norm, c.max_grad_value)
         actions = self.network.actions
+        self.update = Captured(self._update, self.device, remember=partial(self.descent.remember, self.network))
         self.rollout = Rollout(
             c.horizon,
             spec,
@@ -258,24 +260,28 @@ class Agent:
         rows, answer = self.rollout.read(ts), self.rollout.kept("answer")
         t, n, memory = next(self.rollout.minibatches(1))
         asked, wanted = rows.decides[t, n], answer[t, n]
-        logits, _, _ = self.network.unroll(self.rollout.obs(t, n), rows.first[t, n], memory)
-        cost = cross_entropy(self.network.actions.log_probs(logits), wanted, asked)
-        loss = cost.mean() if self.rollout.whole else cost.sum() / asked.sum().clamp_min(1)
         self.descent.set_learning_rate(self.learning_rate)
-        metrics = self.descent(loss)
+        found, logits = self.update(self.rollout.obs(t, n), rows.first[t, n], memory, wanted, asked)
+        metrics = self.update.latest(found)
         self.updates += 1
-        metrics["losses/cross_entropy"] = loss.detach()
         with torch.no_grad():
             wrong = (logits_mode(self.network, logits) != wanted.argmax(-1)) & asked[..., None]
             if self.rollout.whole:
                 self.sequences += self.spec.num_envs
-                metrics["task/bits_per_sequence"] = loss.detach() / torch.log(torch.tensor(2.0))
+                metrics["task/bits_per_sequence"] = metrics["losses/cross_entropy"] / torch.log(torch.tensor(2.0))
                 metrics["task/error_bits"] = wrong.sum((0, -1)).float().mean()
                 metrics["task/exact"] = (~wrong.any(-1).any(0)).float().mean()
             else:
                 metrics["losses/agreement"] = 1 - wrong.any(-1)[asked].float().mean()
         self.rollout.restart()
         return metrics
+
+    def _update(self, obs: Tensor, first: Tensor, memory: State, wanted: Tensor, asked: Tensor) -> tuple[Metrics, Tensor]:
+        """One gradient step on sequences [L, B, ...] from memory [B, ...]; and logits [L, B, K] of before."""
+        logits, _, _ = self.network.unroll(obs, first, memory)
+        cost = cross_entropy(self.network.actions.log_probs(logits), wanted, asked)
+        loss = cost.mean() if self.rollout.whole else cost.sum() / asked.sum().clamp_min(1)
+        return self.descent(loss) | {"losses/cross_entropy": loss.detach()}, logits.detach()
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

@@ -178,7 +178,10 @@ class Environments(Protocol):
 
 def state_leaves(state: State) -> list[Tensor]:
     """The tensors of an agent's memory, in a fixed order."""
-    return [state] if isinstance(state, Tensor) else [leaf for part in state for leaf in state_leaves(part)]
+    if state is None:
+        return []
+    parts = state.values() if isinstance(state, dict) else state
+    return [state] if isinstance(state, Tensor) else [leaf for part in parts for leaf in state_leaves(part)]
 
 
 def state_like(like: State, leaves: list[Tensor]) -> State:

@@ -14,6 +14,7 @@ they can be hooked.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory import check_room, make_core, unroll
 from arcturus.policies import Categoricals
-from arcturus.speed import layout
+from arcturus.speed import bf16, layout
 from arcturus.value_heads import ValueHead
 
 TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp", "none")
@@ -91,7 +92,7 @@ class Torso(nn.Module):
                 where="--agent.torso",
                 fix="use mlp, none, or auto",
             )
-        self.layout = layout()
+        self.layout, self.bf16 = layout(), bf16()
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
         if layer_norm and name in ("impala", "none"):
             raise ConfigError(f"the {name} torso has no layer normalisation", where="--agent.torso", fix="use nature or small")
@@ -147,7 +148,9 @@ class Torso(nn.Module):
         x = obs.reshape(obs.shape[0], -1, *obs.shape[-2:]) if self.image else obs.flatten(1)
         if self.image:
             x = x.contiguous(memory_format=self.layout)  # while it is still bytes
-        return self.layers(x * self.scale if x.dtype == torch.uint8 else x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+            y = self.layers(x * self.scale if x.dtype == torch.uint8 else x)
+        return y.float() if self.bf16 else y
 
 
 def make_torso(spec: EnvSpec, name: str, average_pool: bool = False, trunk: bool = False, layer_norm: bool = False) -> nn.Module:
@@ -209,6 +212,7 @@ class QNetwork(nn.Module):
         if streams or atoms > 1:
             self.head = ValueHead(features_, num_actions, atoms, hidden=hidden, dueling=dueling, noisy=noisy)
         self.expectation = expectation or (nn.Flatten(-2) if isinstance(self.head, ValueHead) else nn.Identity())
+        self.now: Callable[..., tuple[Tensor, State]] = self.unroll  # for acting: place() may record it
 
     def forward(self, obs: Tensor, noise: torch.Generator | None = None) -> Tensor:
         return self.expectation(self.atoms(obs, noise))
@@ -267,6 +271,7 @@ class ActorCritic(nn.Module):
         for torso_ in (self.torso, self.value_torso):
             if isinstance(torso_, Torso):  # one of your own begins as you made it
                 orthogonal(torso_, 2**0.5)
+        self.now: Callable[..., tuple[Tensor, Tensor, State]] = self.unroll  # for acting: place() may record it
         orthogonal(self.policy, 0.01)
         if self.value is not None:
             orthogonal(self.value, 1.0)
@@ -297,7 +302,7 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, explore: bool, generator: torch.Generator | None = None) -> Act:
         """A sampled action (explore) or the likeliest one.  extras: log_prob [N], logits [N, L], and value [N] if it has one."""
-        logits, v, state = self.unroll(ts.obs[None], ts.first[None], state)
+        logits, v, state = self.now(ts.obs[None], ts.first[None], state)
         logits = logits[0]
         action = self.actions.sample(logits, generator) if explore else self.actions.mode(logits)
         extras = {"log_prob": self.actions.log_prob(logits, action), "logits": logits}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import Metrics
-from arcturus.speed import fast
+from arcturus.speed import fast, remembered
 
 
 class RMSProp(torch.optim.Optimizer):
@@ -32,6 +32,8 @@ class RMSProp(torch.optim.Optimizer):
         momentum: float = 0.0,
         centred: bool = True,
     ):
+        parameters = list(parameters)
+        lr = torch.tensor(lr, device=parameters[0].device) if parameters[0].is_cuda else lr  # type: ignore[assignment]  # for graphs
         super().__init__(parameters, {"lr": lr, "rho": rho, "eps": eps, "momentum": momentum, "centred": centred})
         for p in _parameters(self):
             self.state[p] = {k: torch.zeros_like(p, requires_grad=False) for k in ("mean", "mean_square", "delta")}
@@ -57,11 +59,19 @@ class RMSProp(torch.optim.Optimizer):
                 torch._foreach_addcmul_(deviation, mean, mean, -1.0)
             torch._foreach_sqrt_(deviation)
             if not group["momentum"]:  # delta is not needed: a pass over the weights less
-                torch._foreach_addcdiv_(params, grads, deviation, -group["lr"])
+                self._descend(params, grads, deviation, group["lr"])
                 continue
             torch._foreach_mul_(delta, group["momentum"])
-            torch._foreach_addcdiv_(delta, grads, deviation, -group["lr"])
+            self._descend(delta, grads, deviation, group["lr"])
             torch._foreach_add_(params, delta)
+
+    @staticmethod
+    def _descend(tensors: list[Tensor], grads: Any, deviation: Any, lr: float | Tensor) -> None:
+        """tensors -= lr grads / deviation"""
+        if isinstance(lr, Tensor):
+            torch._foreach_sub_(tensors, torch._foreach_mul(torch._foreach_div(grads, deviation), lr))
+        else:
+            torch._foreach_addcdiv_(tensors, grads, deviation, -lr)
 
 
 class RAdam(torch.optim.RAdam):
@@ -79,21 +89,23 @@ class RAdam(torch.optim.RAdam):
             now.copy_(torch.where(found.bool(), then, now))
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float, captured: bool = False) -> torch.optim.Optimizer:
-    """Adam (fused, but where all is eager), ready to be saved.  captured: a CUDA graph is recorded of its steps (speed.Captured); its
-    learning rate then lives on the device."""
+def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
+    """Adam (fused, but where all is eager), ready to be saved; on CUDA its learning rate lives on the device, so that a graph may be
+    recorded of its steps (speed.Captured)."""
     parameters = list(parameters)
     if not fast():
         return _with_moments(torch.optim.Adam(parameters, lr, eps=eps, foreach=False))
-    graph = captured and parameters[0].is_cuda
+    graph = parameters[0].is_cuda
     rate = torch.tensor(lr, device=parameters[0].device) if graph else lr
     return _with_moments(torch.optim.Adam(parameters, rate, eps=eps, fused=True, capturable=graph))
 
 
 def radam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
-    """Rectified Adam, ready to be saved; on CUDA its counters stay on the device."""
+    """Rectified Adam, ready to be saved; on CUDA its counters and learning rate stay on the device."""
     parameters = list(parameters)
-    return _with_moments(RAdam(parameters, lr, eps=eps, capturable=parameters[0].is_cuda))
+    graph = parameters[0].is_cuda
+    rate = torch.tensor(lr, device=parameters[0].device) if graph else lr
+    return _with_moments(RAdam(parameters, rate, eps=eps, capturable=graph))
 
 
 def _with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -150,15 +162,7 @@ class Descent:
     def remember(self, *networks: nn.Module) -> Callable[[], None]:
         """What takes back all steps from here on, and what passes through the networks left in their buffers."""
         tensors = [self.skipped, *(x for p in self.parameters for x in (p, *self.optimizer.state.get(p, {}).values()))]
-        tensors += [buffer for network in networks for buffer in network.buffers()]
-        before = [x.detach().clone() for x in tensors]
-
-        @torch.no_grad()
-        def undo() -> None:
-            for now, then in zip(tensors, before, strict=True):
-                now.copy_(then)
-
-        return undo
+        return remembered([*tensors, *(buffer for network in networks for buffer in network.buffers())])
 
     def state_dict(self) -> dict[str, Tensor]:
         return optimizer_tensors(self.optimizer) | {"skipped": self.skipped}

@@ -6,9 +6,10 @@
 | fused Adam                                      | Adam one tensor and operation at a time   |
 | replay's small loops compiled, on the CPU       | tensor operations                         |
 | TF32 on CUDA, but with --deterministic          | float32                                   |
-| updates as CUDA graphs, on CUDA                 | one kernel launched after the other       |
+| updates, acting, priorities as CUDA graphs      | one kernel launched after the other       |
 
-Tests hold both to 1e-4 over a hundred updates on the same minibatches (tests/runs/test_speed.py).
+Tests hold both to 1e-4 over a hundred updates on the same minibatches (tests/runs/test_speed.py).  bfloat16 (`--bf16 True`) is no part of
+it: that changes more than rounding of float32.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from arcturus.runs.progress import say
 
 Network = TypeVar("Network", bound=nn.Module)
 WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate
-MOST_GRAPHS = 16  # of one function: each keeps memory of its own, and calls of further shapes are not recorded
+MOST_GRAPHS = 32  # of one function: each keeps memory of its own, and calls of further shapes are not recorded
 _EAGER = [False]
+_BF16 = [False]
 
 
 def fast() -> bool:
@@ -45,13 +47,45 @@ def eagerly(yes: bool = True) -> Iterator[None]:
         _EAGER.pop()
 
 
+def bf16() -> bool:
+    """Asked when a torso is built: whether it computes in bfloat16."""
+    return _BF16[-1]
+
+
+@contextmanager
+def in_bf16(yes: bool = True) -> Iterator[None]:
+    """Torsos that are built meanwhile compute in bfloat16: convolutions and matrix products, forward and backward.  Weights, gradients,
+    the optimiser, memory cores, heads and losses stay float32."""
+    _BF16.append(yes)
+    try:
+        yield
+    finally:
+        _BF16.pop()
+
+
 def layout() -> torch.memory_format:
     return torch.channels_last if fast() else torch.contiguous_format
 
 
 def place(network: Network, device: torch.device) -> Network:
-    """A network on its device, its convolutions in the layout that is meant."""
+    """A network on its device, its convolutions in the layout that is meant; on CUDA what it acts by is recorded."""
+    acting: Any = network
+    if hasattr(network, "now"):
+        acting.now = Captured(acting.unroll, device, kept=True)
     return network.to(device=device, memory_format=layout())  # type: ignore[call-overload]
+
+
+def remembered(tensors: Iterable[Tensor]) -> Callable[[], None]:
+    """What gives tensors back what they hold now."""
+    tensors = list(tensors)
+    before = [x.detach().clone() for x in tensors]
+
+    @torch.no_grad()
+    def undo() -> None:
+        for now, then in zip(tensors, before, strict=True):
+            now.copy_(then)
+
+    return undo
 
 
 class Recorded(NamedTuple):
@@ -63,11 +97,11 @@ class Recorded(NamedTuple):
 class Captured:
     """A function of tensors, called as it is; on CUDA recorded as a graph, which is then one launch.
 
-    One graph is recorded for each set of shapes (sequences of other lengths, a smaller last minibatch).
+    One graph is recorded for each set of shapes (sequences of other lengths, a smaller last minibatch, more of them in one call).
 
-    function: from nests of tensors to anything made of tensors.  It may change tensors in place, parameters and their optimiser's moments
+    function: from nests of tensors to a nest of tensors.  It may change tensors in place, parameters and their optimiser's moments
     among them, but must ask the host for nothing: no .item(), no `if` on a tensor.  What it returns lies in memory that the next call
-    writes again: latest() copies what is to be kept.
+    writes again: latest() copies what is to be kept, or all is copied if it is said to be `kept`.
     generators: those that it draws from.  remember: called before a recording, as warming up calls the function several times in
     earnest; it returns what takes all of that back.
     """
@@ -78,9 +112,11 @@ class Captured:
         device: torch.device,
         generators: Iterable[torch.Generator | None] = (),
         remember: Callable[[], Callable[[], None]] = lambda: lambda: None,
+        kept: bool = False,
     ):
-        self.function, self.device, self.remember = function, device, remember
+        self.function, self.device, self.remember, self.kept = function, device, remember, kept
         self.generators = [g for g in generators if g is not None]
+        self.name = getattr(function, "__qualname__", "a function")
         self.wanted = device.type == "cuda" and fast()
         self.recorded: dict[Any, Recorded] = {}
 
@@ -95,7 +131,7 @@ class Captured:
             for mine, given in zip(state_leaves(inputs), state_leaves(args), strict=True):
                 mine.copy_(given)
             graph.replay()
-        return outputs
+            return map_state(Tensor.clone, outputs) if self.kept else outputs
 
     def latest(self, metrics: Metrics) -> Metrics:
         """Metrics that stay what they are."""
@@ -110,17 +146,17 @@ class Captured:
             waits = self._warm_up(inputs)
             if waits:
                 self.wanted = False
-                say(f"warning: updates are not recorded as a CUDA graph, as they wait for the host: {waits}")
+                say(f"warning: {self.name} is not recorded as a CUDA graph, as it waits for the host: {waits}")
                 return False
             graph = torch.cuda.CUDAGraph()
             for generator in self.generators:
                 graph.register_generator_state(generator)
             try:
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the saver's thread may go on copying
                     outputs = self.function(*inputs)
             except RuntimeError as e:
                 what = str(e).splitlines()[0]
-                raise TrainingFailed(f"updates could not be recorded as a CUDA graph: {what}", fix="use --eager True") from e
+                raise TrainingFailed(f"{self.name} could not be recorded as a CUDA graph: {what}", fix="use --eager True") from e
         finally:
             undo()
             for generator, state in zip(self.generators, states, strict=True):

@@ -43,7 +43,7 @@ from arcturus.runs.signals import Signals, Watchdog
 from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.instruments import HeldOut, collect_heldout
 from arcturus.seeding import Seeds
-from arcturus.speed import eagerly
+from arcturus.speed import eagerly, in_bf16
 
 SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
 
@@ -74,6 +74,7 @@ class Trainer:
                 config.run.torch_threads, config.run.deterministic, tf32=not (config.run.deterministic or config.run.eager)
             ),
             eagerly(config.run.eager),
+            in_bf16(config.run.bf16),
             self.signals,
             Watchdog(config.run.env_timeout, self._last_words),
             opened(config.env, config.run.seed, config.device) as envs,

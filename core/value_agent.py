@@ -20,7 +20,7 @@ from arcturus.losses import weighted_mean
 from arcturus.optimizers import Descent, adam
 from arcturus.policies import epsilon_greedy
 from arcturus.replay.experience import EpsilonConfig, Experience
-from arcturus.replay.records import Transition
+from arcturus.replay.records import Drawn, Transition
 from arcturus.seeding import Seeds
 from arcturus.speed import Captured, place
 
@@ -112,9 +112,7 @@ class ValueAgent:
         self.experience = Experience(config, spec, self.device, seeds)
         self.replay = self.experience.ring
         self.noise = seeds.branch("noise").torch(self.device)
-        self.descent = Descent(
-            adam(self.network.parameters(), config.learning_rate, config.optimizer_eps, captured=True), config.max_grad_norm
-        )
+        self.descent = Descent(adam(self.network.parameters(), config.learning_rate, config.optimizer_eps), config.max_grad_norm)
         self.update = Captured(self._update, self.device, [self.noise], partial(self.descent.remember, self.network, self.target))
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
 
@@ -154,17 +152,20 @@ class ValueAgent:
     def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
         metrics: Metrics = {}
         while self.experience.update_due():
-            metrics, each = self.update(self.experience.sample())
+            metrics, each = self.update(*self.experience.samples())
             self.experience.set_priorities(each)
         if self.experience.copy_due():
             self.target.load_state_dict(self.network.state_dict())
         return self.update.latest(metrics)
 
-    def _update(self, batch: Transition) -> tuple[Metrics, Tensor]:
-        """One gradient step; the losses [B]."""
-        each, metrics = self.loss(batch)
-        value = weighted_mean(each, batch.weight)
-        return metrics | {"losses/td_loss": value.detach()} | self.descent(value), each.detach()
+    def _update(self, *batches: Transition | Drawn) -> tuple[Metrics, Tensor]:
+        """One gradient step on each; what the last of them says, and its losses [B]."""
+        for given in batches:
+            batch = self.experience.gathered(given)
+            each, metrics = self.loss(batch)
+            value = weighted_mean(each, batch.weight)
+            metrics |= {"losses/td_loss": value.detach()} | self.descent(value)
+        return metrics, each.detach()
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

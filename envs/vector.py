@@ -103,7 +103,7 @@ class DeviceEnvs:
         self._spoilt = np.zeros(n, bool)  # a bad row in this episode: its score is none
         self._sent: np.ndarray | None = None
         self._state = "new"  # new, idle, sent, receiving, closed
-        self._pinned: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
+        self._pinned: dict[str, list[tuple[Tensor, torch.cuda.Event]]] = {}  # two buffers each, in turn
         self._uncut = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
         self._timestep_now: TimeStep
         self.schedule: Any = None  # a curriculum, if one chooses what is played
@@ -304,14 +304,15 @@ class DeviceEnvs:
         return self._upload("decides", goes_on if row.asked is None else goes_on & row.asked)
 
     def _upload(self, name: str, array: np.ndarray) -> Tensor:
-        """To the device, once.  On CUDA through a pinned buffer that is kept, and written again only when the copy from it has
-        ended (in the loop it always has: an action came back from the device in between)."""
+        """To the device, once.  On CUDA through one of two pinned buffers that are kept, and written again only when the copy from it has
+        ended: that of the row before may still be under way."""
         host = torch.from_numpy(array if array.flags.c_contiguous else np.ascontiguousarray(array))
         if self.device.type != "cuda":
             return host
         if name not in self._pinned:
-            self._pinned[name] = (torch.empty_like(host, pin_memory=True), torch.cuda.Event())
-        pinned, copied = self._pinned[name]
+            self._pinned[name] = [(torch.empty_like(host, pin_memory=True), torch.cuda.Event()) for _ in range(2)]
+        self._pinned[name].reverse()
+        pinned, copied = self._pinned[name][0]
         copied.synchronize()
         out = pinned.copy_(host).to(self.device, non_blocking=True)
         copied.record(torch.cuda.current_stream(self.device))

@@ -17,9 +17,12 @@ from arcturus.config import Bounds
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule
 from arcturus.replay.prioritised import Priorities
-from arcturus.replay.records import Sequence, Transition
-from arcturus.replay.ring import Ring
+from arcturus.replay.records import Drawn, Sequence, Transition
+from arcturus.replay.ring import Ring, uniform
 from arcturus.seeding import Seeds
+from arcturus.speed import fast
+
+MOST_AT_ONCE = 8  # updates in one graph
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Experience:
         self.ring = Ring(config.capacity, spec, where, self.reach, state=state)
         self.generator = seeds.branch("replay").torch(where)
         self.priorities = Priorities(self.ring, config.priority_exponent, self.reach) if config.prioritised else None
+        self.inside = fast() and where.type == "cuda" == device.type  # minibatches are gathered within the update, and its graph
         self.drawn: Tensor | None = None  # places of the newest minibatch
         self.steps = self.updates = self.copies = 0
 
@@ -130,17 +134,33 @@ class Experience:
             else c.importance_exponent
         )
 
-    def sample(self) -> Transition:
+    def samples(self) -> tuple[Transition | Drawn, ...]:
+        """The minibatches of the next updates, to be gathered() there: where a graph is recorded of them, those of all that are due at
+        once (but by priority, which each update changes for the next)."""
+        batches = [self.sample()]
+        while self.inside and self.priorities is None and len(batches) < MOST_AT_ONCE and self.update_due():
+            batches.append(self.sample())
+        return tuple(batches)
+
+    def sample(self) -> Transition | Drawn:
         """The minibatch of one update."""
-        c = self.config
-        how = {"n_step": c.n_step, "gamma": c.gamma, "reward_clip": c.reward_clip, "life_loss": c.life_loss}
+        c, n, weight = self.config, self.spec.num_envs, None
         self.updates += 1
         if self.priorities is None:
-            return self._here(self.ring.sample(c.batch_size, self.generator, **how))  # type: ignore[arg-type]
-        self.drawn, importance = self.priorities.draw(c.batch_size, self.generator, self.beta)
-        n = self.spec.num_envs
-        batch = self.ring.transitions(self.drawn // n, self.drawn % n, **how)  # type: ignore[arg-type]
-        return self._here(batch._replace(weight=importance))  # 0 where nothing was decided, as the other
+            rows, env = uniform(c.batch_size, self.ring.oldest, self.ring.count - c.n_step, n, self.generator)
+        else:
+            self.drawn, weight = self.priorities.draw(c.batch_size, self.generator, self.beta)
+            rows, env = self.drawn // n, self.drawn % n
+        drawn = Drawn(rows, env, weight)
+        return drawn if self.inside else self._here(self.gathered(drawn))
+
+    def gathered(self, batch: Transition | Drawn) -> Transition:
+        """The transitions, gathered now if they weren't yet."""
+        if isinstance(batch, Transition):
+            return batch
+        c = self.config
+        found = self.ring.transitions(batch.t, batch.n, c.n_step, c.gamma, c.reward_clip, c.life_loss)
+        return found if batch.weight is None else found._replace(weight=batch.weight)  # 0 where nothing was decided, as the other
 
     def sample_sequences(self, burn_in: int, length: int, whole: bool) -> Sequence:
         """The same of sequences, always drawn uniformly."""

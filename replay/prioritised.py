@@ -16,6 +16,7 @@ from torch import Tensor
 from arcturus.replay import compiled
 from arcturus.replay.ring import DECIDES, Ring
 from arcturus.replay.sum_tree import UNIT, SumTree
+from arcturus.speed import Captured, remembered
 
 LEAST = 1e-6  # what is added to an error, so that nothing is forgotten for ever
 
@@ -28,6 +29,9 @@ class Priorities:
         self.tree = SumTree(ring.capacity, ring.device)
         self.largest = torch.full((), UNIT, dtype=torch.int64, device=ring.device)
         self.left = self.entered = 0  # rows [left, entered) are in the tree
+        stored = (self.tree.leaf, self.tree.block, self.largest)
+        self._drawn = Captured(self._draw, self.tree.leaf.device, kept=True)
+        self._set = Captured(self._change, self.tree.leaf.device, remember=lambda: remembered(stored))
 
     @property
     def nbytes(self) -> int:
@@ -36,9 +40,15 @@ class Priorities:
     def draw(self, batch: int, generator: torch.Generator, beta: float) -> tuple[Tensor, Tensor]:
         """Places in the ring (slot times environments, plus environment), int64, and importance weights, float32; [batch] each."""
         self._follow()
-        index = self.tree.draw(batch, generator)
         if self.tree.compiled:
+            index = self.tree.draw(batch, generator)
             return index, torch.from_numpy(compiled.importance(index.numpy(), self.tree.arrays[0], beta))
+        device = self.tree.leaf.device
+        coin = torch.rand(batch, dtype=torch.float64, device=device, generator=generator)
+        return self._drawn(coin, torch.full((), beta, dtype=torch.float64, device=device))
+
+    def _draw(self, coin: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        index = self.tree.drawn(coin)
         p = self.tree.leaf[index].double()
         drawable = p > 0  # all or none
         return index, ((p.min() / p.where(drawable, 1.0)).pow(beta) * drawable).float()
@@ -46,15 +56,19 @@ class Priorities:
     def set(self, index: Tensor, error: Tensor) -> None:
         """The errors [batch] of what was drawn.  One that is not finite changes nothing; nor does one of a row never to be drawn."""
         tree, error = self.tree, error.detach()
-        if tree.compiled:
-            arrays = (index.numpy(), error.numpy(), tree.arrays[0], self.largest.view(1).numpy())
-            new = torch.from_numpy(compiled.priorities(*arrays, self.alpha, LEAST, UNIT, tree.most))
-        else:
-            before = tree.leaf[index]
-            new = tree.fixed_point((error.double().abs() + LEAST).pow(self.alpha))
-            new = torch.where(error.isfinite() & (before > 0), new, before)
-            self.largest.copy_(torch.maximum(self.largest, new.max()))
-        tree.set(index, new)
+        if not tree.compiled:
+            self._set(index, error)
+            return
+        arrays = (index.numpy(), error.numpy(), tree.arrays[0], self.largest.view(1).numpy())
+        tree.set(index, torch.from_numpy(compiled.priorities(*arrays, self.alpha, LEAST, UNIT, tree.most)))
+
+    def _change(self, index: Tensor, error: Tensor) -> tuple[Tensor, ...]:
+        before = self.tree.leaf[index]
+        new = self.tree.fixed_point((error.double().abs() + LEAST).pow(self.alpha))
+        new = torch.where(error.isfinite() & (before > 0), new, before)
+        self.largest.copy_(torch.maximum(self.largest, new.max()))
+        self.tree.set(index, new)
+        return ()
 
     def _follow(self) -> None:
         """Takes in the rows that were stored since the last draw, and out those that will be overwritten."""

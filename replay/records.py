@@ -20,6 +20,14 @@ class Transition(NamedTuple):
     weight: Tensor  # [B] float32: 0 where t-1 was a void row (nothing was decided there), else 1
 
 
+class Drawn(NamedTuple):
+    """Where the transitions of a minibatch begin; they are gathered as part of the update."""
+
+    t: Tensor  # [B] int64 absolute rows
+    n: Tensor  # [B] int64 environments
+    weight: Tensor | None  # [B] float32 importance weights, where they were drawn by priority
+
+
 class Sequence(NamedTuple):
     """Sequences of T rows, of which the L after the burn-in are learnt from; the rest is for memory and bootstrapping."""
 

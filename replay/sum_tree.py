@@ -65,13 +65,16 @@ class SumTree:
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         """index [batch] int64: one from each of `batch` equal parts of the sum, in proportion to the numbers (stratified: Schaul et
         al. 2016, appendix B.2.1).  A number of 0 is drawn only if all are 0."""
-        device = self.leaf.device
-        coin = torch.rand(batch, dtype=torch.float64, device=device, generator=generator)
+        coin = torch.rand(batch, dtype=torch.float64, device=self.leaf.device, generator=generator)
         if self.compiled:
             return torch.from_numpy(compiled.draw(coin.numpy(), self.width, *self.arrays))
-        sums = self.block.cumsum(0)
+        return self.drawn(coin)
+
+    def drawn(self, coin: Tensor) -> Tensor:
+        """The same from a coin [B] float64 in [0, 1) for each part, by tensor operations alone."""
+        sums, batch = self.block.cumsum(0), len(coin)
         total = sums[-1]
-        place = ((coin + torch.arange(batch, dtype=torch.float64, device=device)) * total / batch).long()
+        place = ((coin + torch.arange(batch, dtype=torch.float64, device=coin.device)) * total / batch).long()
         place = place.minimum(total - 1)  # what rounding took over the end
         block = torch.searchsorted(sums, place, right=True)
         rest = place - (sums - self.block)[block]

@@ -57,6 +57,8 @@ class RunOptions:
     """Time every phase of the loop, and write a trace of some rows; RUN/profile."""
     eager: bool = False
     """Nothing fused, compiled, captured or laid out for speed: to check that speed changes nothing but rounding."""
+    bf16: bool = False
+    """Torsos compute in bfloat16 while training: faster where the processor or GPU has it, and no longer float32's learning."""
     listeners: str = ""
     """Code of your own that hears every row: package.module.Name,package.module.Name."""
     env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0

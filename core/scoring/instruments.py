@@ -104,7 +104,7 @@ class HeldOut:
             arrays["value"] = torch.cat(values).cpu().numpy()
             scalars[f"charts/heldout_{'max_q' if maximum else 'value'}"] = float(arrays["value"].mean())
         if hidden:
-            arrays["hidden"] = torch.cat(hidden).cpu().numpy()
+            arrays["hidden"] = torch.cat(hidden).float().cpu().numpy()  # bfloat16 is nothing to NumPy
         for name, unit_alive in alive.items():
             layer = name.replace("torso.layers.", "")
             mean = float(moments[name][0]) / counts[name]

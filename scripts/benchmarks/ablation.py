@@ -30,7 +30,7 @@ from arcturus.envs import EnvConfig, open_training
 from arcturus.errors import ConfigError
 from arcturus.loop import run
 from arcturus.pictures.style import BLUE, DIM, GRID, INK, VERMILION, Sheet, save, styled
-from arcturus.replay.records import Sequence, Transition
+from arcturus.replay.records import Drawn, Sequence, Transition
 from arcturus.runs.settings import RunConfig, resolve
 from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.floors import Floors, floors
@@ -115,11 +115,11 @@ class Watched(dqn.Agent):
         super().__init__(config, spec, device, seeds)
         self.every, self.neighbours = every, Neighbours()
 
-    def _sample(self) -> Transition | Sequence:
-        batch = super()._sample()
-        if isinstance(batch, Transition) and self.updates % self.every == 0:
-            self.neighbours.add(batch.s_tm1)
-        return batch
+    def _samples(self) -> tuple[Transition | Drawn | Sequence, ...]:
+        batches = super()._samples()
+        if not isinstance(batches[0], Sequence) and self.updates % self.every == 0:
+            self.neighbours.add(self.experience.gathered(batches[0]).s_tm1)
+        return batches
 
 
 def measure(cell: Cell, steps: int, seed: int, device: str) -> dict[str, float]:

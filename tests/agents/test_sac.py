@@ -134,18 +134,17 @@ def test_each_loss_moves_its_own_and_void_rows_move_nothing(numbers):
 # -- an update -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_update_is_the_algorithms(monkeypatch):
+def test_an_update_is_the_algorithms():
     """By the target's smaller value at s', the critics' smaller value at s, and alpha; priorities are the mean absolute error."""
-    a, batch, told = agent(alpha=0.2, autotune=False), transitions(), []
+    a, batch = agent(alpha=0.2, autotune=False), transitions()
     torch.nn.init.normal_(a.network.policy.weight, generator=torch.Generator().manual_seed(1))
     for p, q in zip(a.target.parameters(), a.critics.parameters(), strict=True):
         p.copy_(q.detach() * 1.5)
     a.descents["critics"].set_learning_rate(0.0)  # so that the policy's loss sees the critics that are looked at here
-    monkeypatch.setattr(a.experience, "set_priorities", told.append)
     with torch.no_grad():
         log_pi, log_pi_t = a.log_policy(batch.s_tm1).tolist(), a.log_policy(batch.s_t).tolist()
         q, q_t = a.critics(batch.s_tm1).tolist(), a.target(batch.s_t).tolist()
-    shown = a._update(batch)
+    shown, told = a._update(batch)
     errors, losses, worths = [], [], []
     for i in range(len(batch.weight)):
         soft = lambda log_pi, q, i=i: sum(  # noqa: E731
@@ -156,7 +155,7 @@ def test_an_update_is_the_algorithms(monkeypatch):
         errors.append((abs(td[0]) + abs(td[1])) / 2)
         losses.append(0.5 * td[0] ** 2 + 0.5 * td[1] ** 2)
         worths.append(-soft(log_pi, q))
-    torch.testing.assert_close(told[0], torch.tensor(errors))
+    torch.testing.assert_close(told, torch.tensor(errors))
     assert math.isclose(shown["losses/td_loss"], plain_mean(losses, batch.weight), rel_tol=1e-4)
     assert math.isclose(shown["losses/policy_loss"], plain_mean(worths, batch.weight), rel_tol=1e-4)
 
@@ -181,7 +180,8 @@ def test_void_rows_change_no_weight():
     good = transitions()
     void = good._replace(s_tm1=good.s_tm1 * 0 + 7, s_t=good.s_t * 0 - 7, r_t=good.r_t + 100, weight=good.weight * 0)
     one, two = agent(), agent()
-    shown = [one._update(good), two._update(Transition(*(torch.cat(pair) for pair in zip(good, void, strict=True))))]
+    both = Transition(*(torch.cat(pair) for pair in zip(good, void, strict=True)))
+    shown = [one._update(good)[0], two._update(both)[0]]
     for x, y in zip(flatten(one.state_dict())[0].values(), flatten(two.state_dict())[0].values(), strict=True):
         torch.testing.assert_close(x, y)
     for tag in ("losses/td_loss", "losses/policy_loss", "losses/entropy"):
@@ -191,10 +191,10 @@ def test_void_rows_change_no_weight():
 def test_a_bad_reward_is_told_even_if_only_the_critics_skip_it():
     a, batch = agent(), transitions()
     before = weights(a.critics)
-    shown = a._update(batch._replace(r_t=batch.r_t * torch.inf))
+    shown, _ = a._update(batch._replace(r_t=batch.r_t * torch.inf))
     assert shown["health/skipped_updates"] == 1
     assert same(weights(a.critics), before)
-    assert a._update(batch)["health/skipped_updates"] == 0
+    assert a._update(batch)[0]["health/skipped_updates"] == 0
 
 
 def test_the_targets_move_only_at_their_period():

@@ -253,7 +253,7 @@ def test_sequences_drawn_whole_begin_where_an_episode_does():
     envs = arcturus.make("NTM/Copy-v0", 4, options="width=2,low=1,high=4,actions=symbol")
     agent = make("dqn", envs, bptt=0, gamma=0.0, capacity=400, learn_start=200, batch_size=64)
     play(agent, envs, 90)
-    batch = agent._sample()
+    batch = agent._samples()[0]
     assert bool(batch.first[0].all())
     assert len(batch.a_tm1) == envs.spec.episode_rows
     assert agent.replay.memory.shape[-1] == 0  # no memory needs to be stored

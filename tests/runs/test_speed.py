@@ -12,12 +12,14 @@ import torch
 
 import arcturus
 from arcturus import agents
-from arcturus.api import EnvSpec, Step
+from arcturus.api import EnvSpec, Step, state_leaves
 from arcturus.errors import TrainingFailed
 from arcturus.optimizers import Descent, adam
+from arcturus.runs.files import flatten
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
-from arcturus.speed import Captured, eagerly
+from arcturus.speed import Captured, eagerly, in_bf16
+from arcturus.value_agent import ValueAgent
 
 DEVICES = [
     "cpu",
@@ -111,11 +113,24 @@ def test_the_flag_is_heard_by_every_part_and_only_while_it_lasts(small_run, tmp_
 class Recorder:
     """Enough of torch.cuda to record and play graphs without a GPU: a replay calls the function again, on the same memory."""
 
-    def __init__(self, captured, fails=False):
-        self.captured, self.fails, self.mode = captured, fails, 0
+    def __init__(self, monkeypatch, *captured, fails=False):
+        self.captured, self.fails, self.mode, self.replays = captured, fails, 0, 0
         self.Stream = self.current_stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
         self.stream = self.device = lambda which: nullcontext()
         self.get_sync_debug_mode = lambda: self.mode
+        for each in captured:
+            each.wanted = True
+        for name in (
+            "Stream",
+            "current_stream",
+            "stream",
+            "device",
+            "CUDAGraph",
+            "graph",
+            "get_sync_debug_mode",
+            "set_sync_debug_mode",
+        ):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
 
     def set_sync_debug_mode(self, mode):
         self.mode = mode
@@ -125,15 +140,17 @@ class Recorder:
         graph.register_generator_state = graph.generators.append
 
         def replay():
-            recorded = next(r for r in self.captured.recorded.values() if r.graph is graph)
-            for mine, new in zip(recorded.outputs, self.captured.function(*recorded.inputs), strict=True):
-                mine.copy_(new)
+            self.replays += 1
+            of, recorded = next((c, r) for c in self.captured for r in c.recorded.values() if r.graph is graph)
+            again = state_leaves(of.function(*recorded.inputs))
+            for mine, new in zip(state_leaves(recorded.outputs), again, strict=True):
+                mine.detach().copy_(new)
 
         graph.replay = replay
         return graph
 
     @contextmanager
-    def graph(self, graph):
+    def graph(self, graph, capture_error_mode):
         if self.fails:
             raise RuntimeError("operation not permitted when stream is capturing")
         yield
@@ -152,25 +169,50 @@ def descending(monkeypatch, fails=False, recording=True, waits=False):
 
     captured = Captured(step, torch.device("cpu"), [generator, None], descent.remember)
     if recording:
-        captured.wanted = True
-        fake = Recorder(captured, fails)
-        for name in (
-            "Stream",
-            "current_stream",
-            "stream",
-            "device",
-            "CUDAGraph",
-            "graph",
-            "get_sync_debug_mode",
-            "set_sync_debug_mode",
-        ):
-            monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+        Recorder(monkeypatch, captured, fails=fails)
     return captured, weight
 
 
 def inputs():
     g = torch.Generator().manual_seed(7)
     return [(torch.randn(3, generator=g), (torch.randn(n, generator=g),)) for n in (1, 1, 2, 1, 2, 2, 1)]
+
+
+RECORDED = {
+    "dqn": REPLAY | {"replay_ratio": 0.5, "n_step": 3},  # 4 updates a row, in one graph
+    "dqn prioritised": REPLAY | {"prioritised": True},
+    "c51": REPLAY | {"noisy": 0.5, "prioritised": True},
+    "iqn": REPLAY,
+    "sac": REPLAY | {"prioritised": True, "autotune": True},
+    "ppo": AGENTS["ppo"],
+    "ppo lstm": AGENTS["ppo lstm"],
+    "a2c": AGENTS["a2c"] | {"anneal_steps": 2_000},
+    "pqn": AGENTS["pqn"],
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_an_agent_whose_calls_are_recorded_learns_what_it_learns_without(name, monkeypatch):
+    """Drawing by priority, gathering, learning, setting priorities and acting, each a graph, as on CUDA: bit by bit the same."""
+    monkeypatch.setitem(AGENTS, name, RECORDED[name])
+    with eagerly():  # tensor operations, as on CUDA
+        whole = learnt(name, "cpu", True, 40)
+        agent = learnt(name, "cpu", True, 0)
+    captured = [agent.update]
+    if not isinstance(agent, ValueAgent):  # they act by other calls
+        captured.append(agent.network.now)
+    if hasattr(agent, "experience"):
+        agent.experience.inside = True
+        if agent.experience.priorities is not None:
+            captured += [agent.experience.priorities._drawn, agent.experience.priorities._set]
+    cuda = Recorder(monkeypatch, *captured)
+    monkeypatch.setattr(agents.load(name.split()[0]), "Agent", lambda *_: agent)
+    learnt(name, "cpu", True, 40)
+    assert agent.updates == whole.updates
+    assert all(each.recorded for each in captured)
+    assert cuda.replays >= 40 / 4
+    for (key, value), other in zip(flatten(whole.state_dict())[0].items(), flatten(agent.state_dict())[0].values(), strict=True):
+        assert torch.equal(value, other), key
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["recorded", "waits for the host"])
@@ -183,7 +225,7 @@ def test_recording_leaves_no_trace_and_replays_are_the_function(monkeypatch, cap
         assert torch.equal(got, want)
         assert torch.equal(weight, expected)
     assert len(captured.recorded) == (0 if waits else 2)
-    assert ("wait for the host" in capsys.readouterr().err) == waits
+    assert ("it waits for the host" in capsys.readouterr().err) == waits
     assert torch.cuda.get_sync_debug_mode() == 0
 
 
@@ -216,3 +258,30 @@ def test_kept_metrics_do_not_change_with_the_next_replay(monkeypatch):
 def test_a_run_may_be_eager_from_the_command_line_and_says_so(tmp_path):
     run = arcturus.train("dqn", "CartPole-v1", steps=200, run_dir=tmp_path / "r", quiet=True, eager=True, eval_every=0)
     assert "eager: true" in (run.path / "config.yaml").read_text()
+
+
+def test_bfloat16_is_of_torsos_alone_and_near_float32():
+    spec = EnvSpec("x", 8, (4, 42, 42), torch.uint8, gym.spaces.Discrete(5), 4)
+    seen = torch.randint(256, (16, 4, 42, 42), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+    def gradient(yes):
+        module = agents.load("dqn")
+        with in_bf16(yes):
+            network = module.Agent(module.Config(torso="small", **REPLAY), spec, "cpu", Seeds(3)).network
+        q = network(seen)
+        q.square().sum().backward()
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
+        assert q.dtype == torch.float32
+        return q.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])
+
+    (q, g), (rounded, coarse) = gradient(False), gradient(True)
+    assert not torch.equal(q, rounded)
+    torch.testing.assert_close(rounded, q, rtol=0.05, atol=0.01)
+    assert torch.nn.functional.cosine_similarity(g, coarse, dim=0) > 0.999
+
+
+def test_a_run_may_learn_in_bfloat16_and_its_policy_plays_in_float32(small_run, tmp_path):
+    env = {"env": "ALE/Pong-v5", "env_config": {"frame_size": 36, "num_envs": 2}, "eval_every": 0}
+    run = small_run(tmp_path / "r", 200, agent_config={"torso": "small", "capacity": 200}, bf16=True, **env)
+    assert run.config().run.bf16
+    assert not arcturus.load(run.path).agent.network.torso.bf16
