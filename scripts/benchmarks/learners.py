@@ -19,6 +19,7 @@ from arcturus.scripts.benchmarks.measuring.loops import BATCH, LEARNING_RATE, WA
 from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.scripts.benchmarks.peers import emulator_threads, missing, sb3_atari
 from arcturus.seeding import Seeds
+from arcturus.speed import in_bf16
 
 
 class Ours(Training):
@@ -38,7 +39,7 @@ class Ours(Training):
         return self.n if next(self.rows) else 0
 
     def update(self) -> int:
-        self.agent.update(self.agent.experience.sample())
+        self.agent.update(self.agent.experience.sample())  # one, also where a graph has several
         return 1
 
     def close(self) -> None:
@@ -116,11 +117,14 @@ def benchmark_dqn(args: argparse.Namespace) -> list[dict[str, Any]]:
         **({"TorchRL DQN, SerialEnv": other} if other else {}),
         "arcturus dqn": ours,
     }
+    with in_bf16():
+        trainings["arcturus dqn, bfloat16"] = rounded = Ours(config, args)
     threads = f"{args.threads} torch and {emulator_threads(n, args.env_threads)} emulator thread(s)"
     title = f"DQN training, {args.game}, {n} environments, {args.device}, {threads}"
     contenders = [Contender(name, functools.partial(t.window, device=args.device), t.note) for name, t in trainings.items()]
     training = report(title, "agent steps/s", contenders, args.seconds, args.rounds)
     alone = {"stable-baselines3, train()": sb3[0].update, "arcturus": ours.update}
+    alone["arcturus, bfloat16"] = rounded.update
     if other:
         alone["TorchRL, DQNLoss"] = other.update
     obs = torch.zeros((BATCH, *ours.agent.spec.obs_shape), dtype=torch.uint8, device=args.device)

@@ -18,6 +18,7 @@ from arcturus.scripts.benchmarks.measuring.timing import Contender, report, time
 from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
 from arcturus.scripts.benchmarks.peers.plain_ppo import PlainPPO
 from arcturus.seeding import Seeds
+from arcturus.speed import in_bf16
 
 SUBPROCESSES = 16  # more environments than this run in one process: each of theirs takes a few hundred megabytes
 
@@ -162,6 +163,8 @@ def _table(
             module, config, n, rollouts, args, 2, args.learner_threads
         ),
     }
+    with in_bf16():
+        ours[f"{title}, all this and bfloat16"] = Ours(module, config, n, rollouts, args, 2, args.learner_threads)
     contenders = [*peers, *(Contender(name, timed(each.step, args.device), each.note) for name, each in ours.items())]
     threads = f"{args.threads} torch and {emulator_threads(n, args.env_threads)} emulator thread(s)"
     title = f"{name} training, {args.game}, {n} environments, {args.device}, {threads}"
