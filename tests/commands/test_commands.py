@@ -73,6 +73,7 @@ def test_resume_from_the_command_line(pong):
     assert "640 steps already" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argv", "code", "says"), [
     (["dqnn", "--env", "CartPole-v1"], 2, "did you mean dqn"),
     (["dqn"], 2, "no environment given"),
@@ -111,6 +112,7 @@ def test_bad_input_gets_a_code_and_a_few_lines(tmp_path, argv, code, says):
     assert not list(tmp_path.iterdir()), "a mistake leaves no run folder"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argv", "code", "says"), [
     (["{run}", "--checkpoint", "best"], 0, ""), (["{run}", "--checkpoint", "12"], 5, "step-000000000640"),
     (["{run}", "--protocol", "v6"], 2, "unknown protocol"), (["{run}", "--policy", "sample"], 2, "no policy to sample"),
@@ -181,6 +183,7 @@ SETTINGS = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=SETTINGS, equals=st.booleans(), order=st.randoms(use_true_random=False))
 def test_valid_lines_arrive_and_come_back_through_the_config_file(values, equals, order, tmp_path):
@@ -202,6 +205,7 @@ def test_valid_lines_arrive_and_come_back_through_the_config_file(values, equals
     assert parse("dqn", ["--config", str(path)]) == config
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_config_file_with_a_fault_is_read_or_refused_with_2(data, tmp_path, capsys):

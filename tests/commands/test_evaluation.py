@@ -43,6 +43,7 @@ def scored(dqn_breakout):
     return evaluate(dqn_breakout, BREAKOUT, 5, policy="epsilon=0.7", num_envs=2, keep_frames=True)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_how_many_play_side_by_side():
     actor = build("constant", BREAKOUT, action=2)
     one = evaluate(actor, BREAKOUT, 5, num_envs=1)

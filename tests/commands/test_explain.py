@@ -212,6 +212,7 @@ def test_the_frame_that_is_explained_is_the_whole_screen_scaled():
     assert np.corrcoef(seen.ravel(), np.roll(scaled, 2, 0).ravel())[0, 1] < 0.95
 
 
+@pytest.mark.slow
 def test_films_of_a_run_show_the_map_and_the_policy(small_run, tmp_path):
     import av
 

@@ -126,6 +126,7 @@ except ImportError:
 """
 
 
+@pytest.mark.slow
 def test_native_files_load_where_arcturus_is_not(tmp_path):
     made = {f"{name}-{torso}": make(name, torso) for name in ("dqn", "a2c", "ppo") for torso in ("mlp", "nature")}
     given = {name: observations(agent.spec, 100) for name, agent in made.items()}

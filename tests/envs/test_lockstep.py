@@ -190,7 +190,7 @@ def test_single_environments_of_groups_can_be_reset(pair):
     assert before.age.tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("agent", ["dqn", "ppo"])
+@pytest.mark.parametrize("agent", ["dqn", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_a_run_in_groups_that_was_stopped_ends_the_same(small_run, stop_at, tmp_path, agent):
     from arcturus.scripts.survival import digests
 

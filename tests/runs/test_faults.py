@@ -203,6 +203,7 @@ def test_a_full_disk_is_survived_and_the_run_recovers_when_space_returns(kind, t
             subprocess.run(["umount", folder], capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_takes_never_ends_a_run(tmp_path):
     """stderr goes to the disk that is full, or to a pipe whose reader has gone."""
     code = "import os, sys; {}; from arcturus.scripts.train_agent import cli; cli()"
@@ -252,6 +253,7 @@ def test_a_failed_best_does_not_undo_a_better_one(small_run, tmp_path, monkeypat
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_only_be_read_is_refused_for_training_and_still_scored(small_run, tmp_path, start):
     small_run(tmp_path / "r", steps=400, eval_every=0)
     if subprocess.run(["mount", "--bind", tmp_path / "r", tmp_path / "r"], capture_output=True).returncode:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from arcturus.runs.checkpoint import COURSE_BYTES, Checkpoints, _seal
@@ -226,6 +227,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_hostile_files_are_refused_at_once_and_run_nothing(finished, tmp_path):
     sentinel = tmp_path / "sentinel"
     cases, lines, before = hostile_cases(sentinel), [], {}
@@ -253,6 +255,7 @@ def test_hostile_files_are_refused_at_once_and_run_nothing(finished, tmp_path):
     assert (tmp_path / "victim").read_text() == "intact"
 
 
+@pytest.mark.slow
 def test_a_hostile_run_exits_with_5_on_the_command_line(copy):
     for path in Checkpoints(copy).resumable():
         (path / "tensors.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")

@@ -326,6 +326,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(small_run, tmp_pa
 # -- two processes, signals ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_a_second_interrupt_leaves_at_once(tmp_path, start, until):
     path = tmp_path / "r"
     flags = "--env CartPole-v1 --steps 400000 --heldout-states 0 --eval-every 0 --log-every 200 --device cpu".split()

@@ -141,6 +141,7 @@ def test_a_new_total_of_steps_is_remembered(tmp_path):
     assert Run(run.path).config().run.steps == 800
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_never_share_a_folder(tmp_path, monkeypatch):
     """A sweep begun with & in one second: each makes its folder whole before it has the name."""
     monkeypatch.chdir(tmp_path)
