@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arcturus.api import EnvSpec, TimeStep
 from arcturus.envs.frames import OLDEST, FrameStack
-from arcturus.envs.watch import waiting_for
+from arcturus.envs.watch import Call
 from arcturus.seeding import Seeds
 
 
@@ -88,6 +88,8 @@ class DeviceEnvs:
             backend.action_space,
             gym.vector.utils.batch_space(backend.action_space, n),
         )
+        self._actions = (n, *(space.shape or ()))
+        self._high: Any = getattr(space, "nvec", getattr(space, "n", 2)) if not isinstance(space, gym.spaces.MultiBinary) else 2
         byte = backend.obs_dtype == torch.uint8
         self.single_observation_space = gym.spaces.Box(
             0 if byte else -np.inf, 255 if byte else np.inf, shape, np.uint8 if byte else np.float32
@@ -132,7 +134,7 @@ class DeviceEnvs:
             )
         everyone = mask is None
         mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
-        with waiting_for(self.backend, "reset"):
+        with Call(self.backend, "reset", None):
             row = self.backend.reset(np.asarray(seeds, np.int64), None if everyone else mask)
         self._state = "idle"
         self._age[mask] = 0
@@ -177,7 +179,7 @@ class DeviceEnvs:
         if self._state != "sent":
             raise RuntimeError(f"nothing to receive while {self._state}: send() first")
         self._state = "receiving"  # an exception here may have taken the row already: then only close() is left
-        with waiting_for(self.backend, "step", self._sent):
+        with Call(self.backend, "step", self._sent):
             row = self.backend.recv()
         self._state = "idle"
         opens = self._ended
@@ -199,7 +201,7 @@ class DeviceEnvs:
         """Back to idle from wherever an exception left us: receives a step that is under way."""
         if self._state == "sent":
             self._state = "receiving"
-            with waiting_for(self.backend, "step", self._sent):
+            with Call(self.backend, "step", self._sent):
                 self.backend.recv()
             self._state = "idle"
 
@@ -220,7 +222,7 @@ class DeviceEnvs:
                 self.settle()
             finally:
                 self._state = "closed"
-                with waiting_for(self.backend, "close"):
+                with Call(self.backend, "close", None):
                     self.backend.close()
 
     def __enter__(self) -> DeviceEnvs:
@@ -254,13 +256,9 @@ class DeviceEnvs:
     def _check(self, action: np.ndarray) -> None:
         """An action outside its range hangs ale-py's emulator threads for ever, so it never gets there."""
         space = self.single_action_space
-        if action.shape != (self.num_envs, *(space.shape or ())):
+        if action.shape != self._actions:
             raise ValueError(f"actions must be [{self.num_envs}, *{space.shape}], not {action.shape}")
-        if isinstance(space, gym.spaces.Discrete):
-            high: Any = space.n
-        else:
-            high = space.nvec if isinstance(space, gym.spaces.MultiDiscrete) else 2
-        if (action < 0).any() or (action >= high).any():
+        if action.min() < 0 or (action >= self._high).any():
             raise ValueError(f"action {action.tolist()} is out of range for {space} (actions are counted from 0)")
 
     def _mend(self, row: HostRow, opens: np.ndarray) -> HostRow:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(eq=False)
 class Call:
-    """One step or reset that has begun and not ended."""
+    """One step or reset that has begun and not ended; under way for as long as it is entered."""
 
     backend: Any
     what: str  # step, reset or close
@@ -29,15 +27,11 @@ class Call:
         told = f"last action{'' if at is not None or n == 1 else 's'} {action}" if action is not None else f"in its {self.what}"
         return f"{name}: {which}, {told}{' of ' + ' '.join(names) if names and action is not None else ''}"
 
+    def __enter__(self) -> None:
+        under_way.append(self)
+
+    def __exit__(self, *exc: object) -> None:
+        under_way.remove(self)
+
 
 under_way: list[Call] = []
-
-
-@contextmanager
-def waiting_for(backend: Any, what: str, action: Any = None) -> Iterator[None]:
-    call = Call(backend, what, action)
-    under_way.append(call)
-    try:
-        yield
-    finally:
-        under_way.remove(call)
