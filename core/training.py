@@ -176,7 +176,7 @@ class Trainer:
         )
         try:
             for row in rows:
-                self.envs.took(row.step.action)
+                self.envs.took()
                 if self._read(row):
                     return
         finally:

@@ -103,7 +103,7 @@ class DeviceEnvs:
         self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
         self._bad: list[BadRow] = []
         self._spoilt = np.zeros(n, bool)  # a bad row in this episode: its score is none
-        self._sent: np.ndarray | None = None
+        self.sent: np.ndarray | None = None  # the newest actions [N, *action_shape], on the host
         self._state = "new"  # new, idle, sent, receiving, closed
         self._pinned: dict[str, list[tuple[Tensor, torch.cuda.Event]]] = {}  # two buffers each, in turn
         self._uncut = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
@@ -170,7 +170,7 @@ class DeviceEnvs:
             raise RuntimeError(f"environments can't be sent an action while {self._state}")
         host = action.detach().cpu().numpy()
         self._check(host)
-        self._sent = host
+        self.sent = host
         self.backend.send(host)
         self._state = "sent"
 
@@ -179,7 +179,7 @@ class DeviceEnvs:
         if self._state != "sent":
             raise RuntimeError(f"nothing to receive while {self._state}: send() first")
         self._state = "receiving"  # an exception here may have taken the row already: then only close() is left
-        with Call(self.backend, "step", self._sent):
+        with Call(self.backend, "step", self.sent):
             row = self.backend.recv()
         self._state = "idle"
         opens = self._ended
@@ -201,7 +201,7 @@ class DeviceEnvs:
         """Back to idle from wherever an exception left us: receives a step that is under way."""
         if self._state == "sent":
             self._state = "receiving"
-            with Call(self.backend, "step", self._sent):
+            with Call(self.backend, "step", self.sent):
                 self.backend.recv()
             self._state = "idle"
 

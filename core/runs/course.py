@@ -52,10 +52,11 @@ class Course:
     def schedule_now(self) -> dict[str, Any]:
         return self.envs.schedule.state_dict() if self.envs.schedule is not None else {}
 
-    def took(self, action: Tensor) -> None:
-        """These were sent, [N, *action_shape]."""
-        if len(self._actions) <= COURSE_BYTES:
-            self._actions += action.detach().cpu().numpy().astype(self._dtype).tobytes()
+    def took(self) -> None:
+        """A row's actions were sent."""
+        sent = [group.sent for group in self.groups]
+        if len(self._actions) <= COURSE_BYTES and all(part is not None for part in sent):
+            self._actions += np.concatenate(sent).astype(self._dtype).tobytes()  # type: ignore[arg-type]
 
     def settle(self) -> None:
         self.envs.settle()
@@ -83,6 +84,6 @@ class Course:
                 self.envs.take_finished()  # those before were counted; this last step's episodes were not
                 self.envs.take_bad()
             self.envs.send(action.long())
-            self.took(action)
+            self.took()
             ts = self.envs.recv()
         return ts

@@ -68,6 +68,12 @@ class TaskEnvs:
         self._ages = torch.arange(OLDEST + 1, device=self.device).to(torch.uint8)[:, None].expand(-1, num_envs)
         self._finished: list[tuple[Tensor, Tensor, int]] = []
         self._state = "new"  # new, idle, sent, closed
+        self._action: Tensor | None = None
+
+    @property
+    def sent(self) -> np.ndarray | None:
+        """The newest actions [N, *action_shape], on the host."""
+        return None if self._action is None else self._action.cpu().numpy()
 
     @property
     def groups(self) -> tuple[TaskEnvs]:
@@ -125,6 +131,7 @@ class TaskEnvs:
     def recv(self) -> TimeStep:
         if self._state != "sent":
             raise RuntimeError(f"nothing to receive while {self._state}: send() first")
+        assert self._action is not None
         self._state = "idle"
         if self.t == len(self._mask):
             return self.open()
