@@ -230,6 +230,7 @@ def test_the_second_ratio_is_to_the_one_named_and_warm_ups_are_in_no_window():
     assert table["rows"][1]["windows"] == [20, 20]
 
 
+@pytest.mark.slow
 def test_plain_ppo_is_ppo():
     """Its advantages are lambda-returns less values, it makes as many updates as it should, and it learns."""
     torch.manual_seed(0)

@@ -67,6 +67,7 @@ def test_evaluate_scores_keeps_films_and_films_again(pong, tmp_path):
     assert (tmp_path / "v.png").exists()
 
 
+@pytest.mark.slow
 def test_resume_from_the_command_line(pong):
     done = call(TRAIN, "resume", str(pong))
     assert done.returncode == 2
@@ -130,10 +131,12 @@ def test_evaluate_fails_the_same_way(pong, tmp_path, argv, code, says):
     assert len(done.stderr.splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback():
     assert "Traceback" in call(TRAIN, "dqn", "--env", "ALE/Pongg-v5", "--debug").stderr
 
 
+@pytest.mark.slow
 def test_doctor_and_lists():
     done = call(TRAIN, "doctor", "--no-speed")
     assert done.returncode == 0, done.stdout
@@ -153,6 +156,7 @@ VALUES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(argv=st.lists(st.one_of(FLAGS, VALUES, st.builds("{}={}".format, FLAGS, VALUES)), max_size=8))
 @example(argv=["--preset=--"])

@@ -238,6 +238,7 @@ def test_the_first_filters_are_a_picture(dqn_breakout):
     assert first_filters(torch.nn.Linear(2, 2)) is None
 
 
+@pytest.mark.slow
 def test_loading_gives_the_agent_that_was_trained(tmp_path):
     run = arcturus.train("dqn", "ALE/Pong-v5", steps=400, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0,
                          heldout_states=8, agent_config={"capacity": 2_000, "learn_start": 100})  # fmt: skip
@@ -250,6 +251,7 @@ def test_loading_gives_the_agent_that_was_trained(tmp_path):
     assert act.extras["q_values"].shape == (3, 6)
 
 
+@pytest.mark.slow
 def test_epsilon_scores_do_not_depend_on_how_many_play_side_by_side(dqn_breakout):
     one, three = (evaluate(dqn_breakout, BREAKOUT, 4, policy="epsilon=0.5", num_envs=n) for n in (1, 3))
     assert [(e.score, e.length) for e in one.episodes] == [(e.score, e.length) for e in three.episodes]

@@ -117,6 +117,7 @@ def test_a_log_folder_that_is_removed_comes_back(small_run, tmp_path, monkeypatc
     assert arcturus.resume(run, quiet=True, steps=1600).status == "finished"
 
 
+@pytest.mark.slow
 def test_checkpoints_that_cannot_be_written_are_tried_again_and_then_end_the_run(small_run, tmp_path, monkeypatch, capsys):
     from arcturus.runs import checkpoint
 
