@@ -67,8 +67,7 @@ class Trainer:
         """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
         config = self.config
         self.learner_threads = config.run.learner_threads or learner_threads(config.run.deterministic)
-        # an agent with a loop of its own restarts single environments
-        opened = open_envs if hasattr(agents.load(config.agent_name).Agent, "fit") else open_groups
+        single = hasattr(agents.load(config.agent_name).Agent, "fit")  # a loop of its own restarts single environments
         with (
             torch_settings(
                 config.run.torch_threads, config.run.deterministic, tf32=not (config.run.deterministic or config.run.eager)
@@ -77,7 +76,7 @@ class Trainer:
             in_bf16(config.run.bf16),
             self.signals,
             Watchdog(config.run.env_timeout, self._last_words),
-            opened(config.env, config.run.seed, config.device) as envs,
+            (open_envs if single else open_groups)(config.env, config.run.seed, config.device) as envs,
         ):
             self.envs = Course(envs)
             self.agent = build_agent(config, envs.spec, config.device)
@@ -396,7 +395,6 @@ class Trainer:
         return self.envs.restart(self._restart_seeds()), self.memory
 
     def _hold_out_states(self) -> HeldOut | None:
-        count = self.config.run.heldout_states
-        if not count or getattr(self.agent, "network", None) is None:
+        if not (count := self.config.run.heldout_states) or getattr(self.agent, "network", None) is None:
             return None
         return HeldOut(collect_heldout(self.config.env, count, self.seeds.branch("heldout"), self.config.device))
