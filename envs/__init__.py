@@ -170,7 +170,7 @@ def open_groups(config: EnvConfig, seed: int, device: torch.device | str) -> Dev
         raise ConfigError(
             f"{config.num_envs} environments aren't {k} groups of one size", where="--env.groups", fix=f"a divisor, or {fix}"
         )
-    threads = max((config.threads or len(os.sched_getaffinity(0))) // k, 1)
+    threads = max((config.threads or os.cpu_count() or 1) // k, 1)
     part = replace(config, num_envs=config.num_envs // k, threads=threads)
     groups: list[DeviceEnvs] = []
     try:

@@ -101,7 +101,8 @@ def theirs(
 
 def ways(n: int, args: argparse.Namespace) -> list[tuple[bool, int]]:
     """How stable-baselines3 is run: subprocesses or not, threads of torch; each by itself."""
-    return [(False, args.threads), *([(True, args.threads)] if n <= SUBPROCESSES else []), (False, args.learner_threads)]
+    more = [(False, args.learner_threads)] if args.learner_threads != args.threads else []
+    return [(False, args.threads), *([(True, args.threads)] if n <= SUBPROCESSES else []), *more]
 
 
 def over_envpool(n: int, horizon: int, args: argparse.Namespace) -> list[Contender]:
