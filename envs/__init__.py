@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from arcturus.config import Bounds, Flag, parse_options
+from arcturus.envs.own import OWN
 from arcturus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,10 +26,18 @@ class EnvConfig:
     """Environment: an ALE/*-v5 game, one of arcturus's own (MDP/, Memory/, NTM/, Tape/), a Gymnasium id, or module:Id-v0 of your own."""
     options: str = ""
     """The environment's own settings as name=value,name=value (delay=20,cues=4); not for Atari."""
+    observation: str = ""
+    """Of Dict observations the entry that is seen (image); not for Atari."""
+    channels: Literal["auto", "first", "last", "none"] = "auto"
+    """Where a picture's channels stand, or none: it is numbers; auto: bytes of rank 2 to 4 are pictures, read by their shape; not for
+    Atari."""
+    reopen: bool = True
+    """Open an environment anew at every restart with a seed, so that an episode depends on nothing before it; False saves time where
+    opening is slow, and trusts reset(seed); not for Atari."""
     num_envs: Annotated[int, Flag("--num-envs"), Bounds(1, 4096)] = 8
     """Environments stepped side by side."""
     protocol: str = "v5"
-    """Atari: v5 (sticky actions) or nature (no-op starts, 5 minutes)."""
+    """Atari: v5 (sticky actions), nature (no-op starts, 5 minutes) ...: envs/atari.py has them with their sources."""
     frame_stack: Annotated[int, Bounds(0, 256)] = 0
     """Frames an observation holds; 0: 4 on Atari, 1 elsewhere."""
     frame_size: Annotated[int, Bounds(12, 210)] = 84
@@ -48,17 +56,8 @@ class EnvConfig:
         return self.frame_stack or (4 if is_atari(self.id) else 1)
 
 
-OWN = {  # first part of an id -> module that registers it
-    "MDP": "arcturus.envs.mdp",
-    "Memory": "arcturus.envs.recall",
-    "NTM": "arcturus.envs.tasks",
-    "Tape": "arcturus.envs.tapes",
-}
-
-
-def own_environments() -> dict[str, Any]:
-    """The ids of arcturus's own environments; registers them with Gymnasium."""
-    return {k: v for module in OWN.values() for k, v in importlib.import_module(module).ENVIRONMENTS.items()}
+ATARI_ONLY = ("protocol", "frame_size", "full_action_space", "threads")
+NOT_ATARI = ("options", "observation", "channels", "reopen")
 
 
 def is_atari(env_id: str) -> bool:
@@ -76,16 +75,53 @@ def suited(env_id: str) -> str:
     return "memory" if family(env_id) == "ntm" and env_id.endswith("Stop-v0") else family(env_id)
 
 
+def check_settings(config: EnvConfig) -> None:
+    """A ConfigError for a setting that this environment would ignore."""
+    defaults, atari = EnvConfig(), is_atari(config.id)
+    for name in NOT_ATARI if atari else ATARI_ONLY:
+        if getattr(config, name) != getattr(defaults, name):
+            flag = f"--env.{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{flag} {getattr(config, name)} {'is not for Atari games' if atari else f'is for Atari games, and {config.id} is none'}",
+                where=flag,
+                fix="--env.protocol, --env.frame-size ... are settings of their own"
+                if atari
+                else "leave it out; if a preset brought it, choose one for this environment (train-agent list presets)",
+            )
+
+
+def single(config: EnvConfig) -> bool:
+    """Whether never a second instance may be opened beside the one that trains: asked for by one environment of somebody else's (a
+    simulator behind one port, a robot).  Gymnasium's own, arcturus's and the emulator's may stand beside each other."""
+    if config.num_envs > 1 or is_atari(config.id) or config.id in OWN:
+        return False
+    import gymnasium as gym
+
+    spec = gym.registry.get(config.id)
+    return spec is None or not str(spec.entry_point).startswith("gymnasium.envs.")
+
+
+def longest_episode(config: EnvConfig) -> int:
+    """Agent steps after which this environment ends every episode by itself; 0: it has no limit that is known."""
+    if is_atari(config.id):
+        from arcturus.envs.atari import FRAME_SKIP, protocol
+
+        return protocol(config.protocol).max_frames // FRAME_SKIP
+    import gymnasium as gym
+
+    from arcturus.envs.opening import registered
+
+    spec = gym.registry.get(registered(config.id))
+    return int(getattr(spec, "max_episode_steps", None) or 0)
+
+
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
-    """The numpy half of an environment, for those who need no tensors."""
+    """The numpy half of an environment, for those who need no tensors.  colour (Atari): pictures for films; drawn (others): it can
+    render()."""
     if not config.id:
         raise ConfigError("no environment given", where="--env", fix="for example --env ALE/Pong-v5 (train-agent list envs)")
     if is_atari(config.id):
         from arcturus.envs.atari import AtariBackend, protocol
-
-        if config.options:
-            fix = "--env.protocol, --env.frame-size ... are settings of their own"
-            raise ConfigError("Atari games take no options", where="--env.options", fix=fix)
 
         return AtariBackend(
             config.id,
@@ -96,22 +132,30 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
             threads=config.threads,
             **kwargs,
         )
-    from arcturus.envs.classic import ClassicBackend, unknown
+    from arcturus.envs.classic import ClassicBackend
+    from arcturus.envs.opening import unknown
 
-    if family(config.id) == "ntm" and config.id not in own_environments():  # to Gymnasium NTM/Copy is NTM/Copy-v0
+    if family(config.id) != "classic" and config.id not in OWN:  # to Gymnasium NTM/Copy is NTM/Copy-v0
         raise unknown(config.id)
-    own_environments()
     options = parse_options(config.options)
     if "render_mode" in options:
         raise ConfigError("environments draw themselves for films only", where="--env.options", fix="leave render_mode out")
-    return ClassicBackend(config.id, config.num_envs, options)
+    return ClassicBackend(
+        config.id,
+        config.num_envs,
+        options,
+        observation=config.observation,
+        channels=config.channels,
+        reopen=config.reopen,
+        **kwargs,
+    )
 
 
-def open_envs(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs:
-    """Every environment can be restarted by itself: for playing and scoring."""
+def open_envs(config: EnvConfig, seed: int, device: torch.device | str, **kwargs: Any) -> DeviceEnvs:
+    """Every environment can be restarted by itself: for playing and scoring.  kwargs: open_backend's."""
     from arcturus.envs.vector import DeviceEnvs
 
-    return DeviceEnvs(open_backend(config), device, frame_stack=config.stack, seed=seed)
+    return DeviceEnvs(open_backend(config, **kwargs), device, frame_stack=config.stack, seed=seed)
 
 
 def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs | TaskEnvs:
@@ -120,8 +164,8 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
     from arcturus.envs.vector import DeviceEnvs
 
     remembered = 0
-    if family(config.id) == "ntm" and config.id in own_environments():
-        from arcturus.envs.classic import refused
+    if family(config.id) == "ntm" and config.id in OWN:
+        from arcturus.envs.opening import refused
         from arcturus.envs.tasks import task_of
         from arcturus.envs.tasks.device import TaskEnvs
 
@@ -196,6 +240,7 @@ def make(
     from arcturus.config import from_mapping
 
     config = from_mapping(EnvConfig, {"id": env_id, "num_envs": num_envs, **options}, "make()")
+    check_settings(config)
     if config.groups > 1:
         raise ConfigError("groups take turns in training only", where="make()", fix="train-agent ... --env.groups")
     return open_training(config, seed, device)

@@ -34,6 +34,7 @@ class Protocol:
     fire_on_reset: bool  # FIRE is pressed once where the game waits for it
     max_frames: int  # emulator frames per episode
     epsilon: float  # of value agents at evaluation
+    noisy_epsilon: float  # of those with noisy layers
     source: str
 
     def __str__(self) -> str:
@@ -51,6 +52,7 @@ PROTOCOLS = {
         True,
         108_000,
         0.001,
+        0.001,
         "Machado et al. 2018, section 5 (sticky actions, whole games), with the resets of ale-py's v5 vector environments",
     ),
     "nature": Protocol(
@@ -60,7 +62,28 @@ PROTOCOLS = {
         False,
         18_000,
         0.05,
+        0.05,
         "Mnih et al. 2015, Methods, Evaluation procedure (no-op starts, 5 minutes, epsilon 0.05)",
+    ),
+    "noop": Protocol(
+        "noop",
+        0.0,
+        30,
+        False,
+        108_000,
+        0.001,
+        0.0,
+        "no-op starts and 30 minutes: van Hasselt et al. 2016 to Dabney et al. 2018 and Hessel et al. 2018, as in DQN Zoo",
+    ),
+    "noop-fire": Protocol(
+        "noop-fire",
+        0.0,
+        30,
+        True,
+        108_000,
+        0.0,
+        0.0,
+        "the same with FIRE pressed once after a reset: OpenAI Baselines' and CleanRL's wrappers, EnvPool's games",
     ),
 }
 
@@ -82,6 +105,20 @@ def games() -> dict[str, str]:
         for i, spec in gym.registry.items()
         if i.startswith("ALE/") and i.endswith("-v5") and spec.kwargs.get("obs_type", "rgb") == "rgb"
     }
+
+
+RESTARTED, RUN_OUT = "the console began another game by itself", "the game's own clock has run out"  # why an episode was ended here
+CLOCKS = {  # agent steps after which the console is dead, however one plays (docs/games.md)
+    "ALE/Pitfall-v5": 18_120,  # 20 minutes, a reset's no-ops, and 155 frames a death
+    "ALE/Breakout-v5": 16_384,  # its counter of frames runs over at 65,536
+    "ALE/Pong-v5": 16_294,  # likewise at 65,209, when the opponent's points become 1, a reward: before that, with a reset's 31 frames
+}
+
+
+@cache
+def screen_size(env_id: str) -> tuple[int, int]:
+    """Height and width of the console's picture in pixels: 210 x 160, but higher in some games."""
+    return open_emulator(games()[env_id]).getScreenDims()
 
 
 @cache
@@ -108,8 +145,15 @@ def open_emulator(game: str) -> Any:
 class AtariBackend:
     """ale-py's emulator threads behind the Backend protocol.
 
-    `colour` gives RGB frames of the console's own 210 x 160 pixels for films: the emulator's course is a function of seed
-    and actions alone, so such a twin replays a scored episode exactly.
+    `colour` gives RGB frames of the console's own pixels for films: the emulator's course is a function of seed and actions alone, so such
+    a twin replays a scored episode exactly.
+
+    A life is lost where lives() falls by one and the game goes on, whatever is left: in eleven games it counts the spare lives only, so that
+    the last one is played at 0 (docs/games.md).  It never falls by more, but where a counter of three bits runs over.
+
+    An extra life adds one.  Lives that rise by more without a reset are the console's own new game or demonstration (Frostbite, once the
+    last life has frozen): the episode is over, which ale-py doesn't see, and is ended here as truncated; `over` says why.  So is a game whose
+    own clock has run out (Pitfall), where nothing can be done or earned until the cap.
     """
 
     has_lives = True
@@ -130,7 +174,7 @@ class AtariBackend:
         if env_id not in games():
             raise ConfigError(f"unknown game {env_id!r}", where="--env", fix=nearest(env_id, games(), "games"))
         self.env_id, self.num_envs = env_id, num_envs
-        height, width = (210, 160) if colour else (frame_size, frame_size)
+        height, width = screen_size(env_id) if colour else (frame_size, frame_size)
         self.frame_shape: tuple[int, ...] = (height, width, 3) if colour else (height, width)
         try:
             from ale_py.vector_env import AtariVectorEnv
@@ -166,14 +210,22 @@ class AtariBackend:
         self.action_names = action_names(env_id, full_action_space)
         self._lives = np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, bool)
+        self._closed = np.zeros(num_envs, bool)  # ended here, and not by the emulator: to be reset at the next step
+        self._young = np.zeros(num_envs, np.int64)  # steps since the reset: at once after it some games say a wrong number of lives
+        self._again = [np.random.default_rng(i) for i in range(num_envs)]  # seeds of those resets
+        self.over: dict[int, str] = {}  # of the newest row, which episodes were ended here and why
+        self._clock = CLOCKS.get(env_id, 1 << 62)
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
         # ale-py wants one seed per environment that is reset
         options = None if mask is None else {"reset_mask": mask.copy()}
         obs, info = self._envs.reset(seed=seeds if mask is None else seeds[mask], options=options)
         self._lives = np.asarray(info["lives"]).astype(np.int64)
-        no = np.zeros(self.num_envs, bool)
+        no, chosen = np.zeros(self.num_envs, bool), np.ones(self.num_envs, bool) if mask is None else mask
         self._ended = no if mask is None else self._ended & ~mask
+        self._closed, self._young[chosen], self.over = self._closed & ~chosen, 0, {}
+        for i in np.flatnonzero(chosen):
+            self._again[i] = np.random.default_rng(int(seeds[i]))
         return HostRow(self._frames(obs), np.zeros(self.num_envs, np.float32), no, no, no)
 
     def send(self, action: np.ndarray) -> None:
@@ -181,11 +233,31 @@ class AtariBackend:
 
     def recv(self) -> HostRow:
         obs, reward, terminated, truncated, info = self._envs.recv()
+        if self._closed.any():
+            obs, reward, terminated, truncated, info = self._open_again(obs, reward, terminated, truncated)
         lives = np.asarray(info["lives"]).astype(np.int64)
-        fewer, ended = lives < self._lives, terminated | truncated
-        life_lost = fewer & (lives > 0) & ~ended & ~self._ended if fewer.any() else fewer
-        self._lives, self._ended = lives, ended
+        ended, change = terminated | truncated, lives - self._lives
+        self._young = np.where(self._ended | self._closed, 0, self._young + 1)
+        life_lost, self.over = change == -1, {}
+        closed = np.zeros(self.num_envs, bool)
+        if change.any() or self._young.max() >= self._clock:
+            goes_on = ~(ended | self._ended | self._closed)
+            life_lost &= goes_on
+            restarted, late = (change > 1) & goes_on & (self._young > 1), (self._young >= self._clock) & goes_on
+            closed = restarted | late
+            self.over = {int(i): RESTARTED if restarted[i] else RUN_OUT for i in np.flatnonzero(closed)}
+            truncated, reward = truncated | closed, np.where(restarted, 0, reward)
+        self._closed, self._lives, self._ended = closed, lives, ended
         return HostRow(self._frames(obs), reward.astype(np.float32), terminated, truncated, life_lost)
+
+    def _open_again(self, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> Any:
+        """What recv() says where the episodes that were closed here are reset now; the step that their emulators made meanwhile is not
+        looked at."""
+        closed = self._closed
+        seeds = np.array([int(self._again[i].integers(2**31)) for i in np.flatnonzero(closed)], np.int64)
+        fresh, info = self._envs.reset(seed=seeds, options={"reset_mask": closed.copy()})
+        wide = closed.reshape(-1, *[1] * (obs.ndim - 1))
+        return np.where(wide, fresh, obs), np.where(closed, 0, reward), terminated & ~closed, truncated & ~closed, info
 
     def _frames(self, obs: np.ndarray) -> np.ndarray:
         return obs[:, 0]

@@ -1,57 +1,24 @@
-"""Any Gymnasium environment with Box, Discrete, MultiDiscrete or MultiBinary observations, behind the Backend protocol.
-
-Observations become what a torso can read: images (uint8, rank 2 or 3) stay bytes with channels first; everything else is a
-float32 vector, discrete values one-hot.
-"""
+"""Any Gymnasium environment with Box, Discrete, MultiDiscrete or MultiBinary observations, behind the Backend protocol."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import io
-from collections.abc import Callable, Iterator
-from functools import partial
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from arcturus.envs.checked import Checked
+from arcturus.envs.encoding import encoding, entry
+from arcturus.envs.opening import open_one
 from arcturus.envs.tasks.scalar import TaskEnv
 from arcturus.envs.vector import HostRow
-from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem, TrainingFailed, nearest
-
-
-def encoder(space: gym.Space, env_id: str) -> tuple[tuple[int, ...], torch.dtype, Callable[[np.ndarray], np.ndarray]]:
-    """Shape and dtype of one encoded observation, and the function that encodes a batch [N, ...] of them."""
-    if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) == 3:
-            height, width, channels = space.shape
-            if channels <= 4 < height:  # height, width, channels: torch wants channels first
-                return (channels, height, width), torch.uint8, lambda x: np.ascontiguousarray(np.moveaxis(x, -1, 1))
-        if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-            return tuple(space.shape), torch.uint8, lambda x: x
-        return (int(np.prod(space.shape)),), torch.float32, lambda x: x.reshape(len(x), -1).astype(np.float32)
-    if isinstance(space, spaces.Discrete):
-        eye = np.eye(int(space.n), dtype=np.float32)
-        return (int(space.n),), torch.float32, lambda x: eye[x - space.start]
-    if isinstance(space, spaces.MultiDiscrete):
-        eyes = [np.eye(int(n), dtype=np.float32) for n in space.nvec.ravel()]
-        start = space.start.ravel()
-        return (
-            (int(space.nvec.sum()),),
-            torch.float32,
-            lambda x: np.concatenate([e[column] for e, column in zip(eyes, (x.reshape(len(x), -1) - start).T, strict=True)], -1),
-        )
-    if isinstance(space, spaces.MultiBinary):
-        return (int(np.prod(space.shape)),), torch.float32, lambda x: x.reshape(len(x), -1).astype(np.float32)
-    raise ConfigError(
-        f"{env_id} has {type(space).__name__} observations, which no agent here can read",
-        where="--env",
-        fix="flatten them with gymnasium.wrappers.FlattenObservation in an environment id of your own",
-    )
+from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem, TrainingFailed
+from arcturus.extensions import told
 
 
 def check_actions(space: gym.Space, env_id: str) -> None:
@@ -63,94 +30,104 @@ def check_actions(space: gym.Space, env_id: str) -> None:
         )
 
 
-def open_one(env_id: str, **kwargs: Any) -> gym.Env:
-    """gym.make with every way to fail told in one error."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return gym.make(env_id, **kwargs)
-    except gym.error.DependencyNotInstalled as e:
-        raise EnvironmentProblem(f"{env_id} needs a package that is missing: {e}", where="--env") from e
-    except (gym.error.UnregisteredEnv, gym.error.Error) as e:
-        raise unknown(env_id) from e
-    except (TypeError, ValueError, KeyError, AssertionError) as e:
-        if not kwargs.keys() - {"render_mode"}:
-            raise
-        raise refused(env_id, kwargs, e) from e
-    except ModuleNotFoundError as e:
-        raise ConfigError(
-            f"{env_id} can't be opened: {e}",
-            where="--env",
-            fix="MODULE:ID imports MODULE first; is it installed, or on PYTHONPATH?",
-        ) from e
-
-
-def refused(env_id: str, options: dict[str, Any], e: Exception) -> ConfigError:
-    return ConfigError(f"{env_id} doesn't take {str(options)[:200]}: {str(e)[:300]}", where="--env.options")
-
-
-def unknown(env_id: str) -> ConfigError:
-    known = [i for i in gym.registry if not i.startswith(("GymV", "phys2d/", "tabular/"))]
-    own = f"; one of your own: {env_id.rsplit('.', 1)[0]}:Id-v0" if "." in env_id else ""
-    return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=nearest(env_id, known, "environments") + own)
-
-
-class Noted(gym.Wrapper):
-    """Says which environment is busy, so that one that raises or hangs can be named."""
-
-    def __init__(self, env: gym.Env, backend: ClassicBackend, index: int):
-        super().__init__(env)
-        self._backend, self._index = backend, index
-
-    def reset(self, **kwargs: Any) -> Any:
-        self._backend.busy = self._index
-        return self.env.reset(**kwargs)
-
-    def step(self, action: Any) -> Any:
-        self._backend.busy = self._index
-        return self.env.step(action)
-
-
 class ClassicBackend:
     """N copies stepped one after another in this process (gymnasium's SyncVectorEnv).
 
     send() only takes the actions; the steps are made in recv().
+
+    reopen: at every restart with a seed the environment is closed and opened anew, so that nothing it keeps from one episode to the
+    next (a generator, a counter, the last action) is part of what a seed leads to.  There are never more than `num_envs` at a time.
+    drawn: they draw themselves (rgb_array), for render().
     """
 
     has_lives = False
 
-    def __init__(self, env_id: str, num_envs: int, options: dict[str, Any] | None = None):
-        self.env_id, self.num_envs, self.options = env_id, num_envs, options or {}
-        with contextlib.closing(open_one(env_id, **self.options)) as one:
-            self.frame_shape, self.obs_dtype, self._encode = encoder(one.observation_space, env_id)
-            check_actions(one.action_space, env_id)
-            action_space = one.action_space
-            self.states = int(one.observation_space.n) if isinstance(one.observation_space, spaces.Discrete) else 0
-            # of tasks with lengths: what a curriculum runs through, and how Gym's own promoted
-            self.ranges = getattr(getattr(one.unwrapped, "task", one.unwrapped), "ranges", ())
-            self.promotion = getattr(one.unwrapped, "promotion", (10, -1.0))
-            self._asks = isinstance(one.unwrapped, TaskEnv)  # it says which rows ask for an answer
-        self.busy = 0  # the environment that is being stepped or reset
-        self._envs = SyncVectorEnv([partial(self._open, i) for i in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP)
-        # agents count actions from 0
-        self._start: Any = getattr(action_space, "start", 0)
-        self.action_space: gym.Space
-        if isinstance(action_space, spaces.Discrete):
-            self.action_space = spaces.Discrete(int(action_space.n))
-        elif isinstance(action_space, spaces.MultiDiscrete):
-            self.action_space = spaces.MultiDiscrete(action_space.nvec)
-        else:
-            self.action_space = action_space
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        options: dict[str, Any] | None = None,
+        *,
+        observation: str = "",
+        channels: str = "auto",
+        reopen: bool = True,
+        drawn: bool = False,
+    ):
+        self.env_id, self.num_envs, self.reopen = env_id, num_envs, reopen
+        self.options = (options or {}) | ({"render_mode": "rgb_array"} if drawn else {})
+        self.busy = self.calls = 0  # the environment that is being stepped, reset or opened, and how often one was
+        self.opening = 0.0  # seconds that the slowest took to be opened, but for the first, which loads its modules
+        self._observation, self._schedule, self._asks = observation, None, False
+        envs: list[gym.Env] = []
+        try:
+            envs.append(self._open(0))
+            self._look_at(envs[0], channels)
+            envs += [self._open(i) for i in range(1, num_envs)]
+            opened = iter(envs)
+            self._envs = SyncVectorEnv([lambda: next(opened)] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except RuntimeError as e:  # its own: the copies' spaces are not the same
+            self._give_up(envs)
+            raise EnvironmentProblem(f"{env_id}: its copies differ: {str(e)[:200]}", where="--env") from e
+        except BaseException:
+            self._give_up(envs)
+            raise
+        self._untouched = np.ones(num_envs, bool)  # opened, and not yet reset
+        self._closed = False
         self._action: np.ndarray | None = None
 
     def _open(self, index: int) -> gym.Env:
-        return Noted(open_one(self.env_id, **self.options), self, index)
+        began = time.perf_counter()
+        self.busy, self.calls = index, self.calls + 1
+        env = open_one(self.env_id, **self.options)
+        try:
+            if self._observation:
+                entry(env.observation_space, self.env_id, self._observation)
+            checked = Checked(env, self, index, self._observation, isinstance(env.unwrapped, TaskEnv))
+        except BaseException:
+            env.close()
+            raise
+        if self._schedule is not None:
+            env.unwrapped.schedule = self._schedule
+        if self.calls > 1:
+            self.opening = max(self.opening, time.perf_counter() - began)
+        return checked
+
+    def _look_at(self, one: gym.Env, channels: str) -> None:
+        """What all of them show, and how they are answered."""
+        space, actions = one.observation_space, one.action_space
+        self.frame_shape, self.obs_dtype, self._encode, self.told = encoding(space, self.env_id, channels)
+        check_actions(actions, self.env_id)
+        self.states = int(space.n) if isinstance(space, spaces.Discrete) else 0
+        # of tasks with lengths: what a curriculum runs through, and how Gym's own promoted
+        self.ranges = getattr(getattr(one.unwrapped, "task", one.unwrapped), "ranges", ())
+        self.promotion = getattr(one.unwrapped, "promotion", (10, -1.0))
+        self._asks = isinstance(one.unwrapped, TaskEnv)  # it says which rows ask for an answer
+        self._start: Any = getattr(actions, "start", 0)
+        self.action_space: gym.Space = actions  # agents count actions from 0
+        if isinstance(actions, spaces.Discrete):
+            self.action_space = spaces.Discrete(int(actions.n))
+        elif isinstance(actions, spaces.MultiDiscrete):
+            self.action_space = spaces.MultiDiscrete(actions.nvec)
+
+    @staticmethod
+    def _give_up(envs: list[gym.Env]) -> None:
+        for env in envs:
+            with contextlib.suppress(Exception):
+                env.close()
 
     def follow(self, schedule: Any) -> None:
         """A curriculum chooses the lengths from now on."""
+        self._schedule = schedule
         for env in self._envs.envs:
             env.unwrapped.schedule = schedule  # type: ignore[attr-defined]
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
+        wanted = np.ones(self.num_envs, bool) if mask is None else mask
+        for i in np.flatnonzero(wanted & ~self._untouched):
+            if self.reopen or self._closed:
+                self._close_one(int(i))
+                self._envs.envs[i] = self._open(int(i))
+        self._untouched[wanted], self._closed = False, False
         # SyncVectorEnv takes the mask out of the dictionary it is given, and wants a seed for every environment
         options = None if mask is None else {"reset_mask": mask.copy()}
         with self._told("reset"):
@@ -170,6 +147,17 @@ class ClassicBackend:
         ended = terminated.copy(), truncated & ~terminated
         return HostRow(self._encode(obs), reward.astype(np.float32), *ended, no, self._asked(info))
 
+    @property
+    def render_modes(self) -> list[str]:
+        return self._envs.envs[0].metadata.get("render_modes") or []
+
+    def render(self) -> Any:
+        """What the first of them draws; EnvironmentProblem for what its code raises."""
+        try:
+            return self._envs.envs[0].render()
+        except (Exception, SystemExit) as e:
+            raise EnvironmentProblem(f"{self.env_id}: its render() raised {told(e)}", where="--video") from e
+
     def _asked(self, info: dict[str, Any]) -> np.ndarray | None:
         return info["asked"] if self._asks else None
 
@@ -186,18 +174,20 @@ class ClassicBackend:
                 f"{self.env_id}: environment {self.busy} raised {type(e).__name__}: {e}", where=f"its {where}(){action}"
             ) from e
 
+    def _close_one(self, index: int) -> None:
+        if not self._closed:
+            self.busy, self.calls = index, self.calls + 1
+            with self._told("close"):
+                self._envs.envs[index].close()
+
+    def release(self) -> None:
+        """Closes all of them until the next restart, so that somebody else may open one."""
+        for i in range(self.num_envs):
+            self._close_one(i)
+        self._closed = True
+        self._untouched[:] = False
+
     def close(self) -> None:
-        self._envs.close()
-
-
-def import_module_of(env_id: str) -> str:
-    """'module:Id-v0' -> 'Id-v0', the module imported so that it registers its environments."""
-    module, _, name = env_id.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as e:
-            raise ConfigError(
-                f"{env_id} can't be opened: {e}", where="--env", fix="is the module installed, or on PYTHONPATH?"
-            ) from e
-    return name
+        if not self._closed:
+            self._closed = True
+            self._envs.close()

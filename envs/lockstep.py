@@ -58,6 +58,10 @@ class Lockstep:
             for group in self.groups:
                 stack.callback(do, group)
 
+    @property
+    def playing(self) -> np.ndarray:
+        return np.concatenate([group.playing for group in self.groups])
+
     def take_finished(self) -> list[Episode]:
         """The episodes that ended since the last call, group by group."""
         return [e._replace(env=e.env + i * self.size) for i, group in enumerate(self.groups) for e in group.take_finished()]

@@ -193,10 +193,3 @@ def make_chain(length: int = 6, slip: float = 0.1, distraction: float = 0.02, re
 
 def make_grid(slip: float = 0.2, step_reward: float = -0.04, render_mode: str | None = None) -> TabularEnv:
     return TabularEnv(grid(slip, step_reward), render_mode)
-
-
-ENVIRONMENTS: dict[str, Any] = {"MDP/Chain-v0": make_chain, "MDP/Grid-v0": make_grid}
-
-for _id, _entry in ENVIRONMENTS.items():
-    if _id not in gym.registry:
-        gym.register(_id, entry_point=_entry, max_episode_steps=100)

@@ -19,7 +19,7 @@ class Recall(gym.Env):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(self, delay: int = 8, cues: int = 4, render_mode: str | None = None):
-        whole = isinstance(delay, int) and isinstance(cues, int)
+        whole = type(delay) is int and type(cues) is int  # True is an int to isinstance
         if not (whole and 0 <= delay <= 10_000 and 2 <= cues <= 1_000):
             raise ValueError(f"delay {delay} and cues {cues}: whole numbers from 0 to 10,000 and from 2 to 1,000 are needed")
         self.delay, self.cues, self.render_mode = delay, cues, render_mode
@@ -53,10 +53,3 @@ class Recall(gym.Env):
         picture = (40 + lit * np.array([180.0, 140.0, 30.0])).astype(np.uint8)
         picture[:, 47::48] = 0
         return picture
-
-
-ENVIRONMENTS: dict[str, Any] = {"Memory/Recall-v0": Recall}
-
-for _id, _entry in ENVIRONMENTS.items():
-    if _id not in gym.registry:
-        gym.register(_id, entry_point=_entry)

@@ -62,7 +62,7 @@ class Tape(gym.Env):
     promotion = (10, -1.0)  # Gym's rule: longer ones once each of so many last episodes fell short by no more than this
 
     def __init__(self, base: int = 5, low: int = 30, high: int = 32, actions: str = "multi", render_mode: str | None = None):
-        whole = all(isinstance(x, int) for x in (base, low, high))
+        whole = all(type(x) is int for x in (base, low, high))
         if not (whole and 2 <= base <= LARGEST_BASE and 1 <= low <= high <= LONGEST):
             raise ValueError(
                 f"base {base} and lengths {low} to {high}: whole numbers from 2 to {LARGEST_BASE} and, in order, from 1 to "
@@ -193,7 +193,7 @@ class DuplicatedInput(Tape):
 
     def __init__(self, base: int = 5, low: int = 30, high: int = 32, duplication: int = 2, **settings: Any):
         super().__init__(base, low, high, **settings)
-        if not (isinstance(duplication, int) and 1 <= duplication <= LONGEST):
+        if not (type(duplication) is int and 1 <= duplication <= LONGEST):
             raise ValueError(f"duplication {duplication}: a whole number from 1 to {LONGEST:,} is needed")
         self.duplication = duplication
 
@@ -261,19 +261,3 @@ class ReversedAddition3InTime(ReversedAddition3):
 
     def _limit(self) -> int:
         return self.rows * len(self.tape[0]) + len(self.tape[0]) + 4
-
-
-ENVIRONMENTS: dict[str, Any] = {
-    "Tape/Copy-v0": Copy,
-    "Tape/DuplicatedInput-v0": DuplicatedInput,
-    "Tape/RepeatCopy-v0": RepeatCopy,
-    "Tape/Reverse-v0": Reverse,
-    "Tape/ReversedAddition-v0": ReversedAddition,
-    "Tape/ReversedAddition3-v0": ReversedAddition3,
-    "Tape/ReversedAddition3-v1": ReversedAddition3InTime,
-}
-THRESHOLDS = {"Tape/DuplicatedInput-v0": 9.0, "Tape/RepeatCopy-v0": 75.0}  # Gym's; 25 for the others
-
-for _id, _entry in ENVIRONMENTS.items():
-    if _id not in gym.registry:
-        gym.register(_id, entry_point=_entry, reward_threshold=THRESHOLDS.get(_id, 25.0))

@@ -83,7 +83,9 @@ class DeviceEnvs:
         shape = (frame_stack, *backend.frame_shape) if frame_stack > 1 else backend.frame_shape
         states = getattr(backend, "states", 0) if frame_stack == 1 else 0
         space = backend.action_space
-        self.spec = EnvSpec(backend.env_id, n, shape, backend.obs_dtype, space, frame_stack, backend.has_lives, states)
+        self.spec = EnvSpec(
+            backend.env_id, n, shape, backend.obs_dtype, space, frame_stack, backend.has_lives, states, told=getattr(backend, "told", "")
+        )
         self.single_action_space, self.action_space = (
             backend.action_space,
             gym.vector.utils.batch_space(backend.action_space, n),
@@ -205,6 +207,18 @@ class DeviceEnvs:
                 self.backend.recv()
             self._state = "idle"
 
+    def release(self) -> None:
+        """Closes the instances of an idle environment until the next whole restart, so that somebody else may open one; those of an
+        emulator, which stand beside others, go on."""
+        if self._state in ("new", "idle") and hasattr(self.backend, "release"):
+            self.backend.release()
+            self._state = "new"
+
+    @property
+    def playing(self) -> np.ndarray:
+        """[N] the agent steps that the episodes under way have taken; 0 where none is, or none yet."""
+        return np.where(self._ended, 0, self._length)
+
     def take_finished(self) -> list[Episode]:
         """The episodes that ended since the last call.  Broken-off ones (restart) never appear."""
         done, self.finished = self.finished, []
@@ -245,11 +259,13 @@ class DeviceEnvs:
         return self.restart(seeds, (options or {}).get("reset_mask")).obs, {}
 
     def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """obs, raw reward, terminated, truncated as tensors on the device; info holds age and life_lost."""
+        """obs, raw reward, terminated, truncated as tensors on the device; info holds age and life_lost, and of episodes that
+        were ended though the environment takes them to go on why ({environment: reason})."""
         self.finished = []  # whoever steps them so keeps the account
         self.send(torch.as_tensor(action))
         ts = self.recv()
-        return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "life_lost": ts.life_lost}
+        over = getattr(self.backend, "over", {})
+        return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "life_lost": ts.life_lost, "over": over}
 
     # ----------------------------------------------------------------------------------------------------------------
 

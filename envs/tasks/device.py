@@ -68,6 +68,8 @@ class TaskEnvs:
         self._ages = torch.arange(OLDEST + 1, device=self.device).to(torch.uint8)[:, None].expand(-1, num_envs)
         self._finished: list[tuple[Tensor, Tensor, int]] = []
         self._state = "new"  # new, idle, sent, closed
+        self.t = 0  # rows of the episode so far
+        self._mask: list[bool] = []  # of each row whether it asks for an answer
         self._action: Tensor | None = None
 
     @property
@@ -161,6 +163,11 @@ class TaskEnvs:
     def settle(self) -> None:
         if self._state == "sent":
             self.recv()
+
+    @property
+    def playing(self) -> np.ndarray:
+        """[N] the rows that the episodes under way have taken; 0 where none is."""
+        return np.full(self.num_envs, 0 if self.t == len(self._mask) else self.t)
 
     def take_finished(self) -> list[Episode]:
         """The episodes that ended since the last call."""

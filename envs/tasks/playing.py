@@ -58,7 +58,7 @@ class Play:
             raise ValueError(
                 f"{self.outputs} bits are 2^{self.outputs} symbols: at most {WIDEST_SYMBOL} bits fit; use actions=bits or serial"
             )
-        if not isinstance(self.levels, int) or not 2 <= self.levels <= 1_000:
+        if type(self.levels) is not int or not 2 <= self.levels <= 1_000:
             raise ValueError(f"{self.levels!r} levels: a whole number from 2 to 1,000 is needed")
         object.__setattr__(self, "space", self._space())
 

@@ -60,7 +60,7 @@ class Task:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, least = getattr(self, field.name), self.least(field.name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
+            if type(value) is not int or not least <= value <= MOST:
                 raise ValueError(f"{field.name} is {value!r}: a whole number from {least} to {MOST:,} is needed")
         for name, (low, high) in zip(self.names, self.ranges, strict=True):
             if low > high:
@@ -102,7 +102,7 @@ class Task:
     def check(self, lengths: Sequence[int]) -> None:
         """ValueError if no tape of these lengths can be made."""
         wanted = len(self.names)
-        if len(lengths) != wanted or any(not isinstance(n, int) or not 1 <= n <= MOST for n in lengths):
+        if len(lengths) != wanted or any(type(n) is not int or not 1 <= n <= MOST for n in lengths):
             raise ValueError(f"{'x'.join(map(str, lengths))} is no length: {' x '.join(self.names)} is needed, each from 1")
 
     def sample(self, generator: torch.Generator, batch: int, lengths: Sequence[int]) -> Tapes:

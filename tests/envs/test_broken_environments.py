@@ -22,13 +22,13 @@ import os, sys, time
 import gymnasium as gym, numpy as np
 class Breaking(gym.Env):
     observation_space = gym.spaces.Box(0, 1, (2,), np.float32); action_space = gym.spaces.Discrete(2)
-    made = 0
-    def __init__(self, how): self.how, self.steps, self.number = how, 0, Breaking.made; Breaking.made += 1
+    made, steps = 0, [0] * 8
+    def __init__(self, how): self.how, self.number = how, Breaking.made % 8; Breaking.made += 1
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed); self.t = 0; return np.zeros(2, np.float32), {}
     def step(self, action):
-        self.t += 1; self.steps += 1
-        if self.steps == 60 and self.number % 9 == 3 and not os.environ.get('MENDED'):  # one is opened to look at, then 8
+        self.t += 1; Breaking.steps[self.number] += 1  # of all that were opened in its place
+        if Breaking.steps[self.number] == 60 and self.number == 2 and not os.environ.get('MENDED'):
             if self.how == 'raises': raise ZeroDivisionError('no way')
             if self.how == 'leaves': sys.exit(3)
             if self.how == 'dies': os._exit(7)

@@ -12,7 +12,7 @@ import torch
 
 from arcturus.envs import EnvConfig, make, open_backend
 from arcturus.envs.atari import PROTOCOLS, AtariBackend, action_names, games
-from arcturus.envs.classic import encoder
+from arcturus.envs.encoding import encoding
 from arcturus.envs.frames import FrameStack, reach
 from arcturus.errors import ConfigError, EnvironmentProblem
 from arcturus.seeding import Seeds
@@ -60,7 +60,7 @@ def test_frames_are_those_of_gymnasiums_preprocessing_stacked_with_zeros(game):
 
     gym.register_envs(ale_py)
     env_id = f"ALE/{game}-v5"
-    rules = Protocol("test", 0.0, 0, False, 108_000, 0.0, "")
+    rules = Protocol("test", 0.0, 0, False, 108_000, 0.0, 0.0, "")
     ours = DeviceEnvs(AtariBackend(env_id, 1, rules), "cpu", frame_stack=4)
     theirs = FrameStackObservation(
         AtariPreprocessing(gym.make(env_id, frameskip=1, repeat_action_probability=0.0), noop_max=0), 4, padding_type="zero"
@@ -307,7 +307,7 @@ def test_an_environment_of_your_own(tmp_path, monkeypatch):
     ],
 )
 def test_observations_become_vectors(space, value, wanted):
-    shape, dtype, encode = encoder(space, "x")
+    shape, dtype, encode, _ = encoding(space, "x")
     out = encode(np.array(value))
     assert out.tolist() == wanted
     assert out.shape[1:] == shape
@@ -315,7 +315,7 @@ def test_observations_become_vectors(space, value, wanted):
 
 
 def test_images_stay_bytes_with_channels_first():
-    shape, dtype, encode = encoder(gym.spaces.Box(0, 255, (20, 30, 3), np.uint8), "x")
+    shape, dtype, encode, _ = encoding(gym.spaces.Box(0, 255, (20, 30, 3), np.uint8), "x")
     assert (shape, dtype) == ((3, 20, 30), torch.uint8)
     assert encode(np.zeros((2, 20, 30, 3), np.uint8)).shape == (2, 3, 20, 30)
 

@@ -10,7 +10,6 @@ from gymnasium.utils.env_checker import check_env
 
 import arcturus
 from arcturus.envs.mdp import (
-    ENVIRONMENTS,
     chain,
     expected_return,
     grid,
@@ -20,6 +19,7 @@ from arcturus.envs.mdp import (
     soft_value_iteration,
     value_iteration,
 )
+from arcturus.envs.own import PROCESSES
 from arcturus.errors import ConfigError
 from arcturus.scoring.instruments import as_timestep
 
@@ -127,7 +127,7 @@ def distance(returns, probabilities, exact, support):
     return np.abs(below - exact.cumsum()).sum() * (support[1] - support[0])
 
 
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", PROCESSES)
 @pytest.mark.filterwarnings("ignore")
 def test_the_environments_are_gymnasiums(env_id):
     from stable_baselines3.common.env_checker import check_env as sb3_check
@@ -145,7 +145,7 @@ def test_the_environments_are_gymnasiums(env_id):
     assert (drawn.render() != before).any()
 
 
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", PROCESSES)
 def test_the_environments_step_as_their_probabilities_say(env_id):
     env = gym.make(env_id).unwrapped
     mdp, seen = env.mdp, np.zeros(env.mdp.p.shape)
@@ -174,7 +174,7 @@ def learned(run, env_id):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", PROCESSES)
 @pytest.mark.parametrize(("agent", "tolerance"), [("q_learning", 0.02), ("dqn", 0.05), ("pqn", 0.05)])
 def test_value_agents_find_the_exact_optimum(agent, tolerance, env_id, tmp_path):
     run = arcturus.train(agent, env_id, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0)
@@ -189,7 +189,7 @@ def test_value_agents_find_the_exact_optimum(agent, tolerance, env_id, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", PROCESSES)
 @pytest.mark.parametrize("agent", ["c51", "qr_dqn", "iqn"])
 def test_distributional_agents_find_the_exact_distributions_of_returns(agent, env_id, tmp_path):
     """Of the best action in every state, on average over the states."""
@@ -209,7 +209,7 @@ def test_distributional_agents_find_the_exact_distributions_of_returns(agent, en
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", PROCESSES)
 @pytest.mark.parametrize("agent", ["reinforce", "a2c", "ppo"])
 def test_policy_agents_find_the_exact_optimum(agent, env_id, tmp_path):
     """The policy as it samples, under the discount it learnt with, and its critic against that policy's exact values."""
@@ -227,7 +227,7 @@ def test_policy_agents_find_the_exact_optimum(agent, env_id, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", PROCESSES)
 def test_soft_actor_critic_finds_the_exact_soft_optimum(env_id, tmp_path):
     """Both critics, and the policy; at its temperature the soft optimum is farther from the optimum than the tolerance."""
     run = arcturus.train("sac", env_id, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0)

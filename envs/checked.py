@@ -1,0 +1,123 @@
+"""One environment of somebody else's: what it says is checked where it says it, and told by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from arcturus.errors import TrainingFailed
+
+
+class Watched(Protocol):
+    """Who opened it: is told which environment is busy, and that time has been given to it."""
+
+    busy: int
+    calls: int
+    env_id: str
+
+
+class Checked(gym.Wrapper):
+    """Says which environment is busy, so that one that raises or hangs can be named, and gives on only what is read of its answers.
+
+    name: of the entry of Dict observations that is seen; "": all of it.  asks: whether info says which rows ask for an answer
+    ("asked"); nothing else in an info is read, whatever is in it.  TrainingFailed for a reward, flag or observation that isn't what
+    Gymnasium's interface and the observation space say.
+    """
+
+    def __init__(self, env: gym.Env, owner: Watched, index: int, name: str = "", asks: bool = False):
+        super().__init__(env)
+        self._owner, self._index, self._name, self._asks = owner, index, name, asks
+        self._space = env.observation_space[name] if name else env.observation_space  # type: ignore[index]
+        self.observation_space = self._space
+        self._right = checker(self._space)
+
+    def reset(self, **kwargs: Any) -> Any:
+        self._begin()
+        obs, info = self.env.reset(**kwargs)
+        return self._seen(obs, "reset"), self._read(info)
+
+    def step(self, action: Any) -> Any:
+        self._begin()
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        number = self._number(reward)
+        return self._seen(obs, "step"), number, self._flag(terminated), self._flag(truncated), self._read(info)
+
+    def _begin(self) -> None:
+        self._owner.busy = self._index
+        self._owner.calls += 1
+
+    def _read(self, info: Any) -> dict[str, Any]:
+        return {"asked": info["asked"]} if self._asks else {}
+
+    def _wrong(self, where: str, what: str) -> TrainingFailed:
+        return TrainingFailed(f"{self._owner.env_id}: environment {self._index} gave {what}", where=f"its {where}()")
+
+    def _number(self, reward: Any) -> float:
+        if type(reward) is float:
+            return reward
+        try:
+            array = np.asarray(reward)
+        except ValueError:  # a list of lists of several lengths
+            array = np.empty(0, object)
+        if array.dtype.kind not in "biuf":
+            raise self._wrong("step", f"a reward that is no number: {str(reward)[:80]}")
+        if array.size != 1:
+            raise self._wrong("step", f"a reward of shape {array.shape}, where one number is wanted")
+        return float(array.reshape(()))
+
+    def _flag(self, flag: Any) -> bool:
+        if type(flag) is bool:
+            return flag
+        if np.size(flag) != 1:
+            raise self._wrong("step", f"terminated or truncated of shape {np.shape(flag)}, where one truth value is wanted")
+        return bool(np.asarray(flag).reshape(()))
+
+    def _seen(self, obs: Any, where: str) -> Any:
+        if self._name:
+            try:
+                obs = obs[self._name]
+            except (KeyError, TypeError, IndexError):
+                raise self._wrong(where, f"an observation without {self._name!r}, which its observation_space has") from None
+        try:
+            return self._right(obs)
+        except ValueError as e:
+            raise self._wrong(where, str(e)) from None
+
+
+def checker(space: gym.Space) -> Callable[[Any], Any]:
+    """A function that gives an observation back as an array of the space's shape and dtype, or raises ValueError saying what it is."""
+    if isinstance(space, spaces.Discrete):
+        return lambda obs: _whole(obs, (), space.start, space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return lambda obs: _whole(obs, space.shape, space.start, space.start + space.nvec - 1).astype(space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        return lambda obs: _whole(obs, space.shape, 0, 1).astype(space.dtype)
+    dtype, shape = space.dtype, space.shape
+    whole = dtype is not None and dtype.kind in "iub"
+
+    def box(obs: Any) -> np.ndarray:
+        array = np.asarray(obs)
+        if array.shape != shape:
+            raise ValueError(f"an observation of shape {array.shape}, where its observation_space says {shape}")
+        if array.dtype == dtype:
+            return array
+        if array.dtype.kind not in "iubf" or (whole and array.dtype.kind == "f"):
+            raise ValueError(f"an observation of {array.dtype}, where its observation_space says {dtype}")
+        return array.astype(dtype)
+
+    return box
+
+
+def _whole(obs: Any, shape: tuple[int, ...], low: Any, high: Any) -> np.ndarray:
+    """Whole numbers of a shape, low <= obs <= high."""
+    array = np.asarray(obs)
+    if array.size == math.prod(shape) and array.dtype.kind in "iub":
+        array = array.reshape(shape).astype(np.int64)
+        if ((low <= array) & (array <= high)).all():
+            return array
+    raise ValueError(f"an observation {str(obs)[:60]} of shape {array.shape}, which isn't in its observation_space")
