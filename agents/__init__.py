@@ -7,13 +7,13 @@ Agent, called with (config, spec, device, seeds).  Listing them reads the files 
 from __future__ import annotations
 
 import ast
-import importlib
 import pkgutil
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from arcturus.errors import ConfigError, nearest
+from arcturus.extensions import module_of
 
 
 class Card(NamedTuple):
@@ -44,12 +44,7 @@ def load(name: str) -> ModuleType:
     """By name, or by dotted path for an agent that lives in a package of your own."""
     if "." not in name and name not in names():
         raise ConfigError(f"unknown agent {name!r}", where="train-agent AGENT", fix=nearest(name, names(), "agents"))
-    try:
-        module = importlib.import_module(name if "." in name else f"{__name__}.{name}")
-    except ModuleNotFoundError as e:
-        raise ConfigError(
-            f"agent {name} can't be imported: {e}", where="train-agent AGENT", fix="is its package installed?"
-        ) from e
+    module = module_of(name if "." in name else f"{__name__}.{name}", "train-agent AGENT")
     missing = [x for x in ("Config", "PRESETS", "Agent") if not hasattr(module, x)]
     if missing:
         raise ConfigError(f"{name} is no agent: it has no {', '.join(missing)}", where="train-agent AGENT")

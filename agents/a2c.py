@@ -67,6 +67,8 @@ class Config:
     """Steps over which the learning rate falls to 0; -1: the whole run, 0: it stays."""
     optimizer_eps: Annotated[float, Bounds(0, 1)] = 1e-5
     """RMSProp: inside the root; Adam: beside it."""
+    mean_square: Annotated[float, Bounds(0, 1e6)] = 0.0
+    """RMSProp: what its mean of squared gradients begins with; TensorFlow's: 1."""
     max_grad_norm: Annotated[float, Bounds(0)] = 0.5
     """Clip the gradient's norm; 0: don't."""
     reward_clip: Annotated[float, Bounds(0)] = 1.0
@@ -90,9 +92,10 @@ WHOLE_SEQUENCES = {
 
 PRESETS = {
     "atari": Preset(
-        "Mnih et al. 2016, section 4 and 8: t_max 5, 16 actors, RMSProp with decay 0.99, beta 0.01; numbers as in OpenAI Baselines' A2C",
-        agent={"torso": "nature", "life_loss": True},
-        env={"num_envs": 16},
+        "Mnih et al. 2016, section 4 and 8: t_max 5, 16 actors, RMSProp with decay 0.99, beta 0.01; numbers as in OpenAI Baselines' A2C of "
+        "2017, its RMSProp TensorFlow's, whose mean square begins at 1, a time limit an end; protocol noop-fire",
+        agent={"torso": "nature", "life_loss": True, "mean_square": 1.0, "bootstrap_truncated": False},
+        env={"protocol": "noop-fire", "num_envs": 16},
         run={"steps": 10_000_000},
     ),
     "cpu-small": Preset(
@@ -102,19 +105,10 @@ PRESETS = {
         run={"steps": 1_000_000},
     ),
     "classic": Preset(
-        "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
-        agent={
-            "shared": False,
-            "horizon": 64,
-            "normalise": True,
-            "optimizer": "adam",
-            "learning_rate": 3e-3,
-            "max_grad_norm": 0.0,
-            "entropy_cost": 0.0,
-            "reward_clip": 0.0,
-        },
+        "chosen here for CartPole-v1, Acrobot-v1 and tasks of their size, on other seeds than the tests'; no paper's numbers",
+        agent={"shared": False, "learning_rate": 2e-3, "entropy_cost": 0.0, "reward_clip": 0.0},
         env={"num_envs": 8},
-        run={"steps": 200_000},
+        run={"steps": 300_000},
     ),
     "mdp": Preset(
         "chosen here for the tabular processes, whose optimum is known; no paper's numbers",
@@ -216,7 +210,7 @@ class Agent:
         c, parameters = self.config, list(self.network.parameters())
         if c.optimizer == "adam":
             return adam(parameters, c.learning_rate, c.optimizer_eps)
-        return RMSProp(parameters, c.learning_rate, rho=0.99, eps=c.optimizer_eps, centred=False)
+        return RMSProp(parameters, c.learning_rate, rho=0.99, eps=c.optimizer_eps, centred=False, mean_square=c.mean_square)
 
     @property
     def learning_rate(self) -> float:

@@ -25,7 +25,7 @@ from arcturus.config import Bounds, Preset, default_presets
 from arcturus.errors import ConfigError
 from arcturus.networks import QNetwork
 from arcturus.replay.records import Transition
-from arcturus.return_distributions import CategoricalMean, categorical_projection
+from arcturus.return_distributions import CategoricalMean, categorical_projection, clipped_mass
 from arcturus.seeding import Seeds
 from arcturus.value_agent import CLASSIC, CPU_SMALL, LIKE_DQN_2015, MDP, ValueAgent, ValueConfig
 
@@ -53,15 +53,17 @@ RAINBOW = {
 }
 PRESETS = {
     "c51": Preset(
-        "Bellemare et al. 2017, section 5: DQN's settings with Adam 2.5e-4, eps 0.01/32, support [-10, 10], epsilon to 0.01",
-        agent=LIKE_DQN_2015 | {"learning_rate": 2.5e-4, "optimizer_eps": 0.0003125},
-        env={"protocol": "nature"},
+        "Bellemare et al. 2017, section 5: DQN's settings with Adam 2.5e-4, eps 0.01/32, support [-10, 10], epsilon to 0.01; the gradient's "
+        "norm clipped to 10 as in DQN Zoo; protocol noop",
+        agent=LIKE_DQN_2015 | {"learning_rate": 2.5e-4, "optimizer_eps": 0.0003125, "max_grad_norm": 10.0},
+        env={"protocol": "noop"},
         run={"steps": 50_000_000},
     ),
     "rainbow": Preset(
-        "Hessel et al. 2018, table 1, in agent steps; beta rises to 1 over the run",
+        "Hessel et al. 2018, table 1, in agent steps; beta rises to 1 over the run; the gradient's norm clipped to 10 as in DQN Zoo; "
+        "protocol noop, in which noisy agents are scored without epsilon",
         agent=RAINBOW | {"torso": "nature", "life_loss": True, "target_period": 8_000},
-        env={"protocol": "nature"},
+        env={"protocol": "noop"},
         run={"steps": 50_000_000},
     ),
     "cpu-small": Preset(
@@ -77,8 +79,9 @@ PRESETS = {
         run={"steps": 1_000_000},
     ),
     "classic": Preset(
-        "chosen here for CartPole-v1 and tasks of its size: returns from 0 to 100; no paper's numbers",
-        agent=CLASSIC | {"v_min": 0.0, "v_max": 100.0, "replay_ratio": 0.25},
+        "chosen here for CartPole-v1, Acrobot-v1 and tasks of their size: returns from -100 to 100, rewards of 1 for ever either way; no "
+        "paper's numbers",
+        agent=CLASSIC | {"v_min": -100.0, "v_max": 100.0, "atoms": 101, "replay_ratio": 0.25},
         run={"steps": 50_000},
     ),
     "mdp": Preset(
@@ -103,7 +106,8 @@ def loss(
     logits_tm1 = network.atoms(batch.s_tm1, noise)
     taken = logits_tm1[torch.arange(len(best), device=best.device), batch.a_tm1]
     each = -(m * taken.log_softmax(-1)).sum(-1)  # (4)
-    return each, {"losses/q_values": network.expectation(logits_tm1.detach()).mean()}
+    clipped = clipped_mass(p_t, batch.r_t, batch.discount_t, support).mean()
+    return each, {"losses/q_values": network.expectation(logits_tm1.detach()).mean(), "health/clipped_mass": clipped}
 
 
 class Agent(ValueAgent):
@@ -129,6 +133,12 @@ class Agent(ValueAgent):
     def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
         return loss(self.network, self.target, self.network.expectation.support, batch, self.config.double, self.noise)
 
-    def returns(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        p = self.network.atoms(obs).softmax(-1)
+    def says(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        return self.network.atoms(obs, noise)
+
+    def means(self, said: Tensor) -> Tensor:
+        return self.network.expectation(said)  # (1)
+
+    def returns(self, said: Tensor) -> tuple[Tensor, Tensor]:
+        p = said.softmax(-1)
         return self.network.expectation.support.expand_as(p), p

@@ -78,16 +78,18 @@ class Config(EpsilonConfig):
     """Adam, or the centred RMSProp of 2015."""
 
 
+SUMMED_EPS = 0.01 / 32**2  # RMSProp's 0.01 of 2015 stands beside the square of a sum over 32, ours beside that of their mean
 QUICK_MEMORY = {"reward_clip": 0.0, "learning_rate": 1e-3, "optimizer_eps": 1e-8, "max_grad_norm": 10.0, "replay_ratio": 0.0625}
 PRESETS = {
     "mnih2013": Preset(
-        "Mnih et al. 2013, section 5: batch 32, epsilon 1 to 0.1 over 1M, 1M replay; RMSProp's numbers from Mnih et al. 2015",
+        "Mnih et al. 2013, section 5: batch 32, epsilon 1 to 0.1 over 1M, 1M replay; RMSProp's numbers from Mnih et al. 2015, its 0.01 "
+        "as it is beside a batch's mean; protocol nature",
         agent={
             "torso": "mnih2013",
             "target_period": 0,
             "optimizer": "rmsprop",
             "learning_rate": 2.5e-4,
-            "optimizer_eps": 0.01,
+            "optimizer_eps": SUMMED_EPS,
             "replay_ratio": 1.0,
             "learn_start": 50_000,
             "epsilon_final": 0.1,
@@ -97,7 +99,8 @@ PRESETS = {
         run={"steps": 10_000_000},
     ),
     "nature": Preset(
-        "Mnih et al. 2015, extended data table 1, in agent steps as the authors' code and DQN Zoo read it",
+        "Mnih et al. 2015, extended data table 1, in agent steps as the authors' code and DQN Zoo read it; RMSProp's 0.01 as it is beside "
+        "a batch's mean; protocol nature, its 5 minutes in training as well",
         agent={
             "torso": "nature",
             "huber": True,
@@ -105,7 +108,7 @@ PRESETS = {
             "life_loss": True,
             "optimizer": "rmsprop",
             "learning_rate": 2.5e-4,
-            "optimizer_eps": 0.01,
+            "optimizer_eps": SUMMED_EPS,
             "learn_start": 50_000,
             "epsilon_final": 0.1,
             "epsilon_steps": 1_000_000,
@@ -114,12 +117,14 @@ PRESETS = {
         run={"steps": 50_000_000},
     ),
     "adam": Preset(
-        "Dopamine's DQN (Castro et al. 2018) with Adam of Hessel et al. 2018 and squared loss (Obando-Ceron & Castro 2021)",
+        "Dopamine's DQN (Castro et al. 2018) with Adam of Hessel et al. 2018 and squared loss (Obando-Ceron & Castro 2021), here half the "
+        "square; a fifth of its steps; protocol v5",
         agent={"torso": "nature"},
         run={"steps": 10_000_000},
     ),
     "prioritised": Preset(
-        "van Hasselt et al. 2016, Wang et al. 2016 and Schaul et al. 2016 together, with Adam of Hessel et al. 2018",
+        "van Hasselt et al. 2016, Wang et al. 2016 and Schaul et al. 2016 together, schedules as in DQN Zoo's prioritized, with Adam of "
+        "Hessel et al. 2018; protocol noop",
         agent={
             "torso": "nature",
             "double": True,
@@ -128,13 +133,19 @@ PRESETS = {
             "prioritised": True,
             "priority_exponent": 0.6,
             "max_grad_norm": 10.0,
+            "life_loss": True,
+            "target_period": 30_000,
+            "learn_start": 50_000,
+            "epsilon_steps": 1_000_000,
         },
-        run={"steps": 10_000_000},
+        env={"protocol": "noop"},
+        run={"steps": 50_000_000},
     ),
     "munchausen": Preset(
-        "Vieillard et al. 2020, table 1: M-DQN, Adam 5e-5, alpha 0.9, tau 0.03, squared loss",
-        agent={"torso": "nature", "munchausen": 0.9, "learning_rate": 5e-5, "optimizer_eps": 3.125e-4},
-        run={"steps": 10_000_000},
+        "Vieillard et al. 2020, M-DQN as in the authors' code: Dopamine's DQN with Adam 5e-5, alpha 0.9, tau 0.03, Huber's loss; "
+        "protocol v5",
+        agent={"torso": "nature", "munchausen": 0.9, "huber": True, "learning_rate": 5e-5, "optimizer_eps": 3.125e-4},
+        run={"steps": 50_000_000},
     ),
     "cpu-small": Preset(
         "chosen here for two CPU cores: 42x42 frames and the small torso, double, 3-step; no paper's numbers",

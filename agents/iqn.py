@@ -56,13 +56,14 @@ class Config(ValueConfig):
 
 PRESETS = {
     "iqn": Preset(
-        "Dabney et al. 2018b, section 4 and appendix: QR-DQN's settings with N = N' = 64, K = 32, 64 cosines, Adam 5e-5, eps 0.01/32",
+        "Dabney et al. 2018b, section 4 and appendix: QR-DQN's settings with N = N' = 64, K = 32, 64 cosines, Adam 5e-5, eps 0.01/32; "
+        "protocol noop",
         agent=LIKE_DQN_2015 | {"learning_rate": 5e-5, "optimizer_eps": 0.0003125},
-        env={"protocol": "nature"},
+        env={"protocol": "noop"},
         run={"steps": 50_000_000},
     ),
     "munchausen": Preset(
-        "Vieillard et al. 2020, table 1: M-IQN, that is Dopamine's IQN (Castro et al. 2018) of one step with alpha 0.9, tau 0.03",
+        "Vieillard et al. 2020, M-IQN as in the authors' code: Dopamine's IQN of one step with alpha 0.9, tau 0.03; protocol v5",
         agent={"torso": "nature", "munchausen": 0.9, "learning_rate": 5e-5, "optimizer_eps": 0.0003125},
         run={"steps": 50_000_000},
     ),
@@ -158,7 +159,15 @@ class Agent(ValueAgent):
     def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
         return loss(self.network, self.target, batch, self.config, self.noise)
 
-    def returns(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        n = self.config.policy_samples
-        z = self.network.returns(obs, self.network.probabilities(n, len(obs), None)).transpose(1, 2)
-        return z, torch.full_like(z, 1 / n)
+    def draws(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        return (self.network.probabilities(self.config.policy_samples, n, generator),)
+
+    def says(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        return self.network.returns(obs, *drawn, noise)
+
+    def means(self, said: Tensor) -> Tensor:
+        return said.mean(1)  # (3)
+
+    def returns(self, said: Tensor) -> tuple[Tensor, Tensor]:
+        z = said.transpose(1, 2)
+        return z, torch.full_like(z, 1 / self.config.policy_samples)

@@ -86,9 +86,10 @@ class Config:
 
 PRESETS = {
     "atari": Preset(
-        "Huang et al. 2022, after OpenAI Baselines: 8 environments, 128 rows, 4 epochs (the paper: 3) of 4 minibatches, clip 0.1",
-        agent={"torso": "nature", "life_loss": True},
-        env={"num_envs": 8},
+        "Huang et al. 2022 (CleanRL's ppo_atari), after OpenAI Baselines: 8 environments, 128 rows, 4 epochs (the paper: 3) of 4 "
+        "minibatches, clip 0.1 of the value, too, a time limit an end; protocol noop-fire",
+        agent={"torso": "nature", "life_loss": True, "clip_value": True, "bootstrap_truncated": False},
+        env={"protocol": "noop-fire", "num_envs": 8},
         run={"steps": 10_000_000},
     ),
     "cpu-small": Preset(
@@ -198,7 +199,7 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> tuple[Tensor, Met
     logits, v, _ = network.unroll(batch.obs, batch.first, batch.state)
     log_rho = network.actions.log_prob(logits, batch.action) - batch.log_prob
     rho = log_rho.exp()
-    advantage = normalised(batch.advantage, batch.decides) if c.normalise else batch.advantage
+    advantage = normalised(batch.advantage, batch.decides, correction=1) if c.normalise else batch.advantage
     policy = -masked_mean(clipped_surrogate(rho, advantage, c.clip), batch.decides)  # (7)
     error = (batch.target - v).square()
     if c.clip_value:

@@ -85,7 +85,8 @@ class Config:
 
 PRESETS = {
     "pqn": Preset(
-        "Gallici et al. 2024, the authors' code for Atari (purejaxql, pqn_atari.yaml): 128 environments, lambda 0.65, no annealing",
+        "Gallici et al. 2024, the authors' code for Atari (purejaxql, pqn_atari.yaml): 128 environments, lambda 0.65, no annealing; "
+        "protocol noop-fire",
         agent={
             "torso": "nature",
             "minibatches": 32,
@@ -94,7 +95,7 @@ PRESETS = {
             "anneal_steps": 0,
             "life_loss": True,
         },
-        env={"protocol": "nature", "num_envs": 128},
+        env={"protocol": "noop-fire", "num_envs": 128},
         run={"steps": 50_000_000},
     ),
     "cpu-small": Preset(

@@ -1,8 +1,9 @@
 """Tabular Q-learning (Watkins 1989; Watkins & Dayan 1992; Sutton & Barto, equation 6.8).
 
-    Q(s, a) <- Q(s, a) + alpha_n [ r + gamma max_a' Q(s', a') - Q(s, a) ],    alpha_n = n(s, a)^-omega
+    Q(s, a) <- Q(s, a) + alpha_n [ r + gamma max_a' Q(s', a') - Q(s, a) ],    alpha_n = n(s, a)^-omega, or always the same alpha
 
-n(s, a) counts the updates of that entry; with 1/2 < omega <= 1 and every entry visited for ever, Q goes to Q* with probability 1.
+n(s, a) counts the updates of that entry; with 1/2 < omega <= 1 and every entry visited for ever, Q goes to Q* with probability 1.  A
+constant alpha never settles where rewards or moves are random, but forgets early values fast, which counts for more in larger tables.
 For environments with Discrete observations.
 """
 
@@ -28,6 +29,8 @@ class Config:
     """Discount per agent step."""
     omega: Annotated[float, Bounds(0.5, 1)] = 0.8
     """The step size of an entry's n-th update is n to the power of -omega."""
+    alpha: Annotated[float, Bounds(0, 1)] = 0.0
+    """A constant step size instead; 0: none."""
     epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
     epsilon_final: Annotated[float, Bounds(0, 1)] = 0.1
     epsilon_steps: Annotated[int, Bounds(0)] = 20_000
@@ -39,8 +42,14 @@ PRESETS = {
         "omega within the bounds of Watkins & Dayan 1992; the rest chosen here: it learns from random play, which visits every entry",
         agent={"epsilon_final": 1.0},
         run={"steps": 100_000},
-    )
+    ),
+    "classic": Preset(
+        "chosen here for Taxi, FrozenLake and tables of their size: alpha 0.1 as in Sutton & Barto's examples; no paper's numbers",
+        agent={"gamma": 0.99, "alpha": 0.1, "epsilon_final": 0.1, "epsilon_steps": 50_000},
+        run={"steps": 200_000},
+    ),
 }
+DEFAULT_PRESETS = {("classic", device): "classic" for device in ("cuda", "cpu")}
 
 
 class Agent:
@@ -94,7 +103,7 @@ class Agent:
             s, a = self.s_tm1[i], self.a_tm1[i]
             self.visits[s, a] += 1
             error = r_t[i] + self.config.gamma * bootstraps[i] * self.q[s_t[i]].max() - self.q[s, a]
-            self.q[s, a] += float(self.visits[s, a]) ** -self.config.omega * error
+            self.q[s, a] += (self.config.alpha or float(self.visits[s, a]) ** -self.config.omega) * error
             errors.append(error)
         self.s_tm1.copy_(s_t), self.a_tm1.copy_(action), self.decided.copy_(ts.decides)
         return {"losses/td_error": torch.stack(errors).abs().mean()} if errors else {}

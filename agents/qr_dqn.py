@@ -37,9 +37,10 @@ class Config(ValueConfig):
 
 PRESETS = {
     "qr-dqn-1": Preset(
-        "Dabney et al. 2018, section 5: DQN's settings with Adam 5e-5, eps 0.01/32, 200 quantiles, kappa 1, epsilon to 0.01",
-        agent=LIKE_DQN_2015 | {"learning_rate": 5e-5, "optimizer_eps": 0.0003125},
-        env={"protocol": "nature"},
+        "Dabney et al. 2018, section 5: DQN's settings with Adam 5e-5, eps 0.01/32, 200 quantiles, kappa 1, epsilon to 0.01; the gradient's "
+        "norm clipped to 10 as in DQN Zoo; protocol noop",
+        agent=LIKE_DQN_2015 | {"learning_rate": 5e-5, "optimizer_eps": 0.0003125, "max_grad_norm": 10.0},
+        env={"protocol": "noop"},
         run={"steps": 50_000_000},
     ),
     "cpu-small": Preset(
@@ -108,6 +109,11 @@ class Agent(ValueAgent):
     def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
         return loss(self.network, self.target, self.tau, batch, self.config.kappa, self.config.double, self.noise)
 
-    def returns(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        theta = self.network.atoms(obs)
-        return theta, torch.full_like(theta, 1 / self.config.quantiles)
+    def says(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        return self.network.atoms(obs, noise)
+
+    def means(self, said: Tensor) -> Tensor:
+        return self.network.expectation(said)  # (1)
+
+    def returns(self, said: Tensor) -> tuple[Tensor, Tensor]:
+        return said, torch.full_like(said, 1 / self.config.quantiles)

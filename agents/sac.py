@@ -54,9 +54,10 @@ class Config(ReplayConfig):
 
 PRESETS = {
     "christodoulou2019": Preset(
-        "Christodoulou 2019, table of hyperparameters; Adam's eps, lost lives as ends and the run's length as CleanRL's sac_atari",
+        "Christodoulou 2019, table of hyperparameters, and his code (Adam's eps); lost lives as ends and the run's length as CleanRL's "
+        "sac_atari; protocol noop-fire",
         agent={"torso": "nature", "batch_size": 64, "learning_rate": 3e-4, "optimizer_eps": 1e-4, "life_loss": True},
-        env={"protocol": "nature"},
+        env={"protocol": "noop-fire"},
         run={"steps": 5_000_000},
     ),
     "cpu-small": Preset(
@@ -76,17 +77,18 @@ PRESETS = {
         run={"steps": 1_000_000},
     ),
     "classic": Preset(
-        "chosen here for CartPole-v1 and tasks of its size, on other seeds than the tests'; no paper's numbers",
+        "chosen here for CartPole-v1, Acrobot-v1 and tasks of their size, on other seeds than the tests'; no paper's numbers",
         agent={
+            "n_step": 3,
             "reward_clip": 0.0,
             "target_period": 100,
             "learning_rate": 2e-3,
             "optimizer_eps": 1e-8,
             "max_grad_norm": 10.0,
             "batch_size": 64,
-            "capacity": 50_000,
+            "capacity": 10_000,
             "learn_start": 1_000,
-            "alpha": 0.1,
+            "alpha": 0.05,
             "autotune": False,
         },
         run={"steps": 40_000},

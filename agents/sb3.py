@@ -50,8 +50,9 @@ class Config:
 PRESETS = {
     "classic": Preset("stable-baselines3's defaults", run={"steps": 100_000}),
     "atari": Preset(
-        "RL Zoo's hyperparams for Atari (ppo.yml, a2c.yml, dqn.yml), as its wrappers clip rewards and end at a lost life",
+        "RL Zoo's hyperparams for Atari (ppo.yml, a2c.yml, dqn.yml), as its wrappers clip rewards and end at a lost life; protocol noop-fire",
         agent={"zoo": True, "reward_clip": 1.0, "life_loss": True},
+        env={"protocol": "noop-fire"},
         run={"steps": 10_000_000},
     ),
     "cpu-small": Preset(

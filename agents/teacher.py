@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -33,6 +32,7 @@ from arcturus.losses import annealed
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import Descent, RMSProp, adam
 from arcturus.replay.rollout import Rollout
+from arcturus.runs.depending import opened, split
 from arcturus.seeding import Seeds
 from arcturus.speed import Captured, place
 
@@ -195,7 +195,7 @@ class Agent:
             )
         self.network: ActorCritic = place(network, self.device)
         self.teachers = [
-            _Tempered(path.strip(), c.temperature, spec, self.device) for path in c.teachers.split(",") if path.strip()
+            _Tempered(run, c.temperature, spec, self.device) for run in split(c.teachers)
         ]
         self.descent = Descent(self._optimizer(), c.max_grad_norm, c.max_grad_value)
         actions = self.network.actions
@@ -314,10 +314,11 @@ def logits_mode(network: ActorCritic, logits: Tensor) -> Tensor:
 class _Tempered:
     """Another agent's policy as probabilities [N, k, choices]."""
 
-    def __init__(self, path: str, temperature: float, spec: EnvSpec, device: torch.device):
+    def __init__(self, run: str, temperature: float, spec: EnvSpec, device: torch.device):
         from arcturus.runs.library import load  # it builds agents, of which this is one
 
-        self.actor, self.temperature = load(Path(path), device=str(device)), temperature
+        path, checkpoint = opened(run)
+        self.actor, self.temperature = load(path, checkpoint.name, str(device)), temperature
         theirs = self.actor.agent.spec
         same = (theirs.obs_shape, theirs.obs_dtype, theirs.action_space) == (spec.obs_shape, spec.obs_dtype, spec.action_space)
         if not same:

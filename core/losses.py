@@ -97,10 +97,14 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0).sum() / mask.sum().clamp_min(1)
 
 
-def normalised(x: Tensor, mask: Tensor) -> Tensor:
-    """x with mean 0 and standard deviation 1 over the rows of the mask."""
+def normalised(x: Tensor, mask: Tensor, correction: int = 0) -> Tensor:
+    """x with mean 0 and standard deviation 1 over the rows of the mask.  correction: 1 divides the squares by one row less (the unbiased
+    variance), as CleanRL's and stable-baselines3's PPO do."""
     centred = x - masked_mean(x, mask)
-    return centred / (masked_mean(centred.square(), mask).sqrt() + 1e-8)
+    if not correction:
+        return centred / (masked_mean(centred.square(), mask).sqrt() + 1e-8)
+    variance = torch.where(mask, centred.square(), 0).sum() / (mask.sum() - correction).clamp_min(1)
+    return centred / (variance.sqrt() + 1e-8)
 
 
 def clipped_surrogate(rho: Tensor, advantage: Tensor, clip: float) -> Tensor:

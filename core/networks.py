@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import Act, EnvSpec, State, TimeStep, map_state
+from arcturus.envs import is_atari
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory import check_room, make_core, unroll
@@ -27,6 +28,7 @@ from arcturus.policies import Categoricals
 from arcturus.speed import bf16, layout
 from arcturus.value_heads import ValueHead
 
+SMALLEST = 16  # pixels of a side that the small torso can read
 TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp", "none")
 
 
@@ -85,7 +87,8 @@ class Torso(nn.Module):
             raise ConfigError(f"unknown torso {name!r}", where="--agent.torso", fix=fix)
         image = len(spec.obs_shape) >= 3 or (len(spec.obs_shape) == 2 and spec.obs_dtype == torch.uint8)
         if name == "auto":
-            name = "mlp" if not image else "nature" if min(spec.obs_shape[-2:]) >= 64 else "small"
+            side = min(spec.obs_shape[-2:]) if image else 0
+            name = "nature" if side >= 64 else "small" if side >= SMALLEST else "mlp"
         if name not in ("mlp", "none") and not image:
             raise ConfigError(
                 f"the {name} torso reads images; {spec.env_id} shows {spec.obs_shape}",
@@ -123,8 +126,10 @@ class Torso(nn.Module):
             except RuntimeError as e:
                 raise ConfigError(
                     f"frames of {height}x{width} are too small for the {name} torso",
-                    where="--env.frame-size",
-                    fix="use larger frames (84), or --agent.torso small",
+                    where="--agent.torso",
+                    fix="use larger frames (--env.frame-size 84), or --agent.torso small"
+                    if is_atari(spec.env_id)
+                    else "use --agent.torso mlp, or auto",
                 ) from e
             layers["flatten"] = nn.Flatten()
             self.width = flat if trunk else self.hidden

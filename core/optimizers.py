@@ -20,7 +20,10 @@ class RMSProp(torch.optim.Optimizer):
         g2 <- rho g2 + (1 - rho) grad^2,   g <- rho g + (1 - rho) grad
         delta <- momentum delta - lr grad / sqrt(g2 - g^2 + eps),   theta <- theta + delta
 
-    eps ("min squared gradient" in the table) stands inside the root, which torch.optim.RMSprop can't do.
+    eps ("min squared gradient" in the table) stands inside the root, which torch.optim.RMSprop can't do.  It belongs to the gradient of
+    the loss as it is scaled: the authors' code of 2015 sums over a batch of 32, so beside a mean their 0.01 is 0.01 / 32^2.
+
+    mean_square: what g2 begins with; 0, or 1 as TensorFlow's RMSProp (and so OpenAI Baselines'), whose first steps are the smaller.
     """
 
     def __init__(
@@ -31,12 +34,14 @@ class RMSProp(torch.optim.Optimizer):
         eps: float = 0.01,
         momentum: float = 0.0,
         centred: bool = True,
+        mean_square: float = 0.0,
     ):
         parameters = list(parameters)
         lr = torch.tensor(lr, device=parameters[0].device) if parameters[0].is_cuda else lr  # type: ignore[assignment]  # for graphs
         super().__init__(parameters, {"lr": lr, "rho": rho, "eps": eps, "momentum": momentum, "centred": centred})
         for p in _parameters(self):
             self.state[p] = {k: torch.zeros_like(p, requires_grad=False) for k in ("mean", "mean_square", "delta")}
+            self.state[p]["mean_square"].fill_(mean_square)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -27,6 +27,13 @@ def categorical_projection(p_t: Tensor, r_t: Tensor, discount_t: Tensor, support
     return (share @ p_t[:, :, None]).squeeze(-1)
 
 
+def clipped_mass(p_t: Tensor, r_t: Tensor, discount_t: Tensor, support: Tensor) -> Tensor:
+    """[B]: the probability of returns that lie beyond the support by more than half an atom, which the projection moves to its ends.  A
+    support that holds what can come has next to none; one that doesn't teaches nothing, as all returns look alike at its end."""
+    to, half = r_t[:, None] + discount_t[:, None] * support, (support[1] - support[0]) / 2
+    return torch.where((to < support[0] - half) | (to > support[-1] + half), p_t, 0).sum(-1)
+
+
 def quantile_huber(theta: Tensor, target: Tensor, tau: Tensor, kappa: float) -> Tensor:
     """[B]: sum over theta_i, mean over target_j of |tau_i - 1{u < 0}| L_kappa(u) / kappa, u = target_j - theta_i
     (Dabney et al. 2018, arXiv:1710.10044, equations 9-10; Dabney et al. 2018b, arXiv:1806.06923, equation 3).

@@ -93,7 +93,7 @@ def check_munchausen(config: Any) -> None:
 
 
 class ValueAgent:
-    """A subclass gives the network, loss() and returns().
+    """A subclass gives the network, loss(), says(), means() and returns().
 
     The network: obs [B, *obs_shape], generator or None -> action-values [B, A], with initial_state() and score() as QNetwork has
     them.  It and its target draw all their noise from the generator they are called with.
@@ -114,13 +114,26 @@ class ValueAgent:
         self.noise = seeds.branch("noise").torch(self.device)
         self.descent = Descent(adam(self.network.parameters(), config.learning_rate, config.optimizer_eps), config.max_grad_norm)
         self.update = Captured(self._update, self.device, [self.noise], partial(self.descent.remember, self.network, self.target))
+        self.said = Captured(self.says, self.device, kept=True)  # acting without noise, recorded
         self.objective = Objective(config.gamma, config.reward_clip, config.life_loss and spec.has_lives)
 
     def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
         """The loss of each transition [B], which is its priority, too; and what is worth watching."""
         raise NotImplementedError
 
-    def returns(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+    def draws(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """What is drawn before the network is asked about n observations; no generator: the same every time."""
+        return ()
+
+    def says(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """What the network says of every action's return, in its own shape [N, ...]: it is asked once to act."""
+        raise NotImplementedError
+
+    def means(self, said: Tensor) -> Tensor:
+        """The action-values [N, A] of it."""
+        raise NotImplementedError
+
+    def returns(self, said: Tensor) -> tuple[Tensor, Tensor]:
         """Of every action the returns that may come, and their probabilities, [N, A, K] each (what a film shows)."""
         raise NotImplementedError
 
@@ -139,11 +152,13 @@ class ValueAgent:
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: q_values [N, A]; where it doesn't explore also returns and probabilities [N, A, K].  Noisy layers have noise only
         where it explores."""
+        drawn = self.draws(len(ts.obs), generator if explore else None)
+        noise = generator if explore and self.config.noisy else None
+        said = self.said(ts.obs, *drawn) if noise is None else self.says(ts.obs, *drawn, noise=noise)
+        q = self.means(said)
         if explore:
-            q = self.network(ts.obs, generator)
             return Act(epsilon_greedy(q, self.config.epsilon(self.steps), generator), state, {"q_values": q})
-        q = self.network(ts.obs, None)
-        returns, probabilities = self.returns(ts.obs)
+        returns, probabilities = self.returns(said)
         return Act(q.argmax(-1), state, {"q_values": q, "returns": returns, "probabilities": probabilities})
 
     def observe(self, step: Step) -> None:

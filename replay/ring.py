@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from arcturus.api import EnvSpec, State, Step, state_leaves, state_like
+from arcturus.available import available_bytes
 from arcturus.envs.frames import reach
 from arcturus.errors import ConfigError
 from arcturus.replay import compiled
@@ -70,17 +71,6 @@ def check_memory(
             where=flag,
             fix=f"use at most {int(available * 0.9) // each:,} steps (a replay may live on the host: --agent.replay-device cpu)",
         )
-
-
-def available_bytes(device: torch.device) -> int:
-    """Free memory of a device, or of this machine; where the machine doesn't tell, so much that nothing is refused."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 1 << 62
 
 
 class Ring:

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import EnvSpec, State, state_leaves, where_first
+from arcturus.available import available_bytes
 from arcturus.config import parse_options
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
 from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
-from arcturus.replay.ring import available_bytes
 
 CORES: dict[str, type[nn.Module]] = {
     "none": NoMemory,

@@ -152,7 +152,7 @@ def test_presets_are_valid_and_each_names_its_source():
         assert preset.source
         assert config.torso in TORSOS
     nature = from_mapping(dqn.Config, dqn.PRESETS["nature"].agent, "nature")
-    assert (nature.optimizer, nature.learning_rate, nature.optimizer_eps, nature.huber) == ("rmsprop", 2.5e-4, 0.01, True)
+    assert (nature.optimizer, nature.learning_rate, nature.optimizer_eps, nature.huber) == ("rmsprop", 2.5e-4, 0.01 / 32**2, True)
     assert from_mapping(dqn.Config, dqn.PRESETS["mnih2013"].agent, "x").target_period == 0
 
 

@@ -201,7 +201,7 @@ def test_ppo_normalises_over_the_rows_that_count_in_each_minibatch():
     value, metrics = ppo.loss(agent.network, batch, agent.config)
     grads = torch.autograd.grad(value, list(agent.network.policy.parameters()))
     four = advantage[:, :4]
-    weight = (four - four.mean()) / four.std(unbiased=False)
+    weight = (four - four.mean()) / four.std()  # by n - 1
     logits = agent.network.unroll(obs[:, :4], torch.ones(1, 4, dtype=torch.bool), agent.initial_state(4))[0]
     plain = -(
         weight * agent.network.actions.log_prob(logits, action[:, :4])
@@ -285,9 +285,10 @@ def test_several_actions_at_once_are_learnt(name, binary, tmp_path):
     if "test/Bits-v0" not in gym.registry:
         gym.register("test/Bits-v0", entry_point=Bits)
     steps = {"reinforce": 40_000, "a2c": 60_000, "ppo": 15_000}[name]
+    scale = {"optimizer_eps": 1e-8} if name == "reinforce" else {}  # rewards here are a hundredth of those its preset is made for
     done = arcturus.train(
         name, "test/Bits-v0", steps=steps, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0, heldout_states=0,
-        agent_config={"gamma": 0.0}, env_config={"options": f"binary={binary}"},
+        agent_config={"gamma": 0.0, **scale}, env_config={"options": f"binary={binary}"},
     )  # fmt: skip
     assert arcturus.evaluate(arcturus.load(done), "test/Bits-v0", episodes=20, seed=1).mean > 7.2  # chance is 4 of 8
 

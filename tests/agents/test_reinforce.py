@@ -71,6 +71,29 @@ def test_reinforces_gradient_does_not_depend_on_how_it_is_accumulated(core, coun
         assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(weights(chunk), whole, strict=True))
 
 
+@pytest.mark.parametrize("core", ["none", "gru"])
+def test_further_baseline_steps_move_the_baseline_and_leave_the_policy_alone(core, counter):
+    one, ten = after_updates(1, counter(4), core=core), after_updates(1, counter(4), core=core, baseline_steps=10)
+    moved = {k for k in one if not torch.equal(one[k], ten[k])}
+    assert moved == {k for k in one if k.startswith("value")}
+
+
+def after_updates(count, envs, **changes):
+    """The network's parameters."""
+    agent = build(envs, episodes=6, horizon=60, **changes)
+    for _ in rows_of(agent, envs, 400):
+        if agent.updates == count:
+            return {k: v.clone() for k, v in agent.network.state_dict().items()}
+
+
+def test_a_policy_waits_for_a_baseline_that_knows_nothing_yet(counter):
+    start = build(counter(4)).network.state_dict()
+    for count, waits in ((2, True), (3, False)):
+        after = after_updates(count, counter(4), baseline_first=2)
+        assert all(torch.equal(after[k], start[k]) is waits for k in start if k.startswith("policy"))
+        assert not any(torch.equal(after[k], start[k]) for k in start if k.startswith("value") and k.endswith("weight"))
+
+
 def test_reinforce_breaks_off_what_does_not_fit_and_says_how_much_it_used(counter):
     envs = counter(4)
     agent = build(envs, episodes=50, horizon=10, baseline="none")
