@@ -4,12 +4,14 @@
     actor = arcturus.load(run)
     score = arcturus.evaluate(actor, "CartPole-v1", episodes=20).mean
 
-Nothing here imports torch until it is used.
+Importing it registers NTM/, Tape/, Memory/ and MDP/ with Gymnasium.  Nothing here imports torch until it is used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from arcturus.envs.own import register
 
 __version__ = "0.1.0"
 __all__ = ["Run", "evaluate", "load", "make", "read_metrics", "resume", "train"]
@@ -29,6 +31,13 @@ _HOMES = {
     "load": "arcturus.runs.library",
     "evaluate": "arcturus.scoring.evaluation",
 }
+
+
+register()
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

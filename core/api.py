@@ -86,6 +86,7 @@ class EnvSpec:
     episode_rows: int = 0  # of environments whose episodes begin and end together: actions of the longest; 0: they don't
     has_targets: bool = False  # TimeStep.target says the right answer
     remembered: int = 0  # vectors a memory must hold at once for the longest task; 0: nobody knows
+    told: str = ""  # how observations of somebody else's environment are read, in words
 
     @property
     def frame_shape(self) -> tuple[int, ...]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
+import stat
 import types
 import typing
 from collections.abc import Mapping
@@ -62,6 +64,18 @@ def default_presets(atari_on_a_gpu: str) -> dict[tuple[str, str], str]:
     return {("atari", "cuda"): atari_on_a_gpu, ("atari", "cpu"): "cpu-small"} | families
 
 
+def expanded(path: str) -> str:
+    """A path with ~, ~name, $HOME or ${HOME} at its beginning as the home folder, which no shell does behind a flag's = or in a
+    file; everything else in it is taken as it stands."""
+    home = re.match(r"\$(HOME|\{HOME\})(?=/|$)", path)
+    return os.path.expanduser("~" + path[home.end() :] if home else path)
+
+
+def user_path(path: Path | str) -> Path:
+    """For argparse's type=: a Path of what a user wrote."""
+    return Path(expanded(os.fspath(path)))
+
+
 def hints(cls: type) -> dict[str, Any]:
     """Field name -> type, Annotated kept."""
     known = typing.get_type_hints(cls, include_extras=True)
@@ -90,7 +104,7 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where)
     if hint is Path and isinstance(value, (str, Path)):
-        return Path(value)
+        return user_path(value)
     if hint is float and not isinstance(value, bool):
         try:
             value = float(value)
@@ -142,8 +156,17 @@ def check(config: Any, where: str) -> None:
                 raise ConfigError(f"{where}.{name} is not a number", where=where)
 
 
+SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+
+
 class _Loader(yaml.SafeLoader):
-    """safe_load that refuses a key written twice, and aliases (a small file could unfold to gigabytes)."""
+    """safe_load that refuses a key written twice, and aliases (a small file could unfold to gigabytes), and takes 1:30 for the text
+    that it is: YAML 1.1 makes 90 of it."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is yaml.nodes.ScalarNode and implicit[0] and SEXAGESIMAL.fullmatch(value or ""):
+            return "tag:yaml.org,2002:str"
+        return super().resolve(kind, value, implicit)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -175,21 +198,34 @@ def parse_options(text: str, where: str = "--env.options") -> dict[str, Any]:
     for part in re.split(r",(?=\s*\w+=)", text) if text.strip() else []:
         name, equals, value = part.strip().partition("=")
         try:
-            out[name] = parse_value(value)
+            read = parse_value(value)
         except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             equals = ""
+        if name in out:
+            raise ConfigError(f"{name} is said twice", where=where, fix="leave one of them out")
         if not equals or not name.isidentifier():
             raise ConfigError(f"{part.strip()[:80]!r} is no setting", where=where, fix="name=value,name=value")
+        out[name] = read
     return out
+
+
+def with_options(text: str, more: str) -> str:
+    """Options with others on top."""
+    new = parse_options(more)
+    kept = [part for part in re.split(r",(?=\s*\w+=)", text) if part.strip() and part.partition("=")[0].strip() not in new]
+    return ",".join([*kept, *([more] if more.strip() else [])])
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError for anything else."""
     try:
-        with open(path, "rb") as f:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(handle, "rb") as f:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ConfigError(f"{path} is no regular file", where=str(path), fix="write the settings into a file")
             data = f.read(YAML_LIMIT + 1)
-    except OSError as e:
-        raise ConfigError(f"{path} can't be read: {e.strerror}", where=str(path)) from e
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path} can't be read: {getattr(e, 'strerror', None) or e}", where=str(path)) from e
     return parse_yaml(data, path)
 
 

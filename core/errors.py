@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
+import sys
+import traceback
 from collections.abc import Iterable
+
+from arcturus.telling import shortened
 
 
 class ArcturusError(Exception):
@@ -40,15 +47,68 @@ class CheckpointError(ArcturusError):
     exit_code = 5
 
 
+MEMORY_FIX = "ask for less (fewer environments, a smaller replay or batch), or run it where more memory is allowed"
+NO_MEMORY = ("allocate memory", "unable to allocate", "out of memory", "failed to map segment", "can't start new thread")
+
+
+def out_of_memory(error: BaseException | None) -> str | None:
+    """What asked for how much, if the cause of an error was that this process may have no more memory; None otherwise.
+
+    Python, numpy, torch, the loader of libraries and the kernel each say it in words of their own.
+    """
+    while error is not None:
+        text = str(error)
+        if (
+            isinstance(error, MemoryError)
+            or getattr(error, "errno", 0) == errno.ENOMEM
+            or any(w in text.lower() for w in NO_MEMORY)
+        ):
+            asked = re.search(r"allocate ([\d,]+) bytes", text)
+            words = shortened(text.partition("\n")[0] or "nobody says how much was asked for", 100)
+            size = f"{int(asked[1].replace(',', '')):,} bytes were asked for" if asked else words
+            return f"{size} ({_asked_in(error)})"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def by_users_code(error: BaseException) -> str:
+    """Where an error was raised, if that is code outside arcturus and outside installed packages: "function in file, line 3"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    installed = ("site-packages", "dist-packages", f"{os.sep}lib{os.sep}python")
+    known = _ours()
+    last = next((f for f in reversed(frames) if f.filename in known or not any(part in f.filename for part in installed)), None)
+    if last is None or last.filename in known or last.filename.startswith("<"):
+        return ""
+    return f"{last.name} in {last.filename}, line {last.lineno}"
+
+
+def _ours() -> set[str | None]:
+    return {getattr(m, "__file__", None) for name, m in list(sys.modules.items()) if name.partition(".")[0] == "arcturus"}
+
+
+def _asked_in(error: BaseException) -> str:
+    """The innermost function of arcturus under an error."""
+    known = _ours()
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in known]
+    if not frames:
+        return "while its libraries were loaded"
+    return f"by {frames[-1].name} in {os.path.basename(frames[-1].filename)}"
+
+
 class Interrupted(Exception):
     """A signal asked for the end of something long; never seen by a user."""
+
+
+LONGEST_NAME = 100  # characters, beyond which nothing is like it
 
 
 def nearest(name: str, known: Iterable[str], say: str = "known") -> str:
     """'did you mean ...?' where something is near, else what there is."""
     known = list(known)
+    if len(name) > LONGEST_NAME or not known:
+        return f"nothing is {say}" if not known else "no name is that long"
     close = difflib.get_close_matches(name, known, 3, 0.6) or difflib.get_close_matches(name.lower(), known, 3, 0.6)
     if close:
         return "did you mean " + " or ".join(close) + "?"
     shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-    return f"{say}: {shown}" if known else f"nothing is {say}"
+    return f"{say}: {shown}"

@@ -1,22 +1,42 @@
-"""Code of your own by dotted path: agents, torsos, memory cores, listeners of the loop."""
+"""Code of your own by dotted path: agents, torsos, memory cores, listeners of the loop.  What it raises is told as its own."""
 
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import Any
 
-from arcturus.errors import ConfigError
+from arcturus.errors import ArcturusError, ConfigError
+
+
+def told(e: BaseException) -> str:
+    """'ValueError: what it says', on one line."""
+    return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}".rstrip(": ")
+
+
+def module_of(name: str, where: str) -> ModuleType:
+    """The module of a dotted name, imported; a ConfigError for every way not to find it, or to fail on the way."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{name!r} is no name of a module", where=where, fix="package.module, as in an import")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        raise ConfigError(
+            f"{name} can't be imported: {e}", where=where, fix="is it installed, or its folder on PYTHONPATH?"
+        ) from e
+    except ArcturusError:
+        raise
+    except (Exception, SystemExit) as e:
+        raise ConfigError(f"importing {name} raised {told(e)}", where=where, fix="mend that module") from e
 
 
 def attribute(path: str, where: str) -> Any:
     """What `package.module.Name` names; a ConfigError for every way not to find it."""
-    module, _, name = path.rpartition(".")
+    module, dot, name = path.rpartition(".")
+    if not dot:
+        raise ConfigError(f"{path!r} has no module before its name", where=where, fix="package.module.Name")
     try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as e:
-        raise ConfigError(
-            f"{path} can't be imported: {e}", where=where, fix="package.module.Name; is its package on PYTHONPATH?"
-        ) from e
+        return getattr(module_of(module, where), name)
     except AttributeError as e:
         raise ConfigError(f"{module} has no {name}", where=where, fix="package.module.Name") from e
 
@@ -25,8 +45,10 @@ def build(path: str, where: str, needs: tuple[str, ...], *args: Any, **options: 
     """An instance of the class that a path names, made from args and options, which must have these attributes."""
     try:
         part = attribute(path, where)(*args, **options)
-    except TypeError as e:
-        raise ConfigError(f"{path} can't be made: {e}", where=where) from e
+    except ArcturusError:
+        raise
+    except Exception as e:
+        raise ConfigError(f"{path} can't be made: {told(e)}", where=where) from e
     missing = [name for name in needs if not hasattr(part, name)]
     if missing:
         raise ConfigError(f"{path} has no {', '.join(missing)}", where=where)

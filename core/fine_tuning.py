@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.checkpoint import Checkpoints
+from arcturus.runs.depending import opened
 from arcturus.runs.settings import split_names
 
 HEADS = ("head", "policy", "value", "expectation")
@@ -21,17 +22,15 @@ NETWORKS = ("network", "critics")  # in an agent's state
 
 
 def begin_with(agent: Any, path: Path | str, new_head: bool) -> list[str]:
-    """Sets an agent's networks to those of a run's last checkpoint, the target network included, and returns the names of the
-    parameters taken over.  ConfigError where something doesn't fit."""
+    """Sets an agent's networks to those of another run's checkpoint (runs/depending.py), the target network included, and returns the
+    names of the parameters taken over.  ConfigError where something doesn't fit."""
     if getattr(agent, "network", None) is None or hasattr(agent, "fit"):
         raise ConfigError("this agent has no network of ours to begin with", where="--init-from")
-    if not (Path(path) / "checkpoints").is_dir():
-        raise ConfigError(f"{path} is no run folder", where="--init-from", fix="name the folder that train-agent made")
+    run, checkpoint = opened(str(path))
     try:
-        checkpoints = Checkpoints(Path(path))
-        given = checkpoints.weights(checkpoints.find())
+        given = Checkpoints(run).weights(checkpoint)
     except CheckpointError as e:
-        raise ConfigError(f"{path} has no weights that can be read: {e.what}", where="--init-from", fix=e.fix) from e
+        raise ConfigError(f"{run} has no weights that can be read: {e.what}", where="--init-from", fix=e.fix) from e
     state = agent.state_dict()
     taken = []
     for section in NETWORKS:
@@ -42,7 +41,7 @@ def begin_with(agent: Any, path: Path | str, new_head: bool) -> list[str]:
         wanted = {name: x for name, x in own.items() if not (new_head and part_of(name) in HEADS)}
         for name, x in wanted.items():
             if name not in source or source[name].shape != x.shape:
-                _refuse(name, x, source.get(name), path)
+                _refuse(name, x, source.get(name), run)
         state[section] = own | {name: source[name] for name in wanted}
         taken += [f"{section}/{name}" for name in wanted]
     if "target" in state:

@@ -7,13 +7,13 @@ arrives and is sent on its way at once, while the others' emulators run; only an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from arcturus.api import Act, Agent, Environments, Metrics, State, Step, TimeStep, joined, parted
+from arcturus.api import Act, Agent, Environments, Group, Metrics, State, Step, TimeStep, joined, parted
 from arcturus.device import torch_threads
 
 
@@ -55,19 +55,6 @@ def run(
     may_learn = getattr(agent, "due", lambda: True)
     done = start
 
-    def play(rows: Iterable[TimeStep], memories: list[State], cut: bool) -> tuple[Step, list[State]]:
-        """Acts for every group, and sends it on its way if the row isn't cut; the memories after it."""
-        steps: list[Step] = []
-        after: list[State] = []
-        for group, ts, memory in zip(groups, rows, memories, strict=True):
-            ts = ts.as_cut() if cut else ts
-            act: Act = agent.act(ts, memory, explore=True, generator=generator)
-            if not cut:
-                group.send(act.action)
-            steps.append(Step(ts, memory, act.action, act.extras))
-            after.append(act.state)
-        return joined(steps), after
-
     try:
         ts, memory = at or (envs.restart(seeds()), agent.initial_state(n))
         rows: Iterable[TimeStep] = parted(ts, len(groups))
@@ -81,7 +68,7 @@ def run(
                 ts = joined(rows)
                 with torch_threads(learner_threads):
                     metrics = agent.learn(ts.as_cut() if cut else ts, joined(memories))
-            step, memories = play(rows, memories, cut)
+            step, memories = play(agent, groups, rows, memories, generator, cut)
             agent.observe(step)
             if not agent.on_policy:
                 metrics = agent.learn()
@@ -90,3 +77,19 @@ def run(
                 rows = parted(envs.restart(seeds()), len(groups)) if cut else (group.recv() for group in groups)
     finally:
         envs.settle()
+
+
+def play(
+    agent: Agent, groups: Sequence[Group], rows: Iterable[TimeStep], memories: list[State], generator: torch.Generator, cut: bool
+) -> tuple[Step, list[State]]:
+    """Acts for every group, and sends it on its way if the row isn't cut; the memories after it."""
+    steps: list[Step] = []
+    after: list[State] = []
+    for group, ts, memory in zip(groups, rows, memories, strict=True):
+        ts = ts.as_cut() if cut else ts
+        act: Act = agent.act(ts, memory, explore=True, generator=generator)
+        if not cut:
+            group.send(act.action)
+        steps.append(Step(ts, memory, act.action, act.extras))
+        after.append(act.state)
+    return joined(steps), after

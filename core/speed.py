@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from arcturus.api import Metrics, State, map_state, state_leaves
 from arcturus.errors import TrainingFailed
-from arcturus.runs.progress import say
+from arcturus.telling import say
 
 Network = TypeVar("Network", bound=nn.Module)
 WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,20 +22,23 @@ from arcturus.api import State, TimeStep, state_leaves, state_like
 from arcturus.building import build_agent, check_training, fitting, playing_state
 from arcturus.config import write_yaml
 from arcturus.device import learner_threads, torch_settings
-from arcturus.envs import open_envs, open_groups
+from arcturus.envs import is_atari, open_envs, open_groups, single
+from arcturus.envs.own import OWN
+from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.fine_tuning import begin_with
 from arcturus.loop import Row
 from arcturus.loop import run as run_loop
 from arcturus.runs.checkpoint import Checkpoints, Loaded
 from arcturus.runs.course import Course, Diverged, fingerprint
+from arcturus.runs.episodes import Account
 from arcturus.runs.files import write_atomically
-from arcturus.runs.folder import Run
+from arcturus.runs.folder import FolderTaken, Run
 from arcturus.runs.health import Health
 from arcturus.runs.monitor import Monitor, check_state
+from arcturus.runs.probing import Probe
 from arcturus.runs.profile import Profile
-from arcturus.runs.progress import say
-from arcturus.runs.reports import report_evaluation, report_hidden_layer, report_lengths
+from arcturus.runs.reports import introduce, report_evaluation, report_hidden_layer, report_lengths
 from arcturus.runs.saver import Saver
 from arcturus.runs.settings import RunConfig, find_listeners
 from arcturus.runs.signals import Signals, Watchdog
@@ -44,30 +46,39 @@ from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.instruments import HeldOut, collect_heldout
 from arcturus.seeding import Seeds
 from arcturus.speed import eagerly, in_bf16
+from arcturus.telling import say
 
 SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
+
+
+def passed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` (0: there is none) lies in (before, now]."""
+    return every > 0 and now // every > before // every
 
 
 class Trainer:
     """One run from where it stands to its end, or to a signal."""
 
-    def __init__(self, config: RunConfig, open_run: Callable[[], Run], *, resume: bool, quiet: bool):
-        self.config, self.open_run, self.resume, self.quiet = config, open_run, resume, quiet
+    def __init__(self, config: RunConfig, open_run: Callable[[], Run], *, resume: bool, quiet: bool, argv: Sequence[str] = ()):
+        """argv: the command, as run.json keeps it of every start."""
+        self.config, self.open_run, self.resume, self.quiet, self.argv = config, open_run, resume, quiet, list(argv)
         self.seeds = Seeds(config.run.seed)
         self.signals = Signals()
         self.steps, self.best = 0, -math.inf
         self.started = 0  # the step at which the environments were last restarted
         self.owed = False  # an evaluation at this step is due, or was broken off by a signal
-        self.health = Health(config.env.id)
+        self.health, self.account = Health(config.env.id), Account()
+        self.alone = single(config.env)  # nobody may open a second instance beside the one that trains
+        self.proved = config.env.id in OWN or is_atari(config.env.id)  # that restarts with a seed lead to the same
         self.failed_saves = 0
         self.memory: State = ()  # of the agent, after the newest row
-        self.restored = self._cut = False
+        self.restored = self._cut = self._due = False
 
     def train(self) -> Run:
         """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
         config = self.config
         self.learner_threads = config.run.learner_threads or learner_threads(config.run.deterministic)
-        single = hasattr(agents.load(config.agent_name).Agent, "fit")  # a loop of its own restarts single environments
+        own_loop = hasattr(agents.load(config.agent_name).Agent, "fit")  # one that restarts environments by themselves
         with (
             torch_settings(
                 config.run.torch_threads, config.run.deterministic, tf32=not (config.run.deterministic or config.run.eager)
@@ -76,7 +87,7 @@ class Trainer:
             in_bf16(config.run.bf16),
             self.signals,
             Watchdog(config.run.env_timeout, self._last_words),
-            (open_envs if single else open_groups)(config.env, config.run.seed, config.device) as envs,
+            (open_envs if own_loop else open_groups)(config.env, config.run.seed, config.device) as envs,
         ):
             self.envs = Course(envs)
             self.agent = build_agent(config, envs.spec, config.device)
@@ -87,7 +98,7 @@ class Trainer:
             self.generator = self.seeds.branch("policy").torch(config.device)
             self.make_listeners = find_listeners(config)
             self.run = self.open_run()
-            self.checkpoints = Checkpoints(self.run.path)
+            self.checkpoints = Checkpoints(self.run.path, self.run.own)
             with self.run.locked():
                 try:
                     self._train()
@@ -104,6 +115,8 @@ class Trainer:
     def _note(self, **changes: Any) -> None:
         try:
             self.run.update(**changes)
+        except FolderTaken:
+            pass  # nothing there is this run's
         except (OSError, ArcturusError) as e:  # the disk may be what failed
             say(f"warning: run.json could not be written: {e}")
 
@@ -130,10 +143,12 @@ class Trainer:
             self.checkpoints.set_aside_after(self.steps)
         if self.resume:  # what was changed is the run's from now on
             self._write_settings()
-        self.run.update(status="running", steps=self.steps, pid=os.getpid(), error=None)
+        if self.resume:
+            self._begin_again()
         self.heldout = self._hold_out_states()
         monitored = loaded.state["monitor"] if loaded else None
         self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
+        introduce(self.monitor, self.config, self.agent, self.envs.envs, loaded.state if loaded else None)
         self.listeners = [make(self.config, self.run.path) for make in self.make_listeners]
         if self.config.run.profile:
             self.listeners.append(Profile(self, self.run.path / "profile"))
@@ -144,7 +159,7 @@ class Trainer:
                 if self.steps < total and not self.signals.stop():
                     self._loop(self._return(loaded) if loaded else None)
                 if self.heldout and self.steps >= total and not self.owed:
-                    report_hidden_layer(self.monitor, self.agent, self.heldout, self.steps)
+                    self._report_hidden_layer(self.heldout)
         except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
             pass
         finally:
@@ -156,12 +171,21 @@ class Trainer:
         else:
             self._note(status="preempted", steps=self.steps, signal=signal.Signals(self.signals.received or 0).name)
 
+    def _begin_again(self) -> None:
+        changed = self.run.begin(self.config, self.argv, self.steps)
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed[:10])
+            say(f"other versions than at the start before, so this is not an exact continuation:\n{lines}")
+        elif self.steps and not self.config.run.deterministic and not self.quiet:
+            say(f"going on from step {self.steps:,}; bit-equality with a run never stopped is promised with --deterministic only")
+
     # -- the loop's readers --------------------------------------------------------------------------------------------
 
     def _loop(self, at: tuple[TimeStep, State] | None) -> None:
         if hasattr(self.agent, "fit"):  # it brings a loop of its own
             self.agent.fit(self.envs.envs, self.config.run.steps, self._read_own)
             return
+        self.monitor.begin(self.steps)
         rows = run_loop(
             self.envs,
             self.agent,
@@ -187,33 +211,54 @@ class Trainer:
 
     def _read(self, row: Row) -> bool:
         """Logs, evaluates and saves what a row asks for; whether it was the last."""
-        total, every = self.config.run.steps, self.config.eval_every
+        total = self.config.run.steps
         before, self.steps, self.memory = self.steps, row.steps, row.state
-        finished = self.envs.envs.take_finished()
+        finished = self.account.take(self.envs.envs.take_finished(), self.envs.envs.playing)
         self.monitor.row(self.steps, row.metrics, finished if getattr(self.agent, "plays", True) else [])
-        log = self.monitor.is_due(self.steps)
+        if log := self.monitor.is_due(self.steps):
+            self.run.own()
         self.health.check_rows(self.envs.envs.take_bad(), self.started, self.steps)
         self.health.check_updates(row.metrics, self.agent, self.steps, wait=log)
         if log:
             self._log()
         for listener in self.listeners:
             listener(row)
-        self.owed = bool(every) and (self.steps >= total or self.steps // every > before // every)
+        since = self.started if self.alone and self._cut else self.steps if self.alone else before
+        self.owed = passed(self.config.eval_every, since, self.steps) or (self.config.eval_every > 0 and self.steps >= total)
         if self.owed:
             self._evaluate()
         if self.replay is not None and (piece := self.checkpoints.segments.full(self.replay)) is not None:
             self.saver.submit(("segment",), partial(self.checkpoints.segments.write, piece))
-        leaving = bool(self.signals.stop()) or self.steps >= total
-        if self._cut or leaving:
-            goes_on = not (self._cut or self.steps >= total or hasattr(self.agent, "fit"))
+        leaving, restarts = bool(self.signals.stop()) or self.steps >= total, self._cut or self.steps >= total
+        if restarts:
+            self.account.restart(self.envs.envs.playing)
+        if self._due or leaving:
+            goes_on = not (restarts or hasattr(self.agent, "fit"))
             self._save(fingerprint(row.step.timestep) if goes_on else None)
+        if restarts and not self.proved and not self.signals.stop():
+            self._prove()
         self._hear(leaving)
         return leaving
 
     def _cut_due(self, steps: int) -> bool:
-        every = self.config.checkpoint_every
-        self._cut = bool(every) and steps // every > (steps - self.config.env.num_envs) // every
+        """Whether environments are to restart at this row: where a checkpoint is due (or an evaluation, if it can be played by the one
+        environment only), once episodes had time to end since the last restart.  Until then a checkpoint keeps the actions since."""
+        n = self.config.env.num_envs
+        self._due = passed(self.config.checkpoint_every, steps - n, steps)
+        wanted = self._due or (self.alone and passed(self.config.eval_every, self.started, steps))
+        self._cut = wanted and (self.envs.full or self.account.may_restart((steps - self.started) // n, self.envs.envs.playing))
         return self._cut
+
+    def _prove(self) -> None:
+        """Once a run: says so if these environments are no function of their seeds, as then nothing that was stopped can be gone back to."""
+        self.proved = True
+        seeds = self.seeds.branch("env", self.started).environments(self.config.env.num_envs)
+        if self.envs.envs.schedule is None and not hasattr(self.agent, "fit") and not self.envs.repeats(seeds):
+            say(
+                f"warning: {self.config.env.id} is no function of its seed: two restarts with the same one went different ways.  A resumed "
+                "run will not be an exact continuation, and a scored episode can't be played again or filmed"
+            )
+            self._note(repeats=False)
 
     def _restart_seeds(self) -> np.ndarray:
         self.started = self.steps
@@ -221,18 +266,32 @@ class Trainer:
 
     def _log(self) -> None:
         extra = self.agent.scalars() if hasattr(self.agent, "scalars") else {}
-        if self.heldout:
-            extra |= self.heldout.read(self.agent)[0]
+        if self.heldout and self.probe.due(self.steps):
+            extra |= self._probe()
         if self.health.bad_rows:
             extra["health/bad_rows"] = self.health.bad_rows
+        extra |= self.account.scalars()
         schedule = self.envs.envs.schedule
         if schedule is not None and schedule.adaptive:
             extra["task/level"] = schedule.level
         self.monitor.log(self.steps, extra)
 
+    def _probe(self) -> dict[str, float]:
+        assert self.heldout is not None
+        with self.probe.timed():
+            return self.heldout.read(self.agent)[0]
+
+    def _report_hidden_layer(self, heldout: HeldOut) -> None:
+        report_hidden_layer(self.monitor, self.agent, heldout, self.steps)
+
     def _evaluate(self) -> None:
         """Leaves `owed` set if a signal broke it off."""
+        if self.alone and hasattr(self.agent, "fit"):
+            self.owed = False
+            return  # it was said at the beginning
         began = time.perf_counter()
+        if self.alone and isinstance(self.envs.envs, DeviceEnvs):
+            self.envs.envs.release()
         try:
             result = evaluate(
                 self.agent,
@@ -241,6 +300,9 @@ class Trainer:
                 seed=self.seeds.branch("selection"),
                 device=self.config.device,
                 stop=self.signals.stop,
+                max_steps=self.config.run.eval_max_steps,
+                progress=self.monitor.text,
+                threads=0,
             )
         except Interrupted:
             return
@@ -270,6 +332,7 @@ class Trainer:
             "config": json.dumps(self.config.to_mapping()),
             "monitor": self.monitor.state(),
             "schedule": self.envs.schedule_now() if seen is None else self.envs.schedule,
+            "account": self.account.state_dict(),
         }
         if seen is not None:
             actions = self.envs.actions()
@@ -290,6 +353,7 @@ class Trainer:
             "config": "",
             "monitor": {"returns": [], "lengths": [], "episodes": 0, "metrics": [], "waiting": [], "files": []},
             "schedule": self.envs.schedule_now(),
+            "account": Account().state_dict(),
             "course": {"started": 0, "seen": "", "rows": 0, "actions": self.envs.actions()},
         }
 
@@ -331,7 +395,12 @@ class Trainer:
     def _failed(self, error: ArcturusError) -> None:
         """A checkpoint could not be written."""
         self.failed_saves += 1
-        if self.failed_saves >= SAVE_LIMIT or self.signals.stop() or self.steps >= self.config.run.steps:
+        if (
+            isinstance(error, FolderTaken)
+            or self.failed_saves >= SAVE_LIMIT
+            or self.signals.stop()
+            or self.steps >= self.config.run.steps
+        ):
             raise error
         if self.failed_saves == 1:
             say(f"warning: {error.what}; training goes on and tries again at the next checkpoint")
@@ -344,7 +413,8 @@ class Trainer:
                 begin_with(self.agent, self.config.run.init_from, self.config.run.new_head)
             return None
         replay = getattr(self.agent, "replay", None)
-        loaded = self.checkpoints.load_newest(self._template(), replay)
+        need = self.config.run.checkpoint_replay == "all"
+        loaded = self.checkpoints.load_newest(self._template(), replay, need_replay=need)
         state = loaded.state
         with fitting(str(self.run.path)):
             if not 0 <= state["steps"] == loaded.step:
@@ -357,6 +427,8 @@ class Trainer:
             there = any(self.checkpoints.folder.glob("best-*"))
             self.best = float(state["best"]) if state["best"] is not None and there else -math.inf
             check_state(state["monitor"])
+            if "account" in state:  # older runs have none
+                self.account.load_state_dict(state["account"])
             course = state.get("course")
             if course is not None and not (len(course["actions"]) == course["rows"] and course["started"] <= self.steps):
                 raise ValueError("its course makes no sense")
@@ -368,8 +440,8 @@ class Trainer:
             self.generator.set_state(state["policy_rng"])
         if loaded.moved:
             say("random generators of this kind of device begin anew: the run is not an exact continuation")
-        if not self.config.run.deterministic and not self.quiet:
-            say(f"going on from step {self.steps:,}; bit-equality with a run never stopped is promised with --deterministic only")
+        if self.run.known.get("repeats") is False:
+            say(f"{self.config.env.id} is no function of its seed: the run is not an exact continuation")
         return loaded
 
     def _return(self, loaded: Loaded) -> tuple[TimeStep, State]:
@@ -385,6 +457,7 @@ class Trainer:
                     return self.envs.retrace(seeds, course["actions"], course["seen"], self.signals.stop), self.memory
             except Diverged as e:
                 say(f"warning: {self.config.env.id} {e}; it restarts, and the run is not an exact continuation")
+                self.account.restart(self.envs.envs.playing)
                 self.envs.envs.take_finished()
                 self.envs.envs.take_bad()
                 if getattr(self.agent, "rollout", None) is not None:
@@ -395,6 +468,9 @@ class Trainer:
         return self.envs.restart(self._restart_seeds()), self.memory
 
     def _hold_out_states(self) -> HeldOut | None:
-        if not (count := self.config.run.heldout_states) or getattr(self.agent, "network", None) is None:
+        self.probe = Probe(self.config)
+        if not self.probe.count or getattr(self.agent, "network", None) is None:
             return None
-        return HeldOut(collect_heldout(self.config.env, count, self.seeds.branch("heldout"), self.config.device))
+        if self.alone and isinstance(self.envs.envs, DeviceEnvs):
+            self.envs.envs.release()
+        return HeldOut(collect_heldout(self.config.env, self.probe.count, self.seeds.branch("heldout"), self.config.device))

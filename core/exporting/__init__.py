@@ -4,10 +4,10 @@ Nothing here imports torch until it is used."""
 from __future__ import annotations
 
 import importlib
-import tempfile
 from pathlib import Path
 
 from arcturus.errors import ConfigError, EnvironmentProblem
+from arcturus.outputs import check_output
 
 SUFFIXES = {"sb3": ".zip", "onnx": ".onnx", "policy": ""}  # what an agent can be exported to -> the file's suffix
 PACKAGES = {"sb3": ("stable_baselines3",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "policy": ()}
@@ -17,18 +17,10 @@ def check_target(path: Path, to: str) -> None:
     """Before any work: a file of the right name, in a folder (made if need be) that can be written to."""
     if SUFFIXES[to] and path.suffix != SUFFIXES[to]:
         raise ConfigError(f"--to {to} writes a {SUFFIXES[to]} file, not {path.name!r}", where="FILE")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and SUFFIXES[to]:
-            raise IsADirectoryError(0, "it is a folder")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as e:
-        raise unwritable(path, e) from e
-
-
-def unwritable(path: Path, e: OSError) -> EnvironmentProblem:
-    return EnvironmentProblem(f"{path} can't be written: {e.strerror or e}", where="FILE", fix="choose a place you may write to")
+    if SUFFIXES[to]:
+        check_output(path, "FILE")
+    else:
+        check_output(path / "run.json", "FILE")
 
 
 def check_packages(to: str) -> None:
@@ -36,5 +28,5 @@ def check_packages(to: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError as e:
-            fix = "pip install 'arcturus[export]'" if to == "onnx" else "pip install stable-baselines3"
+            fix = f"pip install {' '.join(PACKAGES[to]).replace('_', '-')}"
             raise EnvironmentProblem(f"--to {to} needs {name}, which can't be imported: {e}", where="--to", fix=fix) from e

@@ -8,12 +8,18 @@ from typing import Any
 
 from arcturus.building import playing_state
 from arcturus.runs.checkpoint import Checkpoints
+from arcturus.runs.depending import DEPENDING
 from arcturus.runs.folder import Run
 
 
 def write_policy(actor: Any, folder: Path) -> int:
     """Makes the folder, of a loaded actor; the bytes of its checkpoint.  Training can't go on from it."""
-    config = replace(actor.config, run=replace(actor.config.run, run_dir=str(folder), init_from=""))
+    alone = {name: "" for name in DEPENDING["agent"] if hasattr(actor.config.agent, name)}
+    config = replace(
+        actor.config,
+        agent=replace(actor.config.agent, **alone),
+        run=replace(actor.config.run, run_dir=str(folder), init_from=""),
+    )
     run = Run.create(config, ["export-agent", "--to", "policy", folder.name])
     checkpoints = Checkpoints(run.path)
     state = {"agent": playing_state(actor.agent.state_dict()), "steps": actor.step}

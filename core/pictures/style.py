@@ -15,6 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from arcturus.outputs import written_beside
+
 INK, DIM, GRID = "#222222", "#6b6b6b", "#d9d9d9"
 BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 LINES = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, INK)
@@ -117,5 +119,5 @@ def pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    written_beside(path, lambda beside: figure.savefig(beside, dpi=dpi))
     return path

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +41,12 @@ from arcturus.runs.files import (
     unpack_all,
     write_file,
 )
-from arcturus.runs.progress import say
 from arcturus.runs.segments import NAME, Plan, Segments
+from arcturus.telling import say, shortened
 
 FORMAT = 2
+STEP, NAMED = re.compile(r"step-\d{12}"), re.compile(r"(step|best)-\d{12}")
+TOLD = 3  # of those that are passed over
 TRIED = 50  # checkpoints, newest first, before a run is given up
 FILES = {"tensors.safetensors", "state.json"}
 COURSE_BYTES = 32 << 20  # of actions since the last restart; beyond that a course is not kept
@@ -79,11 +83,12 @@ def _seal(manifest: dict[str, Any]) -> bytes:
 class Checkpoints:
     """The checkpoints of one run folder.  Every failure to write or to trust one is a CheckpointError.
 
-    snapshot() belongs to the thread that trains; the rest to any one thread.
+    own: called before anything is written; raises if the folder is another run's by now.  snapshot() belongs to the thread that
+    trains; the rest to any one thread.
     """
 
-    def __init__(self, run_path: Path):
-        self.folder, self.segments = run_path / "checkpoints", Segments(run_path)
+    def __init__(self, run_path: Path, own: Callable[[], None] = lambda: None):
+        self.folder, self.segments, self.own = run_path / "checkpoints", Segments(run_path, own), own
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -131,6 +136,7 @@ class Checkpoints:
             raise TrainingFailed(
                 f"{bad} holds numbers that are not finite, so nothing was saved", where=f"step {snapshot.step:,}"
             )
+        self.own()
         self.folder.mkdir(parents=True, exist_ok=True)
         final, temporary = self.folder / name, self.folder / f".tmp-{name}"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -164,11 +170,13 @@ class Checkpoints:
                 path.rename(path.with_name(f"damaged-{path.name}"))
 
     def adopt(self, source: Path, changes: dict[str, Any]) -> None:
-        """A copy of another run's checkpoint with some of its plain values changed (a best one's not); damaged ones are left out."""
+        """A copy of another run's checkpoint with some of its plain values changed (a best one's not); damaged ones are left out with
+        a word."""
         try:
             manifest, values = self._manifest(source), self.values(source) | (changes if source.name.startswith("step-") else {})
             data = self._file(source, "tensors.safetensors", 1 << 40, manifest)
-        except CheckpointError:
+        except CheckpointError as e:
+            say(f"warning: {source.name} is left out: {shortened(e.what, 120)}")
             return
         path = self.folder / source.name
         path.mkdir(parents=True)
@@ -204,15 +212,17 @@ class Checkpoints:
 
     def resumable(self) -> list[Path]:
         """Oldest first, unverified."""
-        return sorted(p for p in self.folder.glob("step-*") if p.is_dir() and not p.is_symlink())
+        return sorted(p for p in self.folder.glob("step-*") if STEP.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
 
     def find(self, which: str = "last") -> Path:
-        """last, best, or a step's number."""
+        """last, best, a step's number, or a checkpoint's whole name."""
         found = self.resumable()
         if which == "best":
             found = sorted(self.folder.glob("best-*")) or found
             if found and found[-1].name.startswith("step-"):
                 say("warning: this run was never evaluated in training: best is its last checkpoint")
+        elif NAMED.fullmatch(which):
+            found = [p for p in (self.folder / which,) if p.is_dir()]
         elif which != "last":
             try:
                 found = [p for kind in ("best", "step") if (p := self.folder / f"{kind}-{int(which):012d}").is_dir()]
@@ -245,7 +255,7 @@ class Checkpoints:
                 raise CheckpointError(f"{path.name} holds a course of {rows:,} rows", where=str(path))
         data = self._file(path, "tensors.safetensors", size_limit(shapes), manifest)
         loaded = unpack(data, shapes, path / "tensors.safetensors")
-        missing = [k for k in sorted({*tensors, *values} - {*loaded, *parsed}) if not k.startswith("course/")]
+        missing = [k for k in sorted({*tensors, *values} - {*loaded, *parsed}) if not k.startswith(("course/", "account/"))]
         if missing:
             raise CheckpointError(f"{path.name} lacks {missing[0]}", where=str(path))
         if bad := not_finite(loaded):
@@ -311,20 +321,42 @@ class Checkpoints:
             return False
         return True
 
-    def load_newest(self, template: dict[str, Any], replay: Ring | None = None) -> Loaded:
-        """The newest checkpoint that verifies, its replay's segments included; older ones are tried in turn, and said so."""
-        problems = []
-        for path in self.resumable()[: -TRIED - 1 : -1]:
+    def load_newest(self, template: dict[str, Any], replay: Ring | None = None, *, need_replay: bool = True) -> Loaded:
+        """The newest checkpoint that verifies, its replay's segments included; older ones are tried in turn, and said so.
+
+        need_replay: False takes one whose segments don't verify without them.
+        """
+        whole = ""  # the newest that is but for its replay
+        problems: list[CheckpointError] = []
+        real = [path for path in self.resumable() if (path / "manifest.json").exists()]
+        if others := [path for path in self.resumable() if path not in real]:
+            more = f", and so are {len(others) - 1} more" * (len(others) > 1)
+            say(f"warning: {others[-1].name} is passed over: it has no manifest.json{more}")
+        newest = real[: -TRIED - 1 : -1]
+        for path in newest:
             try:
                 loaded = self.load(path, template)
                 if replay is not None and loaded.replay:
-                    self.segments.verify(loaded.replay, replay)
+                    whole = whole or path.name
+                    try:
+                        self.segments.verify(loaded.replay, replay)
+                    except CheckpointError as e:
+                        if need_replay:
+                            raise
+                        say(f"warning: of {path.name} the replay is left out: {shortened(e.what, 120)}")
+                        return loaded._replace(replay={})
                 return loaded
             except CheckpointError as e:
                 problems.append(e)
-                say(f"warning: {path.name} is passed over: {e.what}")
+                if len(problems) <= TOLD or path == newest[-1]:
+                    say(f"warning: {path.name} is passed over: {shortened(e.what, 120)}")
+                elif len(problems) == TOLD + 1:
+                    say("and older ones")
+        fix = problems[0].fix if problems else ""
+        if whole and need_replay and not fix:
+            fix = f"of {whole} all but the replay is whole: --checkpoint.replay none goes on from it, which is not an exact continuation"
         raise CheckpointError(
             f"no checkpoint in {self.folder} can be used: {problems[0].what if problems else 'there is none'}",
             where=str(self.folder),
-            fix=(problems[0].fix if problems else "") or "start the run again in a new folder",
+            fix=fix or "start the run again in a new folder",
         )

@@ -7,6 +7,7 @@ checkpoint at a restart needs no actions; one that a signal asks for in between 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import Interrupted
 from arcturus.runs.checkpoint import COURSE_BYTES
+
+PROOF_ROWS, PROOF_SECONDS = 100, 5.0  # of a course that is played again to see whether it is a function of its seeds
 
 
 class Diverged(Exception):
@@ -66,6 +69,28 @@ class Course:
         kept = bytes(self._actions) if len(self._actions) <= COURSE_BYTES else b""
         taken = np.frombuffer(kept, self._dtype).reshape(-1, *self._shape)
         return torch.from_numpy(taken.copy())
+
+    @property
+    def full(self) -> bool:
+        """Whether there are more actions since the last restart than are kept."""
+        return len(self._actions) > COURSE_BYTES
+
+    def repeats(self, seeds: np.ndarray) -> bool:
+        """Whether a restart with these seeds and the actions that were taken after it lead twice to the same rows, as far as the first
+        hundred of them tell.  The environments stand elsewhere afterwards."""
+        actions, began = self.actions()[:PROOF_ROWS], time.perf_counter()
+        seen: list[list[str]] = []
+        for again in (False, True):
+            row = [fingerprint(self.envs.restart(seeds))]
+            for action in actions:
+                if again and len(row) == len(seen[0]) or not again and time.perf_counter() - began > PROOF_SECONDS:
+                    break
+                self.envs.send(action.long())
+                row.append(fingerprint(self.envs.recv()))
+            seen.append(row)
+        self.envs.take_finished()
+        self.envs.take_bad()
+        return seen[0] == seen[1]
 
     def retrace(self, seeds: np.ndarray, actions: Tensor, expected: str, stop: Callable[[], bool]) -> TimeStep:
         """Plays the actions [rows, N, ...] again after a restart with the seeds; the row they lead to.

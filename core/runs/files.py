@@ -22,6 +22,7 @@ from torch import Tensor
 
 from arcturus.errors import CheckpointError
 
+PLAIN_FILES = ("config.yaml", "run.json", "metrics.jsonl")  # of a run folder
 JSON_LIMIT = 4 << 20  # bytes of a JSON file
 DTYPES = {
     torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -143,12 +144,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_json(read_file(path, JSON_LIMIT), path)
 
 
-def refuse_links(folder: Path) -> None:
-    """What a run writes, truncates or removes must lie inside its folder."""
+def refuse_strangers(folder: Path) -> None:
+    """What a run writes, truncates or removes must lie inside its folder, and what it reads must end: no links, pipes or devices."""
     for place, folders, files in os.walk(folder):
         for name in [*folders, *files]:
-            if os.path.islink(path := os.path.join(place, name)):
-                raise CheckpointError(f"{path} is a link; a run folder holds none", where=str(folder), fix="remove it")
+            kind = os.lstat(path := os.path.join(place, name)).st_mode
+            if stat.S_ISLNK(kind) or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                what = "a link" if stat.S_ISLNK(kind) else "a pipe, a socket or a device"
+                raise CheckpointError(f"{path} is {what}; a run folder holds none", where=str(folder), fix="remove it")
+    for name in PLAIN_FILES:
+        if os.path.isdir(path := os.path.join(folder, name)):
+            raise CheckpointError(f"{path} is a folder, where a file should be", where=str(folder), fix="move it away")
 
 
 def nbytes(expected: Shapes) -> int:

@@ -5,33 +5,83 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import shutil
-import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arcturus.config import write_yaml
+from arcturus.config import user_path, write_yaml
 from arcturus.errors import CheckpointError, ConfigError
-from arcturus.runs.files import read_json, refuse_links, write_atomically
+from arcturus.runs.files import read_file, read_json, refuse_strangers, write_atomically
 from arcturus.runs.settings import RunConfig, from_run
+from arcturus.telling import plain, say, typed
 
+METRICS_LIMIT = 1 << 32  # bytes
+STARTS = 1_000  # of a run that run.json keeps, the newest ones
 PACKAGES = ("arcturus", "torch", "numpy", "gymnasium", "ale-py", "tensorboard", "safetensors", "stable-baselines3", "av")
 
 
-def versions() -> dict[str, str]:
+def versions(env_id: str = "") -> dict[str, str]:
+    """Of python, the packages that a run hangs on, and the one that its environment comes from."""
     out = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in dict.fromkeys([*PACKAGES, *package_of(env_id)]):
         try:
             out[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             out[name] = "missing"
     return out
+
+
+def package_of(env_id: str) -> list[str]:
+    """The installed packages that hold the module an environment is made by."""
+    import gymnasium as gym
+
+    module, _, name = env_id.rpartition(":")
+    spec = gym.registry.get(name)
+    entry = getattr(spec, "entry_point", None) or module
+    top = (entry if isinstance(entry, str) else getattr(entry, "__module__", "")).partition(":")[0].partition(".")[0]
+    return sorted(_distributions().get(top, [])) if top else []
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    """Reads every installed package's list of files, a third of a second."""
+    return dict(importlib.metadata.packages_distributions())
+
+
+def this_start(config: RunConfig, argv: list[str], step: int) -> dict[str, Any]:
+    """What is kept of every process that trains in a run folder."""
+    return {
+        "step": step,
+        "time": time.time(),
+        "command": argv,
+        "versions": versions(config.env.id),
+        "device": config.run.device,
+        "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
+        "pid": os.getpid(),
+    }
+
+
+class FolderTaken(CheckpointError):
+    """A run's folder was removed while it trained, and another run has begun in its place."""
+
+
+def trained_already(path: Path) -> Path:
+    """A policy that comes along (pong-dqn), by its name alone where no such folder is here; other paths as they are."""
+    if len(path.parts) != 1 or path.exists():
+        return path
+    spec = importlib.util.find_spec("arcturus.pretrained")
+    homes = spec.submodule_search_locations if spec is not None else None
+    return next((home for place in homes or [] if ((home := Path(place) / path) / "run.json").is_file()), path)
 
 
 class Run:
@@ -41,9 +91,11 @@ class Run:
     """
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
+        self.path = trained_already(user_path(path))
         self._about: dict[str, Any] = {}
         self._held: Any = None
+        self._inode: tuple[int, int] | None = None  # of the lock that is held
+        self._checking = threading.RLock()
         if not (self.path / "run.json").is_file():
             raise ConfigError(
                 f"{self.path} is no run folder: it has no run.json", where="RUN", fix="give the folder that train-agent named"
@@ -59,17 +111,12 @@ class Run:
         plain = Path(config.run.run_dir) if config.run.run_dir else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         if config.run.run_dir and plain.exists() and (not plain.is_dir() or any(plain.iterdir())):
             raise _not_empty(plain)
+        if not plain.name:  # "." and the like
+            plain = plain.resolve()
         temporary = plain.with_name(f".tmp-{plain.name}-{os.getpid()}")
-        about = {
-            "status": "running",
-            "steps": 0,
-            "command": argv,
-            "versions": versions(),
-            "device": config.run.device,
-            "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
-            "started": time.time(),
-            "pid": os.getpid(),
-        }
+        start = this_start(config, argv, 0)
+        told = {k: start[k] for k in ("command", "versions", "device", "machine", "pid")} | {"started": start["time"]}
+        about = {"status": "running", "steps": 0, "id": uuid.uuid4().hex} | told | {"starts": [start]}
         try:
             temporary.mkdir(parents=True)
             try:
@@ -80,19 +127,22 @@ class Run:
                 for number in range(2, 1_000):
                     run.path = plain if number == 2 else plain.with_name(f"{plain.name}-{number - 1}")
                     if _moved(temporary, run.path):
+                        run._about = run.known
                         return run
                     if config.run.run_dir:
                         break
                 raise _not_empty(plain)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        except OSError as e:
+        except (OSError, ValueError) as e:
             raise CheckpointError(
-                f"{plain} can't be written: {e.strerror}", where="--run-dir", fix="choose a folder you may write to"
+                f"{plain} can't be written: {getattr(e, 'strerror', None) or e}",
+                where="--run-dir",
+                fix="choose a folder you may write to",
             ) from e
 
     def config(self, trust: tuple[str, ...] = ()) -> RunConfig:
-        refuse_links(self.path)
+        refuse_strangers(self.path)
         return from_run(self.path, trust)
 
     @property
@@ -100,16 +150,60 @@ class Run:
         return read_json(self.path / "run.json")
 
     @property
+    def known(self) -> dict[str, Any]:
+        """`about`, empty where run.json can't be read: for what a damaged one must not stop."""
+        with suppress(CheckpointError):
+            return self.about
+        return {}
+
+    @property
     def status(self) -> str:
-        return str(self.about.get("status"))
+        return str(self.known.get("status", "unknown"))
 
     def update(self, **changes: Any) -> None:
         """Changes run.json; None takes an entry out.  A folder that was removed comes back."""
-        with suppress(CheckpointError):
-            self._about = self.about
+        if self._held is not None:
+            self.own()
+        self._about = self.known or self._about
         self._about = {k: v for k, v in (self._about | changes).items() if v is not None}
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "run.json", json.dumps(self._about, indent=2))
+
+    def begin(self, config: RunConfig, argv: list[str], step: int) -> list[str]:
+        """Enters a start of a run that exists; what is not as it was at the start before, a line each."""
+        start, about = this_start(config, argv, step), self.known
+        before = about.get("versions")
+        now: dict[str, str] = start["versions"]
+        old = before if isinstance(before, dict) else {}
+        differ = [name for name in sorted(old) if old[name] != now.get(name, old[name])]
+        changed = [f"{name} {plain(str(old[name]))[:40]} -> {now[name]}" for name in differ]
+        starts = about.get("starts")
+        kept = [*(starts if isinstance(starts, list) else []), start][-STARTS:]
+        told = {k: start[k] for k in ("command", "versions", "device", "machine", "pid")}
+        self.update(
+            status="running", steps=step, error=None, signal=None, id=about.get("id") or uuid.uuid4().hex, starts=kept, **told
+        )
+        return changed
+
+    def own(self) -> None:
+        """Before anything is written while the folder is locked: whether it is still this run's.
+
+        The lock is held by inode.  A folder that was moved or removed comes back, locked again; FolderTaken if another run is there.
+        """
+        with self._checking:
+            if self._inode == _inode(self.path / ".lock"):
+                return
+            there = self.known
+            if there and there.get("id") != self._about.get("id"):
+                raise FolderTaken(
+                    f"{self.path} is another run's by now: it was removed while this one trained, which ends here",
+                    where=str(self.path),
+                    fix="leave the folder of a run alone until it has ended",
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            if not there and self._about:
+                write_atomically(self.path / "run.json", json.dumps(self._about, indent=2))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -120,34 +214,45 @@ class Run:
             yield
         finally:
             self._held.release()
-            self._held = None
+            self._held = self._inode = None
 
     def _lock(self) -> None:
         from filelock import FileLock, Timeout
 
-        refuse_links(self.path)
-        lock = FileLock(self.path / ".lock", timeout=0)
+        refuse_strangers(self.path)
+        mode = (self.path / "run.json").stat().st_mode & 0o777 if (self.path / "run.json").exists() else 0o644
+        lock = FileLock(
+            self.path / ".lock", timeout=0, mode=mode, thread_local=False
+        )  # as all files of a run: FileLock doesn't ask umask
         try:
             lock.acquire()
         except Timeout:
             raise CheckpointError(
-                f"{self.path} is being trained by another process (pid {self.about.get('pid', 'unknown')})",
+                f"{self.path} is being trained by another process (pid {self.known.get('pid', 'unknown')})",
                 where="RUN",
                 fix="wait for it or stop it; or go on in a folder of your own with --fork",
             ) from None
         except OSError as e:
             raise CheckpointError(f"{self.path} can't be written: {e.strerror}", where="RUN") from e
-        self._held = lock
+        self._held, self._inode = lock, _inode(self.path / ".lock")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status})"
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def _not_empty(path: Path) -> ConfigError:
     return ConfigError(
         f"{path} exists already and is not empty",
         where="--run-dir",
-        fix=f"train-agent resume {path} goes on with it; or choose another folder",
+        fix=f"train-agent resume {typed(path)} goes on with it; or choose another folder, or none: a new one each time",
     )
 
 
@@ -168,18 +273,21 @@ def _moved(temporary: Path, path: Path) -> bool:
 def read_metrics(run: Run | Path | str) -> list[dict[str, Any]]:
     """Every line of metrics.jsonl: {"step": agent steps, "time": seconds since the epoch, tag: number, ...}.
 
-    A last line that a crash tore is left out.
+    A last line that a crash tore is left out, and so is, with a word, any other that is damaged.  CheckpointError for what is no file.
     """
-    path = (run.path if isinstance(run, Run) else Path(run)) / "metrics.jsonl"
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as e:
-        raise ConfigError(f"{path} can't be read: {e.strerror}", where="RUN") from e
-    for i, line in enumerate(lines):
+    path = (run.path if isinstance(run, Run) else user_path(run)) / "metrics.jsonl"
+    rows, damaged = [], []
+    lines = read_file(path, METRICS_LIMIT).split(b"\n")
+    for i, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if i != len(lines) - 1:
-                print(f"warning: line {i + 1} of {path} is damaged and left out", file=sys.stderr)
+            row = json.loads(line.decode()) if line else None
+        except (ValueError, RecursionError):
+            row = {}
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif row is not None and i < len(lines):
+            damaged.append(i)
+    if damaged:
+        lost = f"line {damaged[0]}" if len(damaged) == 1 else f"{len(damaged):,} lines, the first line {damaged[0]},"
+        say(f"warning: of {path} {lost} can't be read and is left out")
     return rows

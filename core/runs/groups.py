@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from arcturus.envs import family
+from arcturus.runs.depending import DEPENDING, shown
 from arcturus.runs.settings import RunConfig
 
 WORDS = 3  # settings that a name tells; the rest are counted
@@ -53,7 +54,8 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         agent["importance_steps"] = config.run.steps
     run = {"checkpoint_every": config.checkpoint_every}
     run |= {k: getattr(config.run, k) for k in ("deterministic", "eager", "init_from", "new_head", "freeze")}
-    return {"preset": config.preset, **agent, **env, **run}
+    told = {"preset": config.preset, **agent, **env, **run}
+    return told | {name: shown(told[name]) for names in DEPENDING.values() for name in names if told.get(name)}
 
 
 def grouped(runs: Sequence[Trained]) -> list[tuple[str, dict[str, Any], list[int]]]:

@@ -8,8 +8,9 @@ from arcturus.api import Metrics
 from arcturus.envs.vector import BadRow
 from arcturus.errors import TrainingFailed
 from arcturus.optimizers import culprit
-from arcturus.runs.progress import say
+from arcturus.telling import say
 
+CLIPPED = 0.1  # probability beyond a support that is worth a word
 LIMIT = 10  # bad rows between two scheduled checkpoints, or skipped updates in a row
 
 
@@ -17,7 +18,7 @@ class Health:
     """Of a run on this environment.  bad_rows: since the last scheduled checkpoint."""
 
     def __init__(self, env_id: str):
-        self.env_id, self.bad_rows = env_id, 0
+        self.env_id, self.bad_rows, self.told = env_id, 0, False
 
     def check_rows(self, bad: list[BadRow], started: int, steps: int) -> None:
         """bad: those that came in up to this step, since the environments were restarted at step `started`."""
@@ -31,6 +32,13 @@ class Health:
 
     def check_updates(self, metrics: Metrics, agent: Any, steps: int, *, wait: bool) -> None:
         """wait: also for numbers that are still on a GPU."""
+        clipped = metrics.get("health/clipped_mass")
+        if wait and clipped is not None and not self.told and clipped > CLIPPED:
+            self.told, c = True, agent.config
+            say(
+                f"warning: {100 * float(clipped):.0f}% of the probability of returns lies beyond the support from {c.v_min:g} to "
+                f"{c.v_max:g}, where nothing can be told apart: widen it (--agent.v-min, --agent.v-max)"
+            )
         skipped = metrics.get("health/skipped_updates")
         if skipped is not None and (wait or not skipped.is_cuda) and skipped >= LIMIT:
             raise TrainingFailed(

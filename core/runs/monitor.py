@@ -21,8 +21,9 @@ from torch import Tensor
 
 from arcturus.api import Metrics
 from arcturus.envs.vector import Episode
-from arcturus.runs.progress import Progress, say
+from arcturus.runs.progress import Progress
 from arcturus.runs.settings import RunConfig
+from arcturus.telling import say
 
 EVENTS = "events.out.tfevents.*"
 WAITING_SAVED = 2_000  # lines for which there is no space that a checkpoint keeps
@@ -152,6 +153,11 @@ class Monitor:
             }
         }
         self.board.file_writer.add_summary(custom_scalars(layout))
+
+    def begin(self, steps: int) -> None:
+        """Rows come from now on: what a resumed run took to play its way back is not its speed."""
+        self.clock = (time.perf_counter(), steps)
+        self.progress.began = time.perf_counter()
 
     def row(self, steps: int, metrics: Metrics, finished: list[Episode]) -> None:
         for episode in finished:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from arcturus.loop import Row
-from arcturus.runs.progress import say
+from arcturus.telling import say
 
 # owner, method, phase; what a run doesn't have is left out
 PHASES = (
@@ -36,6 +36,8 @@ PHASES = (
     ("agent", "learn", "update"),
     ("monitor", "row", "log"),
     ("", "_log", "log"),
+    ("", "_probe", "probe"),
+    ("", "_report_hidden_layer", "probe"),
     ("", "_evaluate", "evaluate"),
     ("", "_save", "save"),
 )
@@ -49,6 +51,7 @@ ABOUT = {
     "sample": "minibatches drawn",
     "update": "forward, backward, optimiser, target copy",
     "log": "metrics and TensorBoard",
+    "probe": "held-out states looked at",
     "rest": "the loop itself, health checks, listeners",
 }
 TRACED_ROWS = 32

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from arcturus.runs.settings import RunConfig
+from arcturus.telling import plain, say
 
 PLAIN_SECONDS = 15.0  # between lines where no terminal rewrites them
-
-
-def say(line: str) -> None:
-    """To stderr, come what may: the log that it goes to may lie on the disk that is full, or its reader may have gone."""
-    with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -25,17 +20,27 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
+    """A terminal that goes away takes its live line with it, and nothing else."""
+
     def __init__(self, config: RunConfig, start: int, quiet: bool):
         self.total, self.start, self.quiet = config.run.steps, start, quiet
         self.began = self.spoke = time.perf_counter()
         self.bar: Any = None
-        if not quiet and sys.stderr.isatty():
+        self.streams = sys.stdout, sys.stderr
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
             self.bar = Progress(BarColumn(24), TextColumn("{task.description}"), console=Console(stderr=True))
             self.task = self.bar.add_task("warming up", total=self.total, completed=start)
-            self.bar.start()
+            self._show(self.bar.start)
+
+    def _show(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except (OSError, ValueError):
+            self.bar = None
+            sys.stdout, sys.stderr = self.streams  # rich stands in their place while its line is shown
 
     def update(self, steps: int, values: dict[str, float]) -> None:
         now = time.perf_counter()
@@ -46,17 +51,17 @@ class Progress:
             score = f"return {values['charts/episodic_return']:.2f}" if "charts/episodic_return" in values else "no episode yet"
         line = f"{steps:,}/{self.total:,} steps  {rate:,.0f} steps/s  {score}  left {duration((self.total - steps) / max(rate, 1e-9))}"
         if self.bar is not None:
-            self.bar.update(self.task, completed=steps, description=line)
+            self._show(lambda: self.bar.update(self.task, completed=steps, description=line))
         elif not self.quiet and (now - self.spoke >= PLAIN_SECONDS or steps >= self.total):
             self.spoke = now
             say(line)
 
     def say(self, line: str) -> None:
         if self.bar is not None:
-            self.bar.console.print(line, highlight=False)
+            self._show(lambda: self.bar.console.print(plain(line), highlight=False, markup=False))
         elif not self.quiet:
             say(line)
 
     def close(self) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            self._show(self.bar.stop)

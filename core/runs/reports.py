@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import torch
 
+from arcturus.envs import single
+from arcturus.losses import annealed
 from arcturus.runs.monitor import Monitor
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.evaluation import Evaluation
@@ -16,16 +19,54 @@ from arcturus.scoring.statistics import summary
 from arcturus.seeding import Seeds
 
 WATCHED = 64  # tapes of each length that an evaluation in training scores
+THUMBNAIL = 128  # pixels of a side in the projector: 512 of them fit on its largest sheet
+SLOW_OPENING = 1.0  # seconds to open one environment, from which on it is said what that costs
+
+
+def introduce(monitor: Monitor, config: RunConfig, agent: Any, envs: Any, saved: dict[str, Any] | None) -> None:
+    """The first lines of a run: how its observations are read, and what will be otherwise than one might think.  saved: the state that
+    a resumed run goes on from."""
+    backend: Any = getattr(envs, "backend", None)
+    if saved is None and envs.spec.told:
+        torso = getattr(getattr(getattr(agent, "network", None), "torso", None), "name", "")
+        monitor.text(f"observations: {envs.spec.told}" + (f"; read by the torso {torso}" if torso else ""))
+    if config.env.reopen and getattr(backend, "opening", 0.0) > SLOW_OPENING:
+        monitor.text(
+            f"{config.env.id} takes {backend.opening:.1f} s to open, which every checkpoint and every scored episode does; where reset(seed) "
+            "sets all that it keeps, --env.reopen False saves that"
+        )
+    if saved is None and single(config.env) and hasattr(agent, "fit") and config.eval_every:
+        monitor.text("no evaluations in training: they would need a second environment beside the only one (--num-envs 1)")
+    if saved is not None:
+        for line in _moved_schedules(config, saved):
+            monitor.text(line)
+
+
+def _moved_schedules(config: RunConfig, saved: dict[str, Any]) -> list[str]:
+    """What a schedule over all of the run makes of another number of steps than the run had."""
+    before, now, at = json.loads(saved["config"])["run"]["steps"], config.run.steps, saved["steps"]
+    c, out = config.agent, []
+    if before != now and getattr(c, "anneal_steps", 0) == -1:
+        was, is_ = (annealed(c.learning_rate, at, steps) for steps in (before, now))
+        out.append(
+            f"the learning rate falls to 0 over all of the run: with {now:,} steps instead of {before:,} it goes on at {is_:.3g}, where it "
+            f"stood at {was:.3g} (--fork --agent.anneal-steps {before} keeps the old line)"
+        )
+    if before != now and getattr(c, "prioritised", False) and getattr(c, "importance_steps", 0) == -1:
+        out.append(f"the importance exponent reaches 1 at step {now:,} instead of {before:,}: it goes on lower than it stood")
+    return out
 
 
 def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: int, seconds: float, best: bool) -> None:
     score = summary(result.scores)
+    cut, stalled = (sum(getattr(e, kind) for e in result.episodes) for kind in ("cut", "stalled"))
     values = {
         "eval/episodic_return_mean": score["mean"],
         "eval/episodic_return_median": score["median"],
         "eval/ci_low": score["ci95_low"],
         "eval/ci_high": score["ci95_high"],
         "eval/episodic_length": float(np.mean([e.length for e in result.episodes])),
+        "eval/cut_episodes": cut,
     }
     extra = result.to_json()
     if extra.get("human_normalised") is not None:
@@ -37,7 +78,10 @@ def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: i
         monitor.picture("network/first_layer_filters", picture, steps)
     monitor.text(
         f"{steps:,} steps: evaluation {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}] over "
-        f"{len(result.episodes)} episodes, {result.policy}, {seconds:.0f} s{'; the best so far' if best else ''}"
+        f"{len(result.episodes)} episodes, {result.policy}, {seconds:.0f} s"
+        + (f"; {cut} were cut at {result.about['max_steps']:,} steps" if cut else "")
+        + (f"; {stalled} went nowhere and were ended" if stalled else "")
+        + ("; the best so far" if best else "")
     )
 
 
@@ -73,8 +117,19 @@ def report_hidden_layer(monitor: Monitor, agent: Any, heldout: HeldOut, steps: i
         return
     names = [str(a) for a in arrays["action"].tolist()]
     values = [f"{v:.4f}" for v in arrays.get("value", np.zeros(len(names))).tolist()]
-    obs, frames = heldout.obs, None
-    if obs.dtype == torch.uint8 and obs.dim() == 4:
-        frames = obs[:, -1:].float().cpu() / 255
     rows = [list(pair) for pair in zip(values, names, strict=True)]
-    monitor.embedding(arrays["hidden"], rows, ["value", "action"], frames, steps)
+    monitor.embedding(arrays["hidden"], rows, ["value", "action"], thumbnails(heldout.obs), steps)
+
+
+def thumbnails(obs: torch.Tensor) -> torch.Tensor | None:
+    """Pictures for the projector, which wants them square and all of them on one sheet: [B, 1 or 3, S, S] float32 in [0, 1] of the newest
+    of byte pictures [B, ..., H, W], in colour if they have three channels; None of other observations."""
+    if obs.dtype != torch.uint8 or obs.dim() < 3:
+        return None
+    x = obs[:, None] if obs.dim() == 3 else obs
+    x = x[:, -1] if x.dim() == 5 else x  # [B, K, C, H, W]: the newest
+    x = (x if x.shape[1] == 3 else x[:, -1:]).float().cpu() / 255
+    height, width = x.shape[-2:]
+    side = max(height, width)
+    x = torch.nn.functional.pad(x, ((side - width) // 2, side - width - (side - width) // 2, 0, side - height))
+    return x if side <= THUMBNAIL else torch.nn.functional.interpolate(x, (THUMBNAIL, THUMBNAIL), mode="area")

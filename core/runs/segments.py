@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +44,8 @@ class Plan(NamedTuple):
 class Segments:
     """The segments of one run.  full() and plan() belong to the thread that trains; write() and the rest to any one thread."""
 
-    def __init__(self, run_path: Path):
-        self.folder = run_path / "replay"
+    def __init__(self, run_path: Path, own: Callable[[], None] = lambda: None):
+        self.folder, self.own = run_path / "replay", own
         self._taken: set[tuple[int, int]] = set()  # full blocks of this course of the run that were handed out for writing
         self._names: dict[tuple[int, int], str] = {}  # full blocks that were written or loaded
 
@@ -114,6 +115,7 @@ class Segments:
         """The segment's name, once it is on the disk."""
         key = (piece.first, piece.end)
         try:
+            self.own()
             self.folder.mkdir(parents=True, exist_ok=True)
             data = zlib.compress(pack(piece.rows), 1)
             name = f"seg-{piece.first:012d}-{piece.end:012d}-{digest(data)}.z"

@@ -8,9 +8,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from arcturus import agents
-from arcturus.config import YAML_LIMIT, Bounds, Flag, Preset, check, from_mapping, parse_options, parse_yaml, read_yaml, to_plain
+from arcturus.config import (
+    YAML_LIMIT,
+    Bounds,
+    Flag,
+    Preset,
+    check,
+    default_presets,
+    expanded,
+    from_mapping,
+    parse_options,
+    parse_yaml,
+    read_yaml,
+    to_plain,
+)
 from arcturus.device import choose_device
-from arcturus.envs import EnvConfig, is_atari, own_environments, suited
+from arcturus.envs import EnvConfig, is_atari, suited
+from arcturus.envs.own import OWN
 from arcturus.errors import CheckpointError, ConfigError, nearest
 from arcturus.extensions import attribute
 
@@ -31,8 +45,11 @@ class RunOptions:
     """Steps between evaluations; -1: ten in a run, 0: none."""
     eval_episodes: Annotated[int, Bounds(1)] = 10
     """Episodes an evaluation during training plays."""
+    eval_max_steps: Annotated[int, Bounds(0)] = 0
+    """Agent steps after which an evaluation cuts an episode; 0: where the environment has a limit of its own, else 10,000."""
     checkpoint_every: Annotated[int, Bounds(-1)] = -1
-    """Steps between checkpoints; -1: two full-length games of every environment (Atari) or 100,000, 0: only at the end."""
+    """Steps between checkpoints; -1: two full-length games of every environment (Atari), or 100,000 and 1,000 of every environment,
+    whichever is more; 0: only at the end."""
     checkpoint_replay: Annotated[Literal["all", "none"], Flag("--checkpoint.replay")] = "all"
     """none: checkpoints without the replay; smaller, but resuming is then not exact."""
     keep: Annotated[int, Bounds(1)] = 2
@@ -40,7 +57,7 @@ class RunOptions:
     log_every: Annotated[int, Bounds(-1)] = -1
     """Steps between points in TensorBoard; -1: 200 in a run."""
     heldout_states: Annotated[int, Bounds(0, 512)] = 512
-    """States held out to watch the action-values on; 0: none."""
+    """States held out to watch the action-values on, at most one for every 20 steps; 0: none.  Looking takes 5% of a run at most."""
     torch_threads: Annotated[int, Bounds(1, 256)] = 1
     """Threads of torch on the CPU; more than one fights with the emulator's."""
     learner_threads: Annotated[int, Bounds(0, 256)] = 0
@@ -85,7 +102,7 @@ class RunConfig:
     def checkpoint_every(self) -> int:
         if self.run.checkpoint_every >= 0:
             return self.run.checkpoint_every
-        return 54_000 * self.env.num_envs if is_atari(self.env.id) else 100_000
+        return 54_000 * self.env.num_envs if is_atari(self.env.id) else max(100_000, 1_000 * self.env.num_envs)
 
     @property
     def log_every(self) -> int:
@@ -141,7 +158,10 @@ def resolve(
     device = choose_device(str(parts["run"].get("device", "auto")))
     env_id = str(parts["env"].get("id", ""))
     if preset is None:
-        preset = getattr(module, "DEFAULT_PRESETS", {}).get((suited(env_id), device.split(":")[0]), next(iter(module.PRESETS)))
+        first = next(iter(module.PRESETS))
+        defaults = getattr(module, "DEFAULT_PRESETS", None) or default_presets(first)  # an agent of one's own may have PRESETS alone
+        preset = defaults.get((suited(env_id), device.split(":")[0]), first)
+        preset = preset if preset in module.PRESETS else first
     if preset not in module.PRESETS and not complete:
         raise ConfigError(
             f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, module.PRESETS, "presets")
@@ -166,7 +186,8 @@ def validate(config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"{config.run.steps} steps are less than one for each of {config.env.num_envs} environments", where="--steps"
         )
-    config = replace(config, run=replace(config.run, device=choose_device(config.run.device)))
+    places: dict[str, Any] = {name: expanded(getattr(config.run, name)) for name in ("run_dir", "init_from")}
+    config = replace(config, run=replace(config.run, device=choose_device(config.run.device), **places))
     anneal, steps = getattr(config.agent, "anneal_steps", 0), config.run.steps
     if 0 < anneal < steps:
         raise ConfigError(
@@ -185,7 +206,7 @@ def _outside(agent: dict[str, Any], env_id: str, options: str, listeners: str) -
     for part in ("torso", "core"):
         if "." in str(agent.get(part, "")):
             yield part, str(agent[part])
-    if ":" in env_id or (not all(map(_numbers, parse_options(options).values())) and env_id not in own_environments()):
+    if ":" in env_id or (not all(map(_numbers, parse_options(options).values())) and env_id not in OWN):
         yield "environment", env_id
     for name in split_names(listeners):
         yield "listener", name

@@ -16,7 +16,8 @@ GRACE = 4.0  # seconds a call may hang on after its run was asked to end; then t
 
 
 class Signals:
-    """SIGINT, SIGTERM and SIGUSR1 ask for a checkpoint and the end; a second SIGINT leaves at once.
+    """SIGINT, SIGTERM, SIGUSR1 and SIGHUP (a terminal or connection that closes) ask for a checkpoint and the end; a second SIGINT
+    leaves at once.  A SIGHUP that is ignored, as under nohup, stays so.
 
     Handlers are installed in the main thread only; in any other a run can't be signalled.
     """
@@ -27,7 +28,9 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            hang_up = getattr(signal, "SIGHUP", None)  # which Windows doesn't have
+            ignored = hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *(() if ignored else (hang_up,))):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -45,7 +48,7 @@ class Signals:
 
 
 class Watchdog:
-    """Finds a step or reset that has been under way for `seconds`; 0 looks for none.
+    """Finds an environment whose step or reset has been under way for `seconds`; 0 looks for none.
 
     Time is counted in looks, not by the clock, so a process that was stopped as a whole (SIGSTOP, a sleeping laptop) is not
     mistaken for a hung one.  The waiting thread is asked to raise TrainingFailed; where it can't, because it waits outside
@@ -79,13 +82,14 @@ class Watchdog:
             raise self.verdict
 
     def _watch(self) -> None:
-        seen: Call | None = None
+        seen: tuple[Call, int] | None = None
         looks = 0
         while not self._ended.wait(TICK):
-            call = under_way[-1] if under_way else None
-            looks = looks + 1 if call is not None and call is seen else 0
-            seen = call
-            if call is not None and looks * TICK >= self.seconds * self._patience(call):
+            now = self._at()
+            looks = looks + 1 if now is not None and now == seen else 0
+            seen = now
+            if now is not None and looks * TICK >= self.seconds * self._patience(now[0]):
+                call = now[0]
                 break
         else:
             return
@@ -98,9 +102,9 @@ class Watchdog:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
         stuck, seen = 0, None
         while not self._ended.wait(TICK):  # what ends in order may take its time
-            call = under_way[-1] if under_way else None
-            stuck = stuck + 1 if call is not None and call is seen else 0
-            seen = call
+            now = self._at()
+            stuck = stuck + 1 if now is not None and now == seen else 0
+            seen = now
             if stuck * TICK >= GRACE:
                 try:
                     self.last_words(self.verdict)
@@ -108,6 +112,12 @@ class Watchdog:
                     os._exit(self.verdict.exit_code)
 
     @staticmethod
+    def _at() -> tuple[Call, int] | None:
+        """What is under way, and how many environments it has called: those that are called one after another are timed one by one."""
+        call = under_way[-1] if under_way else None
+        return None if call is None else (call, getattr(call.backend, "calls", 0))
+
+    @staticmethod
     def _patience(call: Call) -> int:
-        """A reset of many environments is made one after another."""
-        return 1 + call.backend.num_envs // 64 if call.what == "reset" else 1
+        """An emulator's reset of many environments is made one after another in one call."""
+        return 1 + call.backend.num_envs // 64 if call.what == "reset" and not hasattr(call.backend, "calls") else 1

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from arcturus import agents
+from arcturus.envs import check_settings
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
 from arcturus.runs.checkpoint import TRIED, Checkpoints
+from arcturus.runs.depending import pinned
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, validate
 from arcturus.training import Trainer
@@ -31,6 +33,8 @@ def start_run(
     config: RunConfig, argv: list[str], *, quiet: bool = False, announce: Callable[[Run], None] = lambda run: None
 ) -> Run:
     """Trains a new run from its beginning; its folder says what happened, however it ends."""
+    check_settings(config.env)
+    config = pinned(config)
 
     def open_run() -> Run:
         run = Run.create(config, argv)
@@ -47,6 +51,7 @@ def resume_run(
     fork: Path | str | None = None,
     quiet: bool = False,
     trust: tuple[str, ...] = (),
+    argv: Sequence[str] = ("arcturus.resume",),
 ) -> Run:
     """Goes on from the newest checkpoint that verifies.
 
@@ -64,7 +69,7 @@ def resume_run(
         raise ConfigError("a run stays in its folder", where="--run-dir", fix="--fork DIR goes on with a copy elsewhere")
     if fork is not None:
         config = replace(config, run=replace(config.run, run_dir=str(fork)))
-        trainer = Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet)
+        trainer = Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet, argv=argv)
         try:
             return _guarded(trainer)
         except ArcturusError:
@@ -79,7 +84,7 @@ def resume_run(
             where="train-agent resume",
             fix="--fork goes on with a copy of the run under the new settings; or set them back",
         )
-    return _guarded(Trainer(config, lambda: run, resume=True, quiet=quiet))
+    return _guarded(Trainer(config, lambda: run, resume=True, quiet=quiet, argv=argv))
 
 
 def saved_settings(run: Run) -> dict[str, Any] | None:
@@ -146,6 +151,8 @@ def _copy(old: Path, new: Path, config: RunConfig) -> None:
         raise CheckpointError(f"{old} has no checkpoint to fork from", where="--fork")
     for path in [*source.folder.glob("best-*"), *source.resumable()]:
         mine.adopt(path, {"config": json.dumps(config.to_mapping())})
+    if not mine.resumable():
+        raise CheckpointError(f"every checkpoint of {old} is damaged", where="--fork", fix="start a new run")
     mine.segments.folder.mkdir()
     for name in {name for path in mine.resumable() for name in mine.segments_of(path)}:
         _link(source.segments.folder / name, mine.segments.folder / name)

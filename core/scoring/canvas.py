@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from arcturus.envs import EnvConfig, is_atari
 
 HEIGHT, PANEL, TRACE = 420, 240, 120  # pixels: the game's height, the panel's width, the value trace's height
+MOST_BARS = 24  # actions that have a bar
 FADE, GLOW, GREYED = 0.93, 0.9, 0.85  # a step's fall of the heat map's scale; its strongest alpha; colour taken from the game
 INK, DIM, GROUND, CHOSEN, BAR, LINE, HEAT = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0", "#ff5a1f"
 
@@ -154,12 +155,18 @@ class Canvas:
     def _bars(self, pen: ImageDraw.ImageDraw, moment: Moment, bars: Bars, x: int, y: int) -> None:
         what, numbers, low = bars
         names, high = labels(self.config, len(numbers)), float(numbers.max())
-        pen.text((x, y), f"{what} {numbers.min():.2f} to {high:.2f}", DIM, self.small)
-        pitch = min(26, (HEIGHT - y - 26) // len(numbers))
+        shown = range(len(numbers))
+        if len(numbers) > MOST_BARS:  # the best of them, and the one that was played
+            best = np.argsort(-numbers, kind="stable")[:MOST_BARS]
+            shown = sorted({*best[: MOST_BARS - 1].tolist(), moment.action if moment.action in shown else int(best[-1])})  # type: ignore[assignment]
+        some = "" if len(shown) == len(numbers) else f", {len(shown)} of {len(numbers):,}"
+        pen.text((x, y), f"{what} {numbers.min():.2f} to {high:.2f}{some}", DIM, self.small)
+        pitch = min(26, (HEIGHT - y - 26) // len(shown))
         letters = font(min(13, max(9, pitch - 4)))
         span = max(high - low, 1e-6)
-        for i, (name, value) in enumerate(zip(names, numbers, strict=True)):
-            top, colour = y + 22 + i * pitch, CHOSEN if i == moment.action else BAR
+        for place, i in enumerate(shown):
+            name, value = names[i], numbers[i]
+            top, colour = y + 22 + place * pitch, CHOSEN if i == moment.action else BAR
             length = 4 + int((PANEL - 140) * (float(value) - low) / span)
             pen.text((x, top), name, CHOSEN if i == moment.action else INK, letters)
             pen.rectangle((x + 114, top + 2, x + 114 + length, top + pitch - 4), fill=colour)

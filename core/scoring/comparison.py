@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from arcturus.envs import is_atari
-from arcturus.errors import CheckpointError, ConfigError
-from arcturus.runs.files import read_json
+from arcturus.errors import ArcturusError, CheckpointError, ConfigError
 from arcturus.runs.folder import Run, read_metrics
 from arcturus.runs.groups import Trained, environment_of, grouped
 from arcturus.runs.settings import RunConfig
+from arcturus.scoring.keeping import whole
 from arcturus.scoring.statistics import bootstrap_interval, human_normalised, iqm, mean, stratified_interval
+from arcturus.telling import say, typed
 
 ENOUGH = 3  # seeds; of fewer no interval is given
 POINTS = 200  # of a curve
@@ -83,29 +84,48 @@ class Group(NamedTuple):
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Run folders among these and in them, each once, none that another process is just making (.tmp-*).  ConfigError for
-    what holds none.
+    """Run folders among these and in them, each once, none that another process is just making (.tmp-*).  What holds
+    none is passed over with a word; ConfigError if nothing holds any.
 
     Plain files are passed over: a shell's glob names them beside the folders."""
     found: dict[Path, Path] = {}
+    empty: list[str] = []
     for path in paths:
         if path.is_file():
             continue
         inside = [path] if (path / "run.json").is_file() else sorted(p.parent for p in path.glob("**/run.json"))
         inside = [p for p in inside if p == path or not any(part.startswith(".") for part in p.relative_to(path).parts)]
         if not inside:
-            what = "holds no run folder" if path.is_dir() else "is no folder"
-            raise ConfigError(f"{path} {what}", where="RUN", fix="give folders that train-agent named, or a folder of them")
+            empty.append(f"{path} {'holds no run folder' if path.is_dir() else 'is no folder'}")
         found |= {p.resolve(): found.get(p.resolve(), p) for p in inside}
+    if not found and empty:
+        raise ConfigError(empty[0], where="RUN", fix="give folders that train-agent named, or a folder of them")
     if not found:
         raise ConfigError("these are all files, and runs are folders", where="RUN", fix="give the folders that train-agent named")
+    for line in empty:
+        say(f"warning: {line}")
     return list(found.values())
+
+
+def read_runs(paths: Sequence[Path], trust: tuple[str, ...] = ()) -> tuple[list[Scored], list[tuple[Path, str]]]:
+    """Those that can be compared, and the others with the reason why not.  The error of the first, if there is none."""
+    scored: list[Scored] = []
+    left: list[tuple[Path, ArcturusError]] = []
+    for path in paths:
+        try:
+            scored.append(read_run(path, trust))
+        except ArcturusError as e:
+            left.append((path, e))
+    if not scored:
+        raise left[0][1]
+    return scored, [(path, f"{e.what}" + (f" ({e.fix})" if e.fix else "")) for path, e in left]
 
 
 def read_run(path: Path, trust: tuple[str, ...] = ()) -> Scored:
     """ConfigError for a run without any score, CheckpointError for one that can't be read."""
     run = Run(path)
-    config, about, rows = run.config(trust), run.about, read_metrics(run)
+    config, about = run.config(trust), run.known
+    rows = read_metrics(run) if (path / "metrics.jsonl").exists() else []
     try:
         rows = standing(rows)
         for row in rows:
@@ -115,7 +135,7 @@ def read_run(path: Path, trust: tuple[str, ...] = ()) -> Scored:
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
         raise CheckpointError(f"{path} holds no scores that can be read: {e!r}"[:300], where="RUN") from e
     if score is None:
-        raise ConfigError(f"{path} has no score yet", where="RUN", fix=f"evaluate-agent {path}; or leave it out")
+        raise ConfigError(f"{path} has no score yet", where="RUN", fix=f"evaluate-agent {typed(path)}; or leave it out")
     machine = f"{about.get('device', 'unknown')} on {about.get('machine', 'unknown')}"
     return Scored(path, config, score, clock, rows, machine)
 
@@ -132,9 +152,8 @@ def standing(rows: Rows) -> Rows:
 def evaluated(path: Path, about: dict[str, Any], config: RunConfig) -> Score | None:
     """By the newest evaluation that evaluate-agent made of the last checkpoint with the memory it was trained with, and not under attack."""
     last = about.get("checkpoint", about.get("steps"))
-    for file in sorted(path.glob("evaluations/*/evaluation.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        report = read_json(file)
-        if report["checkpoint"] == last and "memory_slots" not in report and "attack" not in report:
+    for _, report in whole(path):
+        if report["checkpoint"] == last and "memory_slots" not in report:
             told = report["score"]
             episodes, protocol, policy = int(told["episodes"]), str(report["protocol"]), str(report["policy"])
             return Score(_finite(told["mean"]), int(last), episodes, "evaluate-agent", protocol, policy)
@@ -168,7 +187,8 @@ def running_minutes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     resumed = abs(passed - took) > SAME_CLOCK[0] + SAME_CLOCK[1] * took
     resumed[0] = False  # nothing came before
     pace = np.median((took / np.maximum(advanced, 1))[~resumed])
-    took = np.where(resumed, np.minimum(pace * advanced, passed), took)
+    by_pace = pace * advanced
+    took = np.where(resumed, np.where(passed < 0, by_pace, np.minimum(by_pace, passed)), took)  # < 0: the clock was set back
     return steps, np.concatenate([[0.0], took.cumsum() / 60])
 
 

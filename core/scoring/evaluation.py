@@ -7,6 +7,7 @@ environment plays it, and short episodes are not over-counted.  An episode is (s
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,23 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from arcturus.api import Act, Actor, Objective, TimeStep, random_actions
-from arcturus.config import from_mapping
-from arcturus.envs import EnvConfig, is_atari, open_envs
+from arcturus.api import Act, Actor, EnvSpec, Objective, TimeStep, random_actions
+from arcturus.config import from_mapping, user_path
+from arcturus.device import torch_threads
+from arcturus.envs import EnvConfig, check_settings, is_atari, longest_episode, open_envs, single
+from arcturus.envs.own import OWN
+from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ConfigError, Interrupted
+from arcturus.runs.files import write_atomically
 from arcturus.scoring.statistics import human_normalised, summary
 from arcturus.seeding import Seeds
+from arcturus.telling import shortened
 
-STALL_STEPS = 1_000  # agent steps without reward and without anything new on the screen: the game goes nowhere
+STALL_STEPS = 1_000  # agent steps in which nothing is earned and nothing new is seen: the game goes nowhere
+LONGEST = 10_000  # agent steps of an episode where the environment sets no limit
+PROGRESS_SECONDS = 15.0  # between two words on how an evaluation goes
+MOST_ENVS = 8  # side by side, if nothing else is said
+EPISODES_LIMIT, ENVS_LIMIT = 100_000, 1_024  # beyond which an evaluation would outlast, or outgrow, any machine
 
 
 class ScoredEpisode(NamedTuple):
@@ -36,6 +46,8 @@ class ScoredEpisode(NamedTuple):
     start_value: float | None  # what the agent predicted of it
     obtained: float | None  # the same quantity as it came out
     frames: np.ndarray | None = None  # [length + 1, *frame_shape]: what the agent saw, if asked for
+    cut: bool = False  # at the most steps an evaluation's episode may have; its score is of what was played
+    why: str = ""  # it was ended though the console took it to go on
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class Evaluation:
         out: dict[str, Any] = {"env": self.env_id, "protocol": self.protocol, "policy": self.policy, **self.about}
         out |= {"score": summary(self.scores), "mean_length": float(np.mean([e.length for e in self.episodes]))}
         out["stalled"] = sum(e.stalled for e in self.episodes)
+        out["cut"] = sum(e.cut for e in self.episodes)
         if is_atari(self.env_id):
             from arcturus.envs.atari import games
 
@@ -68,18 +81,27 @@ class Evaluation:
         if values:
             predicted, obtained = np.mean(values, axis=0)
             out["start_value"] = {"predicted": float(predicted), "obtained": float(obtained)}
-        out["per_episode"] = [{"seed": e.seed, "score": e.score, "length": e.length, "stalled": e.stalled} for e in self.episodes]
+        kept = ("seed", "score", "length", "stalled", "cut", "why")
+        out["per_episode"] = [{name: getattr(e, name) for name in kept} for e in self.episodes]
         return out
 
-    def save(self, folder: Path) -> None:
-        """evaluation.json, and episodes.safetensors with every action and reward."""
-        from safetensors.numpy import save_file
+    def save(self, folder: Path | str, number: int = 0) -> None:
+        """evaluation.json, and episodes.safetensors with every action and reward.  number: its place among a run's evaluations."""
+        from safetensors.numpy import save
 
+        folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {f"{i}/actions": e.actions for i, e in enumerate(self.episodes)}
         arrays |= {f"{i}/rewards": e.rewards for i, e in enumerate(self.episodes)}
-        save_file(arrays, folder / "episodes.safetensors")
-        (folder / "evaluation.json").write_text(json.dumps(self.to_json(), indent=2), encoding="utf-8")
+        write_atomically(folder / "episodes.safetensors", save(arrays))
+        write_atomically(folder / "evaluation.json", json.dumps(self.to_json() | {"number": number}, indent=2))
+
+    def __repr__(self) -> str:
+        told = summary(self.scores)
+        return (
+            f"Evaluation({self.env_id}, {self.policy}, {len(self.episodes)} episodes, mean {self.mean:.2f} "
+            f"[{told['ci95_low']:.2f}, {told['ci95_high']:.2f}])"
+        )
 
 
 def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
@@ -90,7 +112,11 @@ def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
         if is_atari(config.id) and getattr(actor, "network", None) is not None:
             from arcturus.envs.atari import protocol
 
-            return f"epsilon={protocol(config.protocol).epsilon:g}"
+            settings = getattr(actor, "config", None)
+            noisy = getattr(getattr(settings, "agent", settings), "noisy", 0.0) > 0
+            rules = protocol(config.protocol)
+            epsilon = rules.noisy_epsilon if noisy else rules.epsilon
+            return f"epsilon={epsilon:g}" if epsilon else "greedy"
         return "greedy"
     if policy == "sample" and not actor.stochastic:
         raise ConfigError("this agent has no policy to sample from", where="--policy", fix="use greedy or epsilon=0.05")
@@ -155,9 +181,13 @@ def evaluate(
     seed: int | Seeds = 0,
     policy: str | None = None,
     device: torch.device | str = "cpu",
-    num_envs: int = 8,
+    num_envs: int | None = None,
     keep_frames: bool = False,
+    max_steps: int = 0,
     stop: Callable[[], bool] = lambda: False,
+    keep_finished: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+    threads: int = 1,
     **options: Any,
 ) -> Evaluation:
     """Plays `episodes` whole episodes and returns their scores.
@@ -166,66 +196,137 @@ def evaluate(
     protocol says.  keep_frames also keeps what the agent saw.  An actor that was trained on the environment named by id is
     scored with the settings it was trained with (frame size, stack ...), unless options say otherwise.
 
-    stop: asked at every step; Interrupted is raised once it says so.
+    max_steps: agent steps after which an episode is cut, which its `cut` says; 0: where the environment sets no limit, 10,000.
+
+    num_envs: environments side by side; None: 8, or 1 where only one was trained on and none may be opened beside it.
+
+    stop: asked at every step; once it says so Interrupted is raised, or with keep_finished what was played to its end is given back,
+    if anything was: about["asked"] says of how many episodes, the short ones first.  progress: told every 15 s how far it is.
+
+    threads: of torch on the CPU meanwhile; more than one fights with the emulator's, and 0 leaves them as they are.
 
     Greedy and epsilon policies score the same whatever num_envs; a sampling one draws for all environments at once.
     """
-    if episodes < 1:
-        raise ConfigError(f"{episodes} episodes can't be scored", where="--episodes", fix="use at least 1")
+    check_counts(episodes, num_envs)
     if isinstance(env, EnvConfig):
         base = env
     else:
         trained: EnvConfig | None = getattr(getattr(actor, "config", None), "env", None)
         known = trained if trained is not None and trained.id == env else None
         base = from_mapping(EnvConfig, {"id": env, **options}, "evaluate()", known)
-    n = min(episodes, num_envs)
+    if options:
+        check_settings(base)
+    n = min(episodes, num_envs or (1 if single(base) else MOST_ENVS))
     config = replace(base, num_envs=n)
+    limit = max_steps or (0 if base.id in OWN or longest_episode(base) else LONGEST)
     branch = seed if isinstance(seed, Seeds) else Seeds(seed).branch("score")
     policy = policy_of(actor, policy, config)
-    generator = branch.branch("policy").torch(device)
-    episode_seeds = branch.environments(episodes)
-    objective: Objective | None = getattr(actor, "objective", None)
-    done: list[ScoredEpisode | None] = [None] * episodes
+    about = {"protocol_rules": _rules(config), "frame_stack": config.stack, "seed": branch.seed, "max_steps": limit}
+    with torch_threads(threads), open_envs(config, 0, device) as envs:
+        check_fit(actor, envs.spec)
+        play = _Play(actor, envs, policy, branch, episodes, limit, keep_frames)
+        try:
+            done = play.run(stop, progress)
+        except Interrupted:
+            done = play.finished
+            if not (done and keep_finished):
+                raise
+            about["asked"] = episodes
+    return Evaluation(config.id, config.protocol if is_atari(config.id) else "-", policy, done, about)
 
-    with open_envs(config, 0, device) as envs:
-        playing: list[int | None] = list(range(n))  # which episode each environment plays
-        waiting = n
-        ts, state = envs.restart(episode_seeds[:n]), actor.initial_state(n)
-        logs = [_Log() for _ in range(n)]
 
-        def coin_of(episode: int) -> torch.Generator:
-            return Seeds(int(episode_seeds[episode])).branch("coin").torch()
+def check_counts(episodes: int, num_envs: int | None) -> None:
+    """A ConfigError for more, or fewer, than an evaluation can play."""
+    for count, most, flag in ((episodes, EPISODES_LIMIT, "--episodes"), (1 if num_envs is None else num_envs, ENVS_LIMIT, "--num-envs")):
+        if not 1 <= count <= most:
+            raise ConfigError(f"{shortened(f'{count:,}', 40)} is not from 1 to {most:,}", where=flag, fix=f"use 1 to {most:,}")
 
-        coins = [coin_of(episode) for episode in range(n)]
-        while any(p is not None for p in playing):
+
+class _Play:
+    """Episodes with seeds of their own, played side by side by whichever environment is free, all to their end."""
+
+    def __init__(self, actor: Actor, envs: DeviceEnvs, policy: str, branch: Seeds, episodes: int, limit: int, keep_frames: bool):
+        self.actor, self.envs, self.policy, self.limit, self.keep_frames = actor, envs, policy, limit, keep_frames
+        self.generator = branch.branch("policy").torch(envs.device)
+        self.seeds = branch.environments(episodes)
+        self.objective: Objective | None = getattr(actor, "objective", None)
+        self.done: list[ScoredEpisode | None] = [None] * episodes
+        self.playing: list[int | None] = list(range(envs.num_envs))  # which episode each environment plays
+        self.waiting = envs.num_envs  # the first that nobody plays yet
+        self.logs = [_Log() for _ in range(envs.num_envs)]
+        self.coins = [self._coin(episode) for episode in range(envs.num_envs)]
+
+    def _coin(self, episode: int) -> torch.Generator:
+        return Seeds(int(self.seeds[episode])).branch("coin").torch()
+
+    def run(self, stop: Callable[[], bool], progress: Callable[[str], None]) -> list[ScoredEpisode]:
+        envs, told = self.envs, time.monotonic()
+        ts, state = envs.restart(self.seeds[: envs.num_envs]), self.actor.initial_state(envs.num_envs)
+        while any(p is not None for p in self.playing):
             if stop():
                 raise Interrupted
-            act = choose(actor, ts, state, policy, envs.single_action_space, generator, coins)
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                progress(self._so_far())
+            act = choose(self.actor, ts, state, self.policy, envs.single_action_space, self.generator, self.coins)
             values = start_values(act)
-            for i in (i for i in range(n) if playing[i] is not None):
-                logs[i].open(values[i] if values is not None else None, envs.host.obs[i], keep_frames)
+            for i in (i for i, episode in enumerate(self.playing) if episode is not None):
+                self.logs[i].open(values[i] if values is not None else None, envs.host.obs[i], self.keep_frames)
             actions = act.action.cpu().numpy()
             envs.send(act.action)
             ts, state = envs.recv(), act.state
-            fresh = np.zeros(n, bool)
-            for i, episode in enumerate(playing):
-                if episode is None:
-                    continue
-                host, log = envs.host, logs[i]
-                log.add(actions[i], host, i, keep_frames)
-                if host.terminated[i] or host.truncated[i] or log.idle >= STALL_STEPS:
-                    ended = bool(host.terminated[i] or host.truncated[i])
-                    done[episode] = log.close(int(episode_seeds[episode]), not ended, objective)
-                    logs[i] = _Log()
-                    playing[i] = waiting if waiting < episodes else None
-                    if playing[i] is not None:
-                        fresh[i], coins[i] = True, coin_of(waiting)
-                        waiting += 1
+            fresh = np.array([self._took(i, actions[i]) for i in range(envs.num_envs)])
             if fresh.any():
-                seeds = np.array([episode_seeds[p] if p is not None else 0 for p in playing])
+                seeds = np.array([self.seeds[p] if p is not None else 0 for p in self.playing])
                 ts = envs.restart(seeds, fresh)
-    about = {"protocol_rules": _rules(config), "frame_stack": config.stack, "seed": branch.seed}
-    return Evaluation(config.id, config.protocol if is_atari(config.id) else "-", policy, [e for e in done if e], about)
+        return self.finished
+
+    @property
+    def finished(self) -> list[ScoredEpisode]:
+        return [e for e in self.done if e is not None]
+
+    def _took(self, i: int, action: np.ndarray) -> bool:
+        """An environment has made a step: whether it is to begin another episode."""
+        episode, host, log = self.playing[i], self.envs.host, self.logs[i]
+        if episode is None:
+            return False
+        log.add(action, host, i, self.keep_frames)
+        ended, stalled = bool(host.terminated[i] or host.truncated[i]), log.idle >= STALL_STEPS
+        if not (ended or stalled or len(log.actions) == self.limit):
+            return False
+        closed = log.close(int(self.seeds[episode]), stalled and not ended, self.objective)
+        why = getattr(self.envs.backend, "over", {}).get(i, "")
+        self.done[episode] = closed._replace(cut=not (ended or stalled), why=why)
+        self.logs[i] = _Log()
+        begins = self.waiting < len(self.done)
+        self.playing[i] = self.waiting if begins else None
+        if begins:
+            self.coins[i] = self._coin(self.waiting)
+            self.waiting += 1
+        return begins
+
+    def _so_far(self) -> str:
+        over, longest = sum(e is not None for e in self.done), max(len(log.actions) for log in self.logs)
+        cut = f"cut at {self.limit:,} (--max-steps, in training --eval-max-steps)"
+        limits = cut if self.limit else "as long as the environment lets it"
+        return f"evaluating: {over} of {len(self.done)} episodes are over; the longest under way has {longest:,} steps, {limits}"
+
+
+def check_fit(actor: Actor, spec: EnvSpec) -> None:
+    """A ConfigError if an agent that was made for one environment is to play one that looks or is answered otherwise."""
+    known: EnvSpec | None = getattr(actor, "spec", None)
+    if known is None or (known.obs_shape, known.obs_dtype, known.action_space) == (
+        spec.obs_shape,
+        spec.obs_dtype,
+        spec.action_space,
+    ):
+        return
+    raise ConfigError(
+        f"this agent was trained on {known.env_id}, which shows {list(known.obs_shape)} and is answered by {known.action_space}; "
+        f"{spec.env_id} shows {list(spec.obs_shape)} and is answered by {spec.action_space}",
+        where="evaluate()",
+        fix="evaluate it where it was trained, under the same settings (frame_size, frame_stack, options ...)",
+    )
 
 
 def _rules(config: EnvConfig) -> str:
@@ -263,7 +364,7 @@ class _Log:
         picture = hash(host.obs[i].tobytes())
         new = picture not in self.seen
         self.seen.add(picture)
-        self.idle = 0 if new or host.reward[i] else self.idle + 1
+        self.idle = 0 if new or host.reward[i] > 0 else self.idle + 1  # a cost gets nobody anywhere
 
     def close(self, seed: int, stalled: bool, objective: Objective | None) -> ScoredEpisode:
         obtained = obtained_return(self.rewards, self.lives_lost, objective) if objective and self.start is not None else None

@@ -1,13 +1,13 @@
 """Films and figures of scored episodes.
 
-An episode is (seed, actions).  A film plays them again twice over, side by side: through the device stack that the agent
-saw, for its action-values; and in a twin in colour, for the picture.  Both must earn the rewards that were scored.
+An episode is (seed, actions).  A film plays them again through the device stack that the agent saw, for its action-values; the picture
+is a colour twin's that plays beside it, on Atari, and elsewhere what the environment draws (screens.py).  What is played again must earn
+the rewards that were scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,52 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 from arcturus.api import Act, Actor
-from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs, parse_options
-from arcturus.envs.classic import import_module_of, open_one
+from arcturus.device import torch_threads
+from arcturus.envs import EnvConfig, is_atari
+from arcturus.envs.opening import registered
 from arcturus.errors import ConfigError, TrainingFailed
+from arcturus.outputs import PICTURES, check_output, written_beside
 from arcturus.scoring.canvas import Bars, Canvas, Moment
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
 from arcturus.scoring.explain import EXPLANATIONS, check_explanation
+from arcturus.scoring.screens import opened
 
-
-class ColourTwin:
-    """The same game in colour: one environment, same seed, same actions, same course."""
-
-    def __init__(self, config: EnvConfig):
-        self.atari: Any = None
-        if is_atari(config.id):
-            self.atari = open_backend(replace(config, num_envs=1, threads=1), colour=True)
-        else:
-            try:
-                self.env = open_one(config.id, render_mode="rgb_array", **parse_options(config.options))
-            except TypeError as e:
-                raise ConfigError(f"{config.id} can't draw itself: {e}", where="--video") from e
-            if "rgb_array" not in self.env.metadata.get("render_modes", []):
-                raise ConfigError(f"{config.id} can't draw itself (it has no rgb_array render mode)", where="--video")
-
-    def reset(self, seed: int) -> np.ndarray:
-        if self.atari:
-            return self.atari.reset(np.array([seed], np.int64), None).obs[0]
-        self.env.reset(seed=seed)
-        return self._render()
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float]:
-        if self.atari:
-            self.atari.send(action[None])
-            row = self.atari.recv()
-            return row.obs[0], float(row.reward[0])
-        start = getattr(self.env.action_space, "start", 0)
-        _, reward, *_ = self.env.step(int(action) + int(start) if action.ndim == 0 else action + start)
-        return self._render(), float(np.float32(reward))  # as scored
-
-    def _render(self) -> np.ndarray:
-        picture = self.env.render()
-        if not isinstance(picture, np.ndarray):
-            raise ConfigError("this environment draws no picture", where="--video")
-        return picture
-
-    def close(self) -> None:
-        self.atari.close() if self.atari else self.env.close()
+FILMS = (".mp4", ".gif")
 
 
 def returns_of(act: Act, played: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
@@ -93,43 +58,38 @@ def replay(
 
     explain: saliency, guided or occlusion, for a heat map of the action that was played, which need not be the likeliest one.
     """
-    twin = ColourTwin(config)
-    try:
-        with open_envs(replace(config, num_envs=1), 0, device) as envs:
+    with opened(config, device) as (envs, screen):
+        if explain:
+            check_explanation(explain, actor, envs.spec, device)
+        ts, state = envs.restart(np.array([episode.seed])), actor.initial_state(1)
+        picture, score = screen.first(episode.seed), 0.0
+        for action, scored in zip(episode.actions, episode.rewards, strict=True):
+            act = actor.act(ts, state, explore=False)
+            value, played = start_values(act), torch.as_tensor(action)[None]
+            heat = None
             if explain:
-                check_explanation(explain, actor, envs.spec, device)
-            ts, state = envs.restart(np.array([episode.seed])), actor.initial_state(1)
-            picture, score = twin.reset(episode.seed), 0.0
-            for action, scored in zip(episode.actions, episode.rewards, strict=True):
-                act = actor.act(ts, state, explore=False)
-                value, played = start_values(act), torch.as_tensor(action)[None]
-                heat = None
-                if explain:
-                    network: Any = getattr(actor, "network", None)
-                    heat = EXPLANATIONS[explain](network, ts.obs, ts.first, state, played.to(ts.obs.device)).cpu().numpy()
-                envs.send(played)
-                next_picture, reward = twin.step(action)
-                ts, state = envs.recv(), act.state
-                if reward != float(scored) or float(envs.host.reward[0]) != float(scored):
-                    raise TrainingFailed(
-                        f"the replay of {config.id} earned {reward:g} where {float(scored):g} was scored",
-                        where=f"seed {episode.seed}",
-                        fix="was it scored with another version of ale-py or of the environment?",
-                    )
-                yield Moment(
-                    picture,
-                    action.tolist(),
-                    reward,
-                    score,
-                    bars_of(act, envs.single_action_space),
-                    None if value is None else float(value[0]),
-                    returns_of(act, played),
-                    heat,
-                )
-                picture, score = next_picture, score + reward
-            yield Moment(picture, 0, 0.0, score, None, None)
-    finally:
-        twin.close()
+                network: Any = getattr(actor, "network", None)
+                heat = EXPLANATIONS[explain](network, ts.obs, ts.first, state, played.to(ts.obs.device)).cpu().numpy()
+            envs.send(played)
+            ts, state = envs.recv(), act.state
+            next_picture, twins = screen.next(action)
+            reward = float(envs.host.reward[0])
+            check_reward(config, episode, reward if twins is None or reward != float(scored) else twins, float(scored))
+            bars, returns = bars_of(act, envs.single_action_space), returns_of(act, played)
+            yield Moment(picture, action.tolist(), reward, score, bars, None if value is None else float(value[0]), returns, heat)
+            picture, score = next_picture, score + reward
+        yield Moment(picture, 0, 0.0, score, None, None)
+
+
+def check_reward(config: EnvConfig, episode: ScoredEpisode, reward: float, scored: float) -> None:
+    """TrainingFailed if a step earned something else than when it was scored."""
+    if reward != scored:
+        own = "" if is_atari(config.id) else "does it draw on chance that reset(seed) doesn't set? "
+        raise TrainingFailed(
+            f"the replay of {config.id} earned {reward:g} where {scored:g} was scored: it went another way",
+            where=f"seed {episode.seed}",
+            fix=f"{own}was it scored with another version of {'ale-py' if is_atari(config.id) else 'the environment'}?",
+        )
 
 
 def frames_per_second(config: EnvConfig) -> Fraction:
@@ -138,7 +98,7 @@ def frames_per_second(config: EnvConfig) -> Fraction:
         from arcturus.envs.atari import FRAME_SKIP, FRAMES_PER_SECOND
 
         return Fraction(FRAMES_PER_SECOND, FRAME_SKIP)
-    spec = gym.spec(import_module_of(config.id))
+    spec = gym.spec(registered(config.id))
     entry = spec.entry_point
     creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     metadata = getattr(creator, "metadata", {})
@@ -147,12 +107,7 @@ def frames_per_second(config: EnvConfig) -> Fraction:
 
 def check_film_path(path: Path) -> None:
     """Before an evaluation is played for a film that could not be written."""
-    if path.suffix not in (".mp4", ".gif"):
-        raise ConfigError(f"a film is .mp4 or .gif, not {path.name!r}", where="--video")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise ConfigError(f"{path.parent} can't be made: {e.strerror}", where="--video") from e
+    check_output(path, "--video", FILMS)
 
 
 def write_film(
@@ -185,13 +140,11 @@ def write_film(
             if i >= first:
                 yield image if scale == 1.0 else image.resize((int(image.width * scale), int(image.height * scale)))
 
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        count = _write_gif(temporary, pictures(), rate) if path.suffix == ".gif" else _write_mp4(temporary, pictures(), rate)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
+    counts: list[int] = []
+    write = _write_gif if path.suffix == ".gif" else _write_mp4
+    with torch_threads(1):
+        written_beside(path, lambda beside: counts.append(write(beside, pictures(), rate)))
+    return counts[0]
 
 
 def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> int:
@@ -245,6 +198,7 @@ def value_figure(
     """Draws the predicted value over an episode with the pictures at its rise, peak and fall; returns their steps."""
     from matplotlib.figure import Figure
 
+    check_output(path, "--value-figure", PICTURES)
     values = np.array([m.value for m in replay(actor, config, episode, device) if m.value is not None])
     if not len(values):
         raise ConfigError("this agent predicts no value", where="--value-figure")
@@ -266,6 +220,5 @@ def value_figure(
         below.imshow(pictures[i])
         below.set_title(f"{letter}: step {i}, value {values[i]:.2f}", fontsize=10)
         below.axis("off")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    written_beside(path, lambda beside: figure.savefig(beside, dpi=110))
     return points

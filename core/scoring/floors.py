@@ -12,12 +12,13 @@ from arcturus.envs import EnvConfig, open_envs
 from arcturus.scoring.evaluation import Evaluation, evaluate
 from arcturus.seeding import Seeds
 
+MOST_ACTIONS = 100  # beyond which nobody looks for the best constant one
 TRIALS = 4  # episodes that each constant action plays to be chosen; the chosen one is scored on fresh ones
 
 
 class Floors(NamedTuple):
     random: Evaluation
-    constant: Evaluation | None  # None where actions are not Discrete
+    constant: Evaluation | None  # None where actions are not Discrete, or too many
     action: int  # the best constant action
 
 
@@ -32,7 +33,7 @@ def floors(config: EnvConfig, episodes: int, seed: int = 0, device: str = "cpu")
         return evaluate(module.Agent(module.Config(**settings), spec, device, seeds), config, count, seed=branch, device=device)
 
     random = play("uniform", episodes, seeds.branch("score"))
-    if not isinstance(spec.action_space, gym.spaces.Discrete):
+    if not isinstance(spec.action_space, gym.spaces.Discrete) or spec.action_space.n > MOST_ACTIONS:
         return Floors(random, None, -1)
     trials = [play("constant", TRIALS, seeds.branch("trial"), action=a).mean for a in range(int(spec.action_space.n))]
     best = trials.index(max(trials))

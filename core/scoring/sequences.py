@@ -29,6 +29,7 @@ from arcturus.policies import Categoricals
 from arcturus.seeding import Seeds
 
 BATCH = 250  # sequences side by side
+SEQUENCES_LIMIT = 1_000_000  # of each length
 
 
 class Answers(NamedTuple):
@@ -94,9 +95,10 @@ def check_lengths(actor: Any, config: EnvConfig, lengths: Sequence[tuple[int, ..
 
 
 def _task(config: EnvConfig) -> tuple[Any, Any]:
-    from arcturus.envs.tasks import ENVIRONMENTS, task_of
+    from arcturus.envs.own import TURING
+    from arcturus.envs.tasks import task_of
 
-    if config.id not in ENVIRONMENTS:
+    if config.id not in TURING:
         raise ConfigError(f"{config.id} has no sequences to score by length", where="--lengths", fix="they are of NTM/ tasks")
     return task_of(config.id, parse_options(config.options))
 

@@ -26,7 +26,13 @@ class Odd(gym.Env):
         return obs, reward, self.t == self.length, False, {}
 gym.register('OddReward-v0', entry_point=Odd, kwargs={'reward': (30,)})
 gym.register('OddObs-v0', entry_point=Odd, kwargs={'obs': (30, 31)})
-gym.register('OddAlways-v0', entry_point=Odd, kwargs={'reward': range(100, 1000)})
+class Always(Odd):
+    total = 0  # steps of all of them, which are opened anew at checkpoints
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        Always.total += 1
+        return obs, float('nan') if Always.total > 800 else reward, *rest
+gym.register('OddAlways-v0', entry_point=Always)
 """
 
 

@@ -19,6 +19,7 @@ from arcturus.replay.ring import ROW_TENSORS, Ring
 from arcturus.runs import segments as segments_file
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.files import flatten, pack, read_json, unflatten
+from arcturus.runs.folder import Run
 from arcturus.training import Trainer
 
 
@@ -28,7 +29,7 @@ def save(checkpoints, step, state, replay=None, keep=2):
 
 def reader(path):
     """read() -> the newest checkpoint and its replay as resuming would load them: (step, tensors, values, replay's rows)."""
-    config = arcturus.runs.folder.Run(path).config()
+    config = Run(path).config()
     trainer = Trainer(config, lambda: None, resume=True, quiet=True)
     with open_envs(config.env, 0, "cpu") as envs:
         spec = envs.spec
@@ -138,6 +139,7 @@ def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(copy, capsys):
 
 def test_a_run_without_its_run_json_still_goes_on(copy):
     (copy / "run.json").write_bytes(bytes(10_000_000))
+    assert "unknown" in repr(Run(copy))
     assert arcturus.resume(copy, quiet=True, steps=1600).about["steps"] == 1600
 
 

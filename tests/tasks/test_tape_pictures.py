@@ -5,13 +5,15 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from arcturus.envs import EnvConfig
-from arcturus.envs.tapes import ENVIRONMENTS
-from arcturus.scoring.film import ColourTwin, frames_per_second
+from arcturus.envs.own import TAPES
+from arcturus.scoring.film import frames_per_second
+from arcturus.scoring.screens import opened
 
 LEFT, RIGHT, UP, _ = range(4)
-COPY, _, REPEAT, _, ADD, *_ = ENVIRONMENTS
+COPY, _, REPEAT, _, ADD, *_ = TAPES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date.*")  # Gymnasium on every v0 that has a v1
 
@@ -33,7 +35,7 @@ def walk(env, rng, steps=12):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", TAPES)
 @pytest.mark.parametrize(("low", "high", "base"), [(1, 5, 2), (30, 32, 5), (3, 200, 26)])
 def test_pictures_keep_one_even_size_and_show_every_step(env_id, low, high, base):
     """A film that begins with one size can't go on with another, and H.264 wants even ones."""
@@ -96,7 +98,7 @@ def test_the_text_is_what_a_reader_of_the_terminal_needs(at):
     ]
 
 
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", TAPES)
 def test_texts_fit_a_terminal(env_id):
     env = make(env_id, render_mode="ansi")
     for text in walk(env, np.random.default_rng(0), 40):
@@ -105,11 +107,15 @@ def test_texts_fit_a_terminal(env_id):
     assert make(env_id).render() is None
 
 
-def test_films_run_at_four_steps_a_second_and_are_drawn_by_a_twin():
+def test_films_run_at_four_steps_a_second_and_are_drawn_by_the_environment_that_is_played():
     config = EnvConfig(id=REPEAT, options="low=2,high=4")
     assert frames_per_second(config) == 4
-    twin = ColourTwin(config)
-    assert twin.reset(5).shape == (420, 640, 3)
-    picture, reward = twin.step(np.array([RIGHT, 1, twin.env.unwrapped.target[0]]))
-    assert (picture.shape, reward) == ((420, 640, 3), 1.0)
-    twin.close()
+    with opened(config, "cpu") as (envs, screen):
+        envs.restart(np.array([5]))
+        first = screen.first(5)
+        action = np.array([RIGHT, 1, envs.backend._envs.envs[0].unwrapped.target[0]])
+        envs.send(torch.as_tensor(action)[None])
+        assert envs.recv().reward.tolist() == [1.0]
+        picture, _ = screen.next(action)
+    assert picture.shape == first.shape == (420, 640, 3)
+    assert (picture != first).any()

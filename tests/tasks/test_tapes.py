@@ -6,10 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from arcturus.envs.tapes import ENVIRONMENTS
+from arcturus.envs.own import TAPES
 
 LEFT, RIGHT, UP, DOWN = range(4)
-COPY, TWICE, REPEAT, REVERSE, ADD, ADD3, ADD3_V1 = ENVIRONMENTS
+COPY, TWICE, REPEAT, REVERSE, ADD, ADD3, ADD3_V1 = TAPES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is out of date.*")  # Gymnasium on every v0 that has a v1
 
@@ -88,7 +88,7 @@ def play(env, controller, **reset):
     return rewards
 
 
-@pytest.mark.parametrize("env_id", [i for i in ENVIRONMENTS if i != ADD3])
+@pytest.mark.parametrize("env_id", [i for i in TAPES if i != ADD3])
 def test_a_controller_of_a_few_states_writes_every_target_in_time(env_id):
     env = make(env_id)
     for length in range(1, 33):
@@ -118,7 +118,7 @@ def test_the_best_mean_returns_at_gyms_last_level_are_above_its_thresholds_but_f
     """31 cells on average; half the sums of two numbers carry a digit out, five sixths of those of three."""
     best = {COPY: 31, TWICE: 46 / 3, REPEAT: 93, REVERSE: 31, ADD: 31.5, ADD3: 31 + 5 / 6, ADD3_V1: 31 + 5 / 6}
     thresholds = {COPY: 25, TWICE: 9, REPEAT: 75, REVERSE: 25, ADD: 25, ADD3: 25, ADD3_V1: 25}
-    for env_id in ENVIRONMENTS:
+    for env_id in TAPES:
         env, total, played = make(env_id), 0.0, []
         for i in range(1_200):
             env.reset(seed=0 if i == 0 else None, options={"length": 30 + i % 3})
@@ -169,7 +169,7 @@ def test_a_duplicated_tape_is_rounded_down_to_whole_groups_and_holds_one_at_leas
         assert env.time_limit == cells + cells // 3 + 4
 
 
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", TAPES)
 def test_lengths_and_symbols_cover_their_ranges_and_no_more(env_id):
     env = make(env_id, low=4, high=7)
     lengths, symbols = set(), set()
@@ -213,7 +213,7 @@ def test_a_wrong_symbol_ends_the_episode_with_minus_a_half(at):
     assert not env.solved
 
 
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", TAPES)
 @pytest.mark.parametrize("last", ["right", "wrong", "none"])
 def test_the_step_after_the_time_limit_ends_with_minus_one_whatever_is_written(env_id, last):
     env = make(env_id)
@@ -269,7 +269,7 @@ def test_environments_played_in_turns_are_what_they_are_alone():
     assert turns == list(zip(*alone, strict=False))
 
 
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", TAPES)
 def test_seeded_resets_come_again_and_episodes_leave_no_trace(env_id):
     env, other = make(env_id, low=1, high=32), make(env_id, low=1, high=32)
     first = []

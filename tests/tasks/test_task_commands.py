@@ -115,19 +115,24 @@ def runs(tmp_path_factory, small_run):
 @pytest.mark.parametrize(("argv", "says"), [
     (["cartpole", "--lengths", "3"], "no sequences to score by length"), (["lstm", "--memory-slots", "64"], "no memory of slots"),
     (["lstm", "--lengths", "3x2"], "is no length"), (["lstm", "--lengths", "0"], "is no length"),
-    (["lstm", "--lengths", "abc"], "are no lengths"), (["lstm", "--lengths", "3", "--sequences", "0"], "at least 1"),
+    (["lstm", "--lengths", "abc"], "are no lengths"), (["lstm", "--lengths", "3", "--sequences", "0"], "not from 1 to"),
     (["ntm", "--lengths", "7"], "--memory-slots 7 or more"),
     (["ntm", "--lengths", "9", "--memory-slots", "8"], "--memory-slots 9 or more"), (["ntm", "--memory-slots", "0"], "0 slots can't be"),
     (["ntm", "--memory-slots", "9999999"], "9999999 slots can't be"), (["ntm", "--lengths", "1000000"], "is no length"),
-    (["ntm", "--lengths", "3", "--pictures", "/dev/null/x"], "can't be made"),
     (["ntm", "--lengths", "3", "--env-options", "width=3"], "looks or is answered otherwise"),
     (["ntm", "--lengths", "3", "--env-options", "colour=3"], "no setting colour"), (["ntm", "--env-options", "series=2"], "add --lengths"),
-    (["ntm", "--lengths", "3", "--pictures", "/dev/null"], "can't be made"),
     (["ntm", "--lengths", "3", "--video", "x.mp4"], "--video"), (["ntm", "--lengths", "3", "--value-figure", "x.png"], "--value-figure"),
 ])  # fmt: skip
 def test_scores_that_can_t_be(call, tmp_path, runs, argv, says):
     refused(call, tmp_path, evaluate_agent.main, [runs / argv[0], *argv[1:]], says)
     assert not (runs / argv[0] / "evaluations").exists()
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "/dev/null"])
+def test_pictures_that_can_t_be_written_are_refused_before_anything_is_scored(runs, capsys, place):
+    code = guarded(evaluate_agent.main, [str(runs / "ntm"), "--lengths", "3", "--pictures", place])
+    assert (code, "can't be written" in capsys.readouterr().err) == (5, True)
+    assert not (runs / "ntm" / "evaluations").exists()
 
 
 def test_scores_that_can(call, runs):

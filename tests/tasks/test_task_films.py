@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import ImageColor, ImageDraw
 
+from arcturus.envs.own import TASKS as NAMES
 from arcturus.envs.tape_pictures import BAD, GROUND, HEAD, INK
-from arcturus.envs.tasks import NAMES
 from arcturus.envs.tasks.picture import FALSE_ZERO, LEFT, TOP, Scene, picture
 
 GREY = np.array(ImageColor.getrgb(GROUND))

@@ -12,7 +12,9 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import arcturus
-from arcturus.envs.tasks import ENVIRONMENTS, NAMES, task_of
+from arcturus.envs.own import TASKS as NAMES
+from arcturus.envs.own import TURING
+from arcturus.envs.tasks import task_of
 from arcturus.envs.tasks.playing import Play
 from arcturus.envs.tasks.sequences import Tapes
 from arcturus.envs.tasks.vector import TaskVectorEnv
@@ -269,8 +271,8 @@ def playable(env_id, mode):
 
 
 PLAYED = [  # of the variants' other actions only in the slow tests
-    pytest.param(i, mode, id=f"{i}-{mode.get('actions', 'bits')}", marks=[pytest.mark.slow] if len(e) > 1 and mode else [])
-    for i, e in ENVIRONMENTS.items()
+    pytest.param(i, mode, id=f"{i}-{mode.get('actions', 'bits')}", marks=[pytest.mark.slow] if len(e["kwargs"]) > 1 and mode else [])
+    for i, e in TURING.items()
     for mode in MODES
 ]
 
@@ -295,7 +297,7 @@ def test_the_checkers_pass_with_pictures_too(name):
         check_env(env)
 
 
-@pytest.mark.parametrize("env_id", [i for i in ENVIRONMENTS if "Stop" not in i])
+@pytest.mark.parametrize("env_id", [i for i in TURING if "Stop" not in i])
 def test_make_vec_keeps_gymnasiums_contract(env_id):
     envs = gym.make_vec(env_id, 3)
     assert isinstance(envs, TaskVectorEnv)

@@ -11,7 +11,8 @@ import torch
 from arcturus.api import Act
 from arcturus.config import parse_options
 from arcturus.envs import EnvConfig
-from arcturus.envs.tasks import NAMES, task_of
+from arcturus.envs.own import TASKS as NAMES
+from arcturus.envs.tasks import task_of
 from arcturus.envs.tasks.sequences import DynamicNGrams
 from arcturus.errors import ConfigError
 from arcturus.policies import Categoricals

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from arcturus.envs import EnvConfig, make, open_training
-from arcturus.envs.tasks import NAMES, task_of
+from arcturus.envs.own import TASKS as NAMES
+from arcturus.envs.tasks import task_of
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.tasks.sequences import Tapes
 from arcturus.seeding import Seeds

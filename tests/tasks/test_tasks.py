@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcturus.envs.tasks import ENVIRONMENTS, NAMES, task_of
+from arcturus.envs.own import TASKS as NAMES
+from arcturus.envs.own import TURING
+from arcturus.envs.tasks import task_of
 from arcturus.envs.tasks.sequences import MOST, TASKS, AssociativeRecall, Copy, DynamicNGrams, PrioritySort, RepeatCopy, Tapes
 
 SMALL = {
@@ -153,7 +155,7 @@ def test_ranges_of_training_are_the_papers():
         "Copy": ((1, 20),), "RepeatCopy": ((1, 10), (1, 10)), "AssociativeRecall": ((2, 6),), "DynamicNGrams": ((200, 200),),
         "PrioritySort": ((20, 20),),
     }  # fmt: skip
-    assert len(ENVIRONMENTS) == len(NAMES) * 4 - 3 + 1
+    assert len(TURING) == len(NAMES) * 4 - 3 + 1
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 10), (3, 4), (2, 17)])
@@ -356,7 +358,8 @@ def test_what_a_memory_must_hold():
 
 def test_every_task_has_a_name_and_its_ids():
     assert tuple(TASKS) == NAMES
-    for env_id, settings in ENVIRONMENTS.items():
+    for env_id, entry in TURING.items():
+        settings = entry["kwargs"]
         task, play = task_of(env_id, {})
         assert type(task) is TASKS[settings["task"]]
         assert play.reward == settings.get("reward", "bits")

@@ -1,0 +1,60 @@
+"""What a command is to write: looked at before the work that it is the end of, and written beside and renamed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from arcturus.errors import CheckpointError, ConfigError
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg")  # what a figure can be written as
+
+
+def check_output(file: Path, flag: str, endings: Sequence[str] = (), outside: Sequence[Path] = ()) -> None:
+    """Before any work: a file of one of these endings (any, if there are none), in a folder (made if need be) that can be written to,
+    and in none of the folders `outside`.  ConfigError or CheckpointError."""
+    if endings and file.suffix not in endings:
+        raise ConfigError(
+            f"{file.name!r} doesn't end in {' or '.join(endings)}", where=flag, fix=f"write {flag} FILE{endings[0]}"
+        )
+    if any(file.resolve().is_relative_to(folder.resolve()) for folder in outside):
+        raise ConfigError(f"{file} lies in a run folder, and nothing is written there", where=flag, fix="choose another place")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        if file.exists() and not file.is_file():
+            raise OSError(0, "it is no regular file")
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except (OSError, ValueError) as e:
+        raise unwritable(file, e, flag) from e
+
+
+def check_output_folder(folder: Path, flag: str) -> None:
+    """The same for a folder to put files into; made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as e:
+        raise unwritable(folder, e, flag) from e
+
+
+def unwritable(path: Path, e: Exception, flag: str = "FILE") -> CheckpointError:
+    why = getattr(e, "strerror", None) or e
+    return CheckpointError(f"{path} can't be written: {why}", where=flag, fix="choose a place you may write to")
+
+
+def written_beside(file: Path, write: Callable[[Path], object]) -> None:
+    """Calls write() with a name beside `file`, of the same ending, and renames what it wrote: the old file or the new, never half of
+    one.  CheckpointError if it can't be written."""
+    temporary = file.with_name(f".tmp-{file.name}")
+    try:
+        write(temporary)
+        temporary.replace(file)
+    except OSError as e:
+        raise unwritable(file, e) from e
+    finally:
+        temporary.unlink(missing_ok=True)

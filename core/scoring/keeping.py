@@ -1,0 +1,131 @@
+"""Evaluations on the disk: RUN/evaluations/step-S-PROTOCOL-POLICY-seedN/ with evaluation.json, and episodes.safetensors (every action
+and reward); by length of a task lengths.json.
+
+Each is written beside and renamed, and numbered: the newest is the one with the highest number, whatever the clock said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load as tensors_from_bytes
+
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.files import read_file, read_json, write_atomically
+from arcturus.scoring.evaluation import ScoredEpisode
+from arcturus.telling import say, typed
+
+REPORT, LENGTHS = "evaluation.json", "lengths.json"
+EPISODES_LIMIT = 1 << 28  # bytes of episodes.safetensors
+
+
+def keep(run: Path, name: str, fill: Callable[[Path, int], None]) -> Path:
+    """The folder RUN/evaluations/NAME with what fill(folder, number) puts into it, whole or not at all.
+
+    Where the run folder can't be written to it is a folder here, or in the system's folder for temporary files: what was played is
+    not lost.  CheckpointError if none of them can be written.
+    """
+    number = 1 + max((order(path)[0] for path in kept(run)), default=0)
+    elsewhere = Path(tempfile.gettempdir()) / "arcturus-evaluations"
+    homes = [_here(run), elsewhere] if installed(run) else [run / "evaluations", _here(run), elsewhere]
+    problem: OSError | None = None
+    for home in homes:
+        try:
+            return _swap(home / name, lambda folder: fill(folder, number))
+        except OSError as e:
+            problem = problem or e
+            say(f"warning: {home} can't be written: {e.strerror or e}")
+    raise CheckpointError(f"the scores could not be kept anywhere: {problem}", where=str(run)) from problem
+
+
+def installed(run: Path) -> bool:
+    """Whether a run is a policy that came along: nothing is kept among installed files."""
+    return "site-packages" in run.resolve().parts
+
+
+def _here(run: Path) -> Path:
+    return Path(f"{run.resolve().name}-evaluations")
+
+
+def _swap(folder: Path, fill: Callable[[Path], None]) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (folder.with_name(f".{word}-{folder.name}-{os.getpid()}") for word in ("tmp", "del"))
+    try:
+        new.mkdir()
+        fill(new)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        for path in (new, old):
+            if folder.exists():
+                shutil.rmtree(path, ignore_errors=True)
+    return folder
+
+
+def write_lengths(report: dict[str, Any], folder: Path, number: int) -> None:
+    write_atomically(folder / LENGTHS, json.dumps(report | {"number": number}, indent=2))
+
+
+def kept(run: Path, file: str = REPORT) -> list[Path]:
+    """The reports of a run's evaluations, oldest first; none that is being made."""
+    home = _here(run) if installed(run) else run / "evaluations"
+    found = [p for p in home.glob(f"*/{file}") if not p.parent.name.startswith(".")]
+    return sorted(found, key=order)
+
+
+def order(path: Path) -> tuple[int, float]:
+    """An evaluation's number; of one that was kept before they had any, 0 and its file's date."""
+    try:
+        number = read_json(path).get("number", 0)
+        return (number if isinstance(number, int) else 0), path.stat().st_mtime
+    except (CheckpointError, OSError):
+        return 0, 0.0
+
+
+def whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Evaluations that were played to their end and disturbed by nothing, newest first; what can't be read is passed over with a word."""
+    for path in reversed(kept(run)):
+        try:
+            report = read_json(path)
+        except CheckpointError as e:
+            say(f"warning: {path.parent} is passed over: {e.what}")
+            continue
+        if not {"attack", "asked"} & report.keys():
+            yield path, report
+
+
+def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str]:
+    """Episode `number` of the newest evaluation, the checkpoint's step, and the protocol it was scored under."""
+    path, report = next(whole(run), (None, {}))
+    if path is None:
+        raise ConfigError(f"{run} has no evaluation to film from", where="--replay", fix=f"evaluate-agent {typed(run)} first")
+    try:
+        episodes, step, rules = report["per_episode"], int(report["checkpoint"]), str(report["protocol"])
+        if not 0 <= number < len(episodes):
+            raise ConfigError(f"there is no episode {number}; there are 0 to {len(episodes) - 1}", where="--replay")
+        chosen = episodes[number]
+        data = read_file(path.with_name("episodes.safetensors"), EPISODES_LIMIT)
+        if int.from_bytes(data[:8], "little") > 1 << 20:
+            raise ValueError("a header that long belongs to no evaluation")
+        arrays = tensors_from_bytes(data)
+        episode = ScoredEpisode(
+            int(chosen["seed"]),
+            float(chosen["score"]),
+            int(chosen["length"]),
+            bool(chosen["stalled"]),
+            arrays[f"{number}/actions"],
+            arrays[f"{number}/rewards"],
+            None,
+            None,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, SafetensorError) as e:
+        raise CheckpointError(f"{path.parent} holds no evaluation that can be read: {e}", where="--replay") from e
+    return episode, step, rules
