@@ -21,12 +21,12 @@ import json
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
+from arcturus.config import user_path
 from arcturus.scripts.benchmarks.measuring import page
 from arcturus.scripts.benchmarks.measuring.machine import about, load, said
 
@@ -65,12 +65,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--env", help="ablation: default: a small one made for it")
     parser.add_argument("--preset", help="ablation: of DQN; default: the environment's")
     parser.add_argument("--steps", type=int, help="ablation: of one training; default: the preset's")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="ablation: a PNG and the numbers as JSON")
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="ablation: a PNG and the numbers as JSON")
     parser.add_argument("--budget", type=int, default=60, help="memory: rollouts of one episode in each of 64 environments")
     parser.add_argument("--cores", default="none,rnn,lstm,gru", help="memory: those compared, by name or dotted path")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the numbers, for `benchmark page`")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="the numbers, for `benchmark page`")
     parser.add_argument("--name", help="of the table in the JSON and on the page; default: the benchmark's, and -cuda on a GPU")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="variance, memory: a PNG")
+    parser.add_argument("--plot", type=user_path, metavar="FILE", help="variance, memory: a PNG")
     args = parser.parse_args(argv)
     args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
     if args.what != "ablation":

@@ -22,8 +22,8 @@ from typing import Any
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
-from arcturus.errors import ConfigError
-from arcturus.exporting import unwritable
+from arcturus.config import user_path
+from arcturus.outputs import check_output, unwritable
 from arcturus.runs.files import write_atomically
 from arcturus.scoring.comparison import (
     Group,
@@ -33,18 +33,19 @@ from arcturus.scoring.comparison import (
     curves_of,
     environments,
     find_runs,
-    read_run,
+    read_runs,
     summarise,
     tag_of,
 )
+from arcturus.telling import plain
 
 
 def parser() -> argparse.ArgumentParser:
     how = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="compare-runs", description=__doc__, formatter_class=how, allow_abbrev=False)
-    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, and folders that hold them")
-    p.add_argument("--plot", type=Path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write every number, curves included")
+    p.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="run folders, and folders that hold them")
+    p.add_argument("--plot", type=user_path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes")
+    p.add_argument("--json", type=user_path, metavar="FILE", help="write every number, curves included")
     p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
     return p
 
@@ -54,38 +55,28 @@ def main(argv: list[str]) -> int:
     paths = find_runs(args.runs)
     for flag, file in (("--plot", args.plot), ("--json", args.json)):
         if file is not None:
-            check_file(file, flag, paths)
-    tables = environments([read_run(path, tuple(args.trust)) for path in paths])
+            check_output(file, flag, (".png",) if flag == "--plot" else (), paths)
+    runs, left = read_runs(paths, tuple(args.trust))
+    tables = environments(runs)
     games = aggregate(tables)
-    print("\n\n".join([*(table(env, groups) for env, groups in tables.items()), *([over_games(games)] if games else [])]))
     if args.json:
-        write(args.json, json.dumps(numbers(tables, games), indent=2, allow_nan=False).encode())
+        write(args.json, json.dumps(numbers(tables, games, left), indent=2, allow_nan=False).encode())
     if args.plot:
         from arcturus.pictures.comparison import comparison  # it loads matplotlib
 
         picture = io.BytesIO()
         comparison(tables).savefig(picture, format="png", dpi=150)
         write(args.plot, picture.getvalue())
+    told = [table(env, groups) for env, groups in tables.items()] + ([over_games(games)] if games else [])
+    if left:
+        told.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
+    print(plain("\n\n".join(told)))
     return 0
 
 
 def write(file: Path, data: bytes) -> None:
     try:
         write_atomically(file, data)
-    except OSError as e:
-        raise unwritable(file, e) from e
-
-
-def check_file(file: Path, flag: str, runs: Sequence[Path]) -> None:
-    """Before any work: a name that can be written, and not in a run folder."""
-    if flag == "--plot" and file.suffix != ".png":
-        raise ConfigError(f"{file} is no name of a picture", where=flag, fix="write FILE.png")
-    if any(file.resolve().is_relative_to(run.resolve()) for run in runs):
-        raise ConfigError(f"{file} lies in a run folder, and nothing is written there", where=flag, fix="choose another place")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
     except OSError as e:
         raise unwritable(file, e) from e
 
@@ -169,7 +160,9 @@ def columns(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
 # -- what is written -----------------------------------------------------------------------------------------------------------
 
 
-def numbers(tables: Mapping[str, Sequence[Group]], games: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def numbers(
+    tables: Mapping[str, Sequence[Group]], games: Sequence[Mapping[str, Any]], left: Sequence[tuple[Path, str]] = ()
+) -> dict[str, Any]:
     """All that is printed and drawn."""
     out = []
     for env, groups in tables.items():
@@ -179,7 +172,9 @@ def numbers(tables: Mapping[str, Sequence[Group]], games: Sequence[Mapping[str, 
             for group in groups
         ]
         out.append({"environment": env, "groups": lines, "curves_of": tag, "cautions": cautions(groups)})
-    return {"environments": out, "over_games": list(games), "over_games_cautions": aggregate_cautions(games)}
+    return {"environments": out, "over_games": list(games), "over_games_cautions": aggregate_cautions(games)} | {
+        "left_out": [{"path": str(path), "why": why} for path, why in left]
+    }
 
 
 def cli() -> None:

@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from arcturus.config import user_path
 from arcturus.scripts.frontend import guarded
+from arcturus.telling import tell, typed
 
 GAME, STEPS = "ALE/KungFuMaster-v5", 200_000
 
@@ -21,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--env", default=GAME)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run-dir", type=Path, help="default: a new folder under demo/")
+    parser.add_argument("--run-dir", type=user_path, help="default: a new folder under demo/")
     args = parser.parse_args(argv)
     folder = args.run_dir or Path("demo") / f"{time.strftime('%Y%m%d-%H%M%S')}-s{args.seed}"
     from arcturus.scripts import evaluate_agent, train_agent
@@ -34,9 +36,10 @@ def main(argv: list[str]) -> int:
     trained = time.perf_counter()
     film, figure = folder / "videos" / "film.mp4", folder / "videos" / "value.png"
     code = evaluate_agent.main([str(folder), "--episodes", "20", "--floors", "--video", str(film), "--value-figure", str(figure)])
-    print(
+    tell(
         f"\ntrained in {trained - began:.0f} s, scored and filmed in {time.perf_counter() - trained:.0f} s\n"
-        f"film          {film}\nvalue figure  {figure}\ncurves        tensorboard --logdir {folder}   (in {Path(sys.executable).parent})"
+        f"film          {film}\nvalue figure  {figure}\n"
+        f"curves        tensorboard --logdir {typed(folder)}   (in {Path(sys.executable).parent})"
     )
     return code
 

@@ -6,34 +6,48 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
-from arcturus.errors import CheckpointError, ConfigError
+from arcturus.config import user_path, with_options
+from arcturus.errors import ConfigError, Interrupted
+from arcturus.outputs import PICTURES, check_output, check_output_folder, written_beside
+from arcturus.telling import say, shortened
 
 POLICIES = "greedy, sample, or epsilon=X (default: what the protocol says)"
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="evaluate-agent", description=__doc__, allow_abbrev=False)
-    p.add_argument("run", type=Path, help="the run folder")
+    p.add_argument("run", type=user_path, help="the run folder")
     p.add_argument("--episodes", type=int, default=30, help="whole episodes to play (default 30)")
     p.add_argument("--checkpoint", default="last", help="last, best (by evaluation during training), or a step (default last)")
-    p.add_argument("--protocol", help="Atari: v5 or nature (default: the run's)")
+    p.add_argument("--protocol", help="Atari: v5, nature, noop or noop-fire (default: the run's)")
     p.add_argument("--policy", help=POLICIES)
     p.add_argument("--seed", type=int, default=0, help="which episodes (default 0)")
-    p.add_argument("--num-envs", type=int, default=8, help="environments played side by side (default 8)")
+    p.add_argument(
+        "--num-envs", type=int, help="environments played side by side (default 8; 1 where no second one may be opened)"
+    )
+    p.add_argument(
+        "--max-steps", type=int, default=0, help="cut episodes at so many agent steps (default: 10,000 where nothing ends them)"
+    )
     p.add_argument("--device", default="auto")
     p.add_argument("--floors", action="store_true", help="also score random play and the best constant action")
-    p.add_argument("--video", type=Path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --replay's")
+    p.add_argument(
+        "--video", type=user_path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --replay's"
+    )
     p.add_argument("--explain", metavar="HOW", help="with --video: saliency, guided or occlusion, what each action hangs on")
     p.add_argument("--replay", type=int, metavar="N", help="no scoring: film episode N of the newest evaluation")
-    p.add_argument("--value-figure", type=Path, metavar="FILE", help="draw the value with the frames at its rise, peak and fall")
-    p.add_argument("--rollouts", type=Path, metavar="FILE.npz", help="write every episode with what the agent saw")
+    p.add_argument(
+        "--value-figure", type=user_path, metavar="FILE", help="draw the value with the frames at its rise, peak and fall"
+    )
+    p.add_argument("--rollouts", type=user_path, metavar="FILE.npz", help="write every episode with what the agent saw")
     p.add_argument("--attack", metavar="HOW", help="noise or fgsm: disturb what the agent sees (Huang et al. 2017)")
     p.add_argument(
         "--strength", metavar="X,X", help="with --attack: by how much, of 1 from black to white (0.005,0.01); each is scored"
@@ -41,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--lengths", metavar="L,L", help="NTM/ tasks: score by length instead (10,20; of two: 10x5,20x10)")
     p.add_argument("--sequences", type=int, default=1_000, help="with --lengths: tapes of each (default 1,000)")
     p.add_argument("--env-options", metavar="NAME=VALUE,...", help="with --lengths: other settings of the task (series=10)")
-    p.add_argument("--pictures", type=Path, metavar="DIR", help="with --lengths: draw answers and memory at each of them")
+    p.add_argument("--pictures", type=user_path, metavar="DIR", help="with --lengths: draw answers and memory at each of them")
     p.add_argument(
         "--memory-slots", type=int, metavar="N", help="give an ntm or dnc another number of slots than it was trained with"
     )
@@ -52,21 +66,107 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    if args.episodes < 1 or args.num_envs < 1 or args.seed < 0:
-        raise ConfigError("--episodes and --num-envs must be at least 1, --seed at least 0", where="evaluate-agent")
     import torch
 
     from arcturus.device import choose_device
-    from arcturus.envs import open_envs
-    from arcturus.envs.atari import protocol
+    from arcturus.envs import is_atari, open_envs
     from arcturus.runs.folder import Run
     from arcturus.runs.library import load
-    from arcturus.scoring.evaluation import evaluate
     from arcturus.scoring.explain import check_explanation
-    from arcturus.scoring.film import check_film_path
+    from arcturus.scoring.screens import check_screen
 
     torch.set_num_threads(1)
     run, device = Run(args.run), choose_device(args.device)
+    check_arguments(args)
+    if args.replay is not None:
+        return film_saved(run, args, device)
+    actor = load(run, args.checkpoint, device, tuple(args.trust), args.memory_slots)
+    config = actor.config.env
+    if args.lengths:
+        if args.env_options:
+            config = otherwise(config, args.env_options)
+        return score_by_length(run, args, actor, config, device)
+    if args.protocol and not is_atari(config.id):
+        raise ConfigError(f"protocols are for Atari games, and {config.id} is none", where="--protocol", fix="leave it out")
+    config = replace(config, protocol=args.protocol or config.protocol)
+    if args.attack:
+        return score_under_attack(run, args, actor, config, device)
+    if args.explain:
+        with open_envs(replace(config, num_envs=1), 0, device) as envs:
+            check_explanation(args.explain, actor, envs.spec, device)
+    if args.video or args.value_figure:
+        check_screen(config)
+    return score_episodes(run, args, actor, config, device)
+
+
+def score_episodes(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
+    """Plays whole episodes, keeps and reports them, and draws what is asked for.  A signal keeps those that were played to their end."""
+    from arcturus.runs.signals import Signals
+    from arcturus.scoring.keeping import keep
+
+    with Signals() as signals:
+        try:
+            result = play_episodes(args, actor, config, device, signals.stop)
+        except Interrupted:
+            say("stopped before an episode was over: nothing is kept")
+            return 128 + (signals.received or 0)
+        unfinished = "asked" in result.about
+        result.about.update(slots_told(args), run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
+        name = evaluation_name(args, actor, f"{config.protocol}-{result.policy.replace('=', '')}" + "-unfinished" * unfinished)
+        folder = keep(run.path, name, result.save)
+        say(f"kept in {folder}  (--replay N --video FILE films episode N)")
+    if args.floors and not unfinished:
+        result.about.update(floors_of(config, args, device))
+        keep(run.path, name, result.save)
+    report = result.to_json()
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        tell(report)
+    if args.rollouts:
+        written_beside(args.rollouts, lambda beside: write_rollouts(beside, result))
+        say(f"rollouts in {args.rollouts}")
+    if unfinished:
+        return 128 + (signals.received or 0)
+    order = sorted(result.episodes, key=lambda e: e.score)
+    draw(args, actor, config, order[len(order) // 2], device)
+    return 0
+
+
+def play_episodes(args: argparse.Namespace, actor: Any, config: Any, device: str, stop: Callable[[], bool]) -> Any:
+    from arcturus.scoring.evaluation import evaluate
+
+    return evaluate(
+        actor,
+        config,
+        args.episodes,
+        seed=args.seed,
+        policy=args.policy,
+        device=device,
+        num_envs=args.num_envs,
+        keep_frames=args.rollouts is not None,
+        max_steps=args.max_steps,
+        stop=stop,
+        keep_finished=True,
+        progress=say,
+    )
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Before anything is loaded."""
+    from arcturus.envs.atari import protocol
+    from arcturus.scoring.evaluation import check_counts
+    from arcturus.scoring.film import FILMS
+    from arcturus.scoring.sequences import SEQUENCES_LIMIT
+
+    check_counts(args.episodes, args.num_envs)
+    for flag, number, low, high in (
+        ("--sequences", args.sequences, 1, SEQUENCES_LIMIT),
+        ("--seed", args.seed, 0, 2**63 - 1),
+        ("--max-steps", args.max_steps, 0, 2**31 - 1),
+    ):
+        if not low <= number <= high:
+            raise ConfigError(f"{flag} {shortened(str(number), 40)} is not from {low} to {high:,}", where=flag)
     if args.protocol:
         protocol(args.protocol)
     if args.explain and not args.video:
@@ -81,52 +181,13 @@ def main(argv: list[str]) -> int:
         )
     if args.lengths:
         check_with_lengths(args)
-    if args.video:
-        check_film_path(args.video)
-    if args.replay is not None:
-        return film_saved(run, args, device)
-    actor = load(run, args.checkpoint, device, tuple(args.trust), args.memory_slots)
-    config = actor.config.env
-    if args.lengths:
-        if args.env_options:
-            config = otherwise(config, args.env_options)
-        return score_by_length(run, args, actor, config, device)
-    config = replace(config, protocol=args.protocol or config.protocol)
-    if args.attack:
-        return score_under_attack(run, args, actor, config, device)
-    if args.explain:
-        with open_envs(replace(config, num_envs=1), 0, device) as envs:
-            check_explanation(args.explain, actor, envs.spec, device)
-    result = evaluate(
-        actor,
-        config,
-        args.episodes,
-        seed=args.seed,
-        policy=args.policy,
-        device=device,
-        num_envs=args.num_envs,
-        keep_frames=args.rollouts is not None,
-    )
-    result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
-    found = floors_of(config, args, device) if args.floors else {}
-    result.about.update(found | slots_told(args))
-    name = f"{config.protocol}-{result.policy.replace('=', '')}"
-    folder = evaluation_folder(run, args, actor, name)
-    report = result.to_json()
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        tell(report)
-    try:
-        result.save(folder)
-        print(f"kept in {folder}  (--replay N --video FILE films episode N)", file=sys.stderr)
-    except OSError as e:
-        print(f"warning: the episodes could not be kept in {folder}: {e.strerror}", file=sys.stderr)
-    if args.rollouts:
-        write_rollouts(args.rollouts, result)
-    order = sorted(result.episodes, key=lambda e: e.score)
-    draw(args, actor, config, order[len(order) // 2], device)
-    return 0
+    for file, flag, endings in (
+        (args.video, "--video", FILMS),
+        (args.value_figure, "--value-figure", PICTURES),
+        (args.rollouts, "--rollouts", (".npz",)),
+    ):
+        if file is not None:
+            check_output(file, flag, endings)
 
 
 def slots_told(args: argparse.Namespace) -> dict[str, int]:
@@ -134,18 +195,18 @@ def slots_told(args: argparse.Namespace) -> dict[str, int]:
     return {} if args.memory_slots is None else {"memory_slots": args.memory_slots}
 
 
-def evaluation_folder(run: Any, args: argparse.Namespace, actor: Any, name: str) -> Path:
-    """Of its own for what was scored otherwise."""
+def evaluation_name(args: argparse.Namespace, actor: Any, name: str) -> str:
+    """A folder of its own for what was scored otherwise."""
     slots = "" if args.memory_slots is None else f"-slots{args.memory_slots}"
     task = "-" + re.sub("[^a-z0-9=_]+", "-", args.env_options.lower()) if args.env_options else ""
-    return run.path / "evaluations" / f"step-{actor.step:012d}-{name}{slots}{task}-seed{args.seed}"
+    return f"step-{actor.step:012d}-{name}{slots}{task}-seed{args.seed}"
 
 
 def otherwise(config: Any, options: str) -> Any:
     """The same task under other settings, if it looks and is answered as before."""
     from arcturus.envs import open_envs
 
-    changed = replace(config, options=",".join(part for part in (config.options, options) if part))
+    changed = replace(config, options=with_options(config.options, options))
     with open_envs(replace(config, num_envs=1), 0, "cpu") as known, open_envs(replace(changed, num_envs=1), 0, "cpu") as new:
         if (known.spec.obs_shape, known.spec.action_space) != (new.spec.obs_shape, new.spec.action_space):
             raise ConfigError(f"under {options} the task looks or is answered otherwise", where="--env-options")
@@ -159,18 +220,14 @@ def check_with_lengths(args: argparse.Namespace) -> None:
             flag = "--" + name.replace("_", "-")
             raise ConfigError("scoring by length plays no episodes", where=flag, fix=f"leave out {flag} or --lengths")
     if args.pictures:
-        try:
-            args.pictures.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise ConfigError(f"{args.pictures} can't be made: {e.strerror}", where="--pictures") from e
+        check_output_folder(args.pictures, "--pictures")
 
 
 def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
+    from arcturus.scoring.keeping import keep, write_lengths
     from arcturus.scoring.sequences import parse_lengths, score_lengths
 
     lengths = parse_lengths(args.lengths)
-    if args.sequences < 1:
-        raise ConfigError("of no sequences there is no score", where="--sequences", fix="use at least 1")
     scores = score_lengths(actor, config, lengths, args.sequences, seed=args.seed, device=device)
     report = {
         "env": config.id,
@@ -182,14 +239,13 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any,
         **slots_told(args),
         "lengths": [s.to_json() for s in scores],
     }
-    folder = evaluation_folder(run, args, actor, "lengths")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "lengths.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    folder = keep(run.path, evaluation_name(args, actor, "lengths"), partial(write_lengths, report))
+    say(f"kept in {folder}")
     if args.pictures:
         from arcturus.pictures.album import write_pictures
 
         for file in write_pictures(args.pictures, actor, config, scores, seed=args.seed, device=device):
-            print(f"picture {file}", file=sys.stderr)
+            say(f"picture {file}")
     if args.json:
         print(json.dumps(report, indent=2))
         return 0
@@ -209,6 +265,7 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
     from arcturus.envs import open_envs
     from arcturus.scoring.attack import Attacked, check_attack
     from arcturus.scoring.evaluation import evaluate
+    from arcturus.scoring.keeping import keep
 
     for name in ("video", "value_figure", "rollouts", "floors"):
         if getattr(args, name) not in (None, False):
@@ -224,19 +281,25 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
     for strength in [0.0, *(x for x in strengths if x)]:
         attacked = Attacked(actor, args.attack, strength, args.seed) if strength else actor
         result = evaluate(
-            attacked, config, args.episodes, seed=args.seed, policy=args.policy, device=device, num_envs=args.num_envs
+            attacked,
+            config,
+            args.episodes,
+            seed=args.seed,
+            policy=args.policy,
+            device=device,
+            num_envs=args.num_envs,
+            max_steps=args.max_steps,
         )
         result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
         if strength:
             result.about["attack"] = {"how": args.attack, "strength": strength}
+        name = f"{config.protocol}-{result.policy.replace('=', '')}-{args.attack}{strength:g}"
+        keep(run.path, evaluation_name(args, actor, name), result.save)
         reports.append(result.to_json())
         if not args.json:
             if len(reports) == 1:
                 print(f"{config.id}  {reports[0]['protocol_rules']}\npolicy {result.policy}, checkpoint at step {actor.step:,}")
             print(line(f"{args.attack} {strength:g}" if strength else "undisturbed", reports[-1]["score"]), flush=True)
-        result.save(
-            evaluation_folder(run, args, actor, f"{config.protocol}-{result.policy.replace('=', '')}-{args.attack}{strength:g}")
-        )
     if args.json:
         print(json.dumps(reports, indent=2))
     return 0
@@ -278,8 +341,14 @@ def tell(report: dict[str, Any]) -> None:
         print(
             f"value at the start: predicted {v['predicted']:.3f}, obtained {v['obtained']:.3f} (discounted, as the agent learns it)"
         )
+    if "asked" in report:
+        print(f"{report['score']['episodes']} of {report['asked']} episodes were over when it was stopped: the short ones first")
     if report["stalled"]:
         print(f"{report['stalled']} episodes went nowhere and were ended; their scores stand")
+    if report["cut"]:
+        print(
+            f"{report['cut']} episodes were cut at {report['max_steps']:,} steps (--max-steps); their scores are of what was played"
+        )
 
 
 def write_rollouts(path: Path, result: Any) -> None:
@@ -287,7 +356,6 @@ def write_rollouts(path: Path, result: Any) -> None:
     import numpy as np
 
     e = result.episodes
-    path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,
         frames=np.concatenate([x.frames for x in e]),
@@ -297,49 +365,19 @@ def write_rollouts(path: Path, result: Any) -> None:
         seeds=np.array([x.seed for x in e]),
         stalled=np.array([x.stalled for x in e]),
     )
-    print(f"rollouts in {path}", file=sys.stderr)
 
 
 def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as tensors_from_bytes
-
-    from arcturus.runs.files import read_file, read_json
     from arcturus.runs.library import load
-    from arcturus.scoring.evaluation import ScoredEpisode
+    from arcturus.scoring.keeping import episode_of
 
-    found = (run.path / "evaluations").glob("*/evaluation.json")
-    saved = sorted((p for p in found if "attack" not in read_json(p)), key=lambda p: p.stat().st_mtime)
-    if not saved:
-        raise ConfigError(f"{run.path} has no evaluation to film from", where="--replay", fix=f"evaluate-agent {run.path} first")
     if not args.video and not args.value_figure:
         raise ConfigError(
             "--replay films an episode: where to?", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png"
         )
     run.config(tuple(args.trust))  # refuses what it must before anything else is read
-    try:
-        report = read_json(saved[-1])
-        episodes, step, rules = report["per_episode"], str(int(report["checkpoint"])), str(report["protocol"])
-        if not 0 <= args.replay < len(episodes):
-            raise ConfigError(f"there is no episode {args.replay}; there are 0 to {len(episodes) - 1}", where="--replay")
-        chosen = episodes[args.replay]
-        data = read_file(saved[-1].with_name("episodes.safetensors"), 1 << 28)
-        if int.from_bytes(data[:8], "little") > 1 << 20:
-            raise ValueError("a header that long belongs to no evaluation")
-        arrays = tensors_from_bytes(data)
-        episode = ScoredEpisode(
-            int(chosen["seed"]),
-            float(chosen["score"]),
-            int(chosen["length"]),
-            bool(chosen["stalled"]),
-            arrays[f"{args.replay}/actions"],
-            arrays[f"{args.replay}/rewards"],
-            None,
-            None,
-        )
-    except (KeyError, TypeError, ValueError, OverflowError, SafetensorError) as e:
-        raise CheckpointError(f"{saved[-1].parent} holds no evaluation that can be read: {e}", where="--replay") from e
-    actor = load(run, step, device, tuple(args.trust))
+    episode, step, rules = episode_of(run.path, args.replay)
+    actor = load(run, str(step), device, tuple(args.trust))
     config = actor.config.env
     draw(args, actor, replace(config, protocol=rules if rules != "-" else config.protocol), episode, device)
     return 0
@@ -351,10 +389,10 @@ def draw(args: argparse.Namespace, actor: Any, config: Any, episode: Any, device
     if args.video:
         title = f"{config.id}  {actor.config.agent_name}"
         count = write_film(args.video, actor, config, episode, title=title, device=device, explain=args.explain)
-        print(f"film {args.video}: {count} pictures, seed {episode.seed}, score {episode.score:g}", file=sys.stderr)
+        say(f"film {args.video}: {count} pictures, seed {episode.seed}, score {episode.score:g}")
     if args.value_figure:
         points = value_figure(args.value_figure, actor, config, episode, device=device)
-        print(f"value figure {args.value_figure}: steps {points}", file=sys.stderr)
+        say(f"value figure {args.value_figure}: steps {points}")
 
 
 def cli() -> None:

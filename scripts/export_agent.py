@@ -5,22 +5,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+from arcturus.telling import typed
 
 # isort: split
-from arcturus.exporting import SUFFIXES, check_packages, check_target, unwritable
+from arcturus.config import user_path
+from arcturus.exporting import SUFFIXES, check_packages, check_target
+from arcturus.outputs import unwritable
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="export-agent", description=__doc__, allow_abbrev=False)
-    p.add_argument("run", type=Path, help="the run folder")
+    p.add_argument("run", type=user_path, help="the run folder")
     p.add_argument(
         "--to", required=True, choices=list(SUFFIXES), help="stable-baselines3 (FILE.zip), ONNX (FILE.onnx), or a run folder"
     )
-    p.add_argument("file", type=Path, metavar="FILE", help="where to")
+    p.add_argument("file", type=user_path, metavar="FILE", help="where to")
     p.add_argument("--checkpoint", default="last", help="last, best (by evaluation during training), or a step (default last)")
     p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
     return p
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> int:
 
         size = write_policy(actor, args.file)
         print(
-            f"{args.file}: {actor.config.agent_name} at step {actor.step:,}, {size:,} bytes; evaluate-agent {args.file} plays it"
+            f"{args.file}: {actor.config.agent_name} at step {actor.step:,}, {size:,} bytes; evaluate-agent {typed(args.file)} plays it"
         )
         return 0
     kind, data, notes = convert(actor, args.to)
@@ -79,7 +81,7 @@ def convert(actor: Any, to: str) -> tuple[str, bytes, list[str]]:
 def own_spaces(config: Any) -> tuple[Any, Any]:
     """The environment's own observation and action space; (None, None) on Atari, whose frames are stacked here."""
     from arcturus.envs import is_atari, parse_options
-    from arcturus.envs.classic import open_one
+    from arcturus.envs.opening import open_one
 
     if is_atari(config.id):
         return None, None

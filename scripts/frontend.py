@@ -1,4 +1,4 @@
-"""What the commands share: what must be set before torch is imported, and errors as exit codes."""
+"""What the commands share: what must be set before torch is imported, streams that can be written to, and errors as exit codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,28 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from arcturus.errors import MEMORY_FIX, ArcturusError, by_users_code, out_of_memory
+from arcturus.telling import say, shortened
+
+
+def _give_streams() -> None:
+    """A process that was started without stdin, stdout or stderr (>&-, a service manager, pythonw) gets /dev/null for them: what is
+    printed goes nowhere, and no file of the run is opened under their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # a terminal without the letters of a folder's name shows them as \\u....
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a pipe whose reader has gone can't be told anything
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+_give_streams()
 
 # Torch's OpenMP threads must sleep, not spin, beside the emulator's threads on the same cores; CUDA's deterministic
 # matrix products want their workspace named before CUDA starts.
@@ -32,38 +54,50 @@ ERROR_LINES = 20
 
 def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     """main's exit code; an ArcturusError becomes its own code and a few lines, without a traceback unless --debug."""
-    from arcturus.errors import ArcturusError
-
     args = [a for a in argv if a != "--debug"]
     debug = len(args) != len(argv)
     try:
         code = main(args)
-        try:
-            sys.stdout.flush()
-        except OSError:
-            _to_nowhere()
+        _flush()
         return code
     except ArcturusError as e:
-        if debug:
-            traceback.print_exc()
-        print("\n".join(f"error: {e}".splitlines()[:ERROR_LINES]), file=sys.stderr)
-        return e.exit_code
+        return _told(f"error: {e}", e.exit_code, debug)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _told("interrupted", 130)
     except BrokenPipeError:  # head, less: who read has seen enough; what is left may go nowhere
-        _to_nowhere()
+        _to_nowhere(sys.stdout)
         return 0
     except Exception as e:
-        if debug:
-            traceback.print_exc()
-        print(
-            f"error: {type(e).__name__}: {str(e)[:500]}\n  this is a fault of arcturus; run again with --debug for the traceback",
-            file=sys.stderr,
-        )
-        return 1
+        if (text := out_of_memory(e)) is not None:
+            return _told(f"error: there was not enough memory: {text}\n  to mend: {MEMORY_FIX}", 3, debug)
+        if isinstance(e, OSError):
+            _flush()
+            return _told(f"error: {e.strerror or e}" + (f": {e.filename}" if e.filename else ""), 5, debug)
+        if place := by_users_code(e):
+            return _told(f"error: {type(e).__name__}: {str(e)[:100]}\n  where: {place}\n  to mend: that code is not arcturus's", 4, debug)
+        fault = "this is a fault of arcturus; run again with --debug for the traceback"
+        return _told(f"error: {type(e).__name__}: {str(e)[:500]}\n  {fault}", 1, debug)
 
 
-def _to_nowhere() -> None:
-    """What stdout still holds can't be written: the interpreter's own last flush must not fail over it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _told(text: str, code: int, debug: bool = False) -> int:
+    """Few lines, none without end, no control characters, on stderr if it can be written; the exit code."""
+    if debug:
+        traceback.print_exc()
+    say("\n".join(shortened(line) for line in text.splitlines()[:ERROR_LINES]))
+    _flush()
+    return code
+
+
+def _flush() -> None:
+    """Of stdout and stderr; where one can't be written to any more, what it still holds goes nowhere, so that the interpreter's own last
+    flush doesn't fail over it (exit code 120)."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _to_nowhere(stream)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a test's stdout has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

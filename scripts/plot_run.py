@@ -15,7 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from arcturus.config import user_path
+from arcturus.outputs import PICTURES, check_output, written_beside
 from arcturus.scripts.frontend import guarded
+from arcturus.telling import typed
 
 COLOURS = ("#2f6f8f", "#c2410c", "#4d7c0f", "#7c3aed", "#8d8b84")
 STYLES = ("-", "--", ":", "-.")
@@ -49,6 +52,7 @@ def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
     from arcturus.pictures.style import save
     from arcturus.runs.files import read_json
     from arcturus.runs.folder import Run, read_metrics
+    from arcturus.scoring.keeping import LENGTHS, kept
 
     folders = [Run(path) for path in runs]
     configs = [run.config() for run in folders]
@@ -66,10 +70,10 @@ def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
         return
     scores: list[Any] = []
     for run in folders:
-        found = sorted(run.path.glob("evaluations/*-lengths*-seed*/lengths.json"), key=lambda p: p.stat().st_mtime)
+        found = kept(run.path, LENGTHS)
         if not found:
             raise ConfigError(
-                f"{run.path} has no scores by length", where=where, fix=f"evaluate-agent {run.path} --lengths 10,20"
+                f"{run.path} has no scores by length", where=where, fix=f"evaluate-agent {typed(run.path)} --lengths 10,20"
             )
         scores.append(read_json(found[-1]).get("lengths"))
     try:
@@ -81,14 +85,15 @@ def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="plot_run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("file", type=Path)
+    parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN")
+    parser.add_argument("file", type=user_path)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--bits", action="store_true", help="bits per sequence against sequences seen, beside guessing and the optimum"
     )
     how.add_argument("--lengths", action="store_true", help="the newest scores by length")
     args = parser.parse_intermixed_args(argv)
+    check_output(args.file, "FILE", PICTURES)
     if args.bits or args.lengths:
         plot_task(args.runs, args.file, args.lengths)
         return 0
@@ -133,8 +138,7 @@ def main(argv: list[str]) -> int:
     title = f"{config.agent_name} on {config.env.id}, preset {config.preset}" if len(known) == 1 else config.env.id
     seeds = sorted({config.run.seed for config, _ in known})
     figure.suptitle(f"{title}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}")
-    args.file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.file, dpi=100)
+    written_beside(args.file, lambda beside: figure.savefig(beside, dpi=100))
     return 0
 
 

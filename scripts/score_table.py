@@ -14,7 +14,6 @@ at its last checkpoint, 30 whole games under protocol v5.  DIR/table.md holds th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
+from arcturus.config import user_path
 from arcturus.errors import ConfigError, nearest
 
 SEVEN = "Pong,Breakout,SpaceInvaders,Seaquest,BeamRider,Enduro,Qbert"  # Mnih et al. 2013, table 1 (as the games are called now)
@@ -30,7 +30,7 @@ EPISODES = 30
 
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="score_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    p.add_argument("--out", type=user_path, required=True, metavar="DIR")
     p.add_argument("--games", default=SEVEN, help=f"default: {SEVEN}")
     p.add_argument("--agents", default="dqn,ppo")
     p.add_argument("--seeds", default="0")
@@ -82,10 +82,10 @@ def bring_forward(args: argparse.Namespace, more: list[str], env: str, agent: st
 
 
 def evaluation_of(folder: Path) -> dict[str, Any] | None:
-    """The newest evaluation, without an attack."""
-    found = sorted((folder / "evaluations").glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
-    reports = [json.loads(p.read_text(encoding="utf-8")) for p in found]
-    return next((r for r in reversed(reports) if "attack" not in r), None)
+    """The newest evaluation that was played to its end, without an attack."""
+    from arcturus.scoring.keeping import whole
+
+    return next((report for _, report in whole(folder)), None)
 
 
 def write_table(out: Path) -> str:

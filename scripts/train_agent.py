@@ -9,7 +9,7 @@
 
 Settings come from defaults < preset < --config FILE < flags, wherever on the line they stand.  Steps are agent steps
 summed over environments; one is 4 emulator frames on Atari.
-Exit codes: 0 done, 2 usage, 3 environment or device, 4 training failed, 5 disk or checkpoint, 130/143 stopped by a signal.
+Exit codes: 0 done, 2 usage, 3 environment or device, 4 training failed, 5 disk or checkpoint, 129/130/143 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from arcturus.scripts.frontend import ERROR_LINES, guarded  # first: it sets wha
 
 # isort: split
 from arcturus import agents
-from arcturus.config import Flag, hints
+from arcturus.config import Flag, expanded, hints, user_path
 from arcturus.envs import EnvConfig
 from arcturus.errors import ConfigError, nearest
-from arcturus.runs.progress import say
 from arcturus.runs.settings import RunConfig, RunOptions, resolve, validate
+from arcturus.suggesting import check_flags, preset_called
+from arcturus.telling import say, tell, typed
+
+HANG_UP = 1  # SIGHUP's number, by a name that Windows has as well
 
 
 def short_flags() -> dict[str, str]:
@@ -63,7 +66,7 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
     argv = spell_out(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--preset")
-    first.add_argument("--config", type=Path)
+    first.add_argument("--config", type=user_path)
     first.add_argument("--device")
     first.add_argument("--env.id", dest="env")
     try:
@@ -83,6 +86,13 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
     return validate(settings_over(base, argv, f"train-agent {agent}", sources))
 
 
+def known_flags(agent_config: Any, more: list[str]) -> set[str]:
+    """Every flag there is, short ones included."""
+    parts = (("env.", EnvConfig), ("agent.", agent_config), ("", RunOptions))
+    long = {f"--{prefix}{name.replace('_', '-')}" for prefix, cls in parts for name in hints(cls)}
+    return long | set(short_flags()) | {f"--{name}" for name in more} | {"--help"}
+
+
 def settings_over(base: RunConfig, argv: list[str], prog: str, more: list[tuple[str, Any, Any]] | None = None) -> RunConfig:
     """A run's settings with flags on top; `more` are further flags (name, Annotated[type, help], default) for the help text."""
     import tyro
@@ -96,6 +106,7 @@ def settings_over(base: RunConfig, argv: list[str], prog: str, more: list[tuple[
     for name, hint, default in more or []:
         kind, text = get_args(hint)
         fields.append((name, Annotated[kind, tyro.conf.arg(help=text)], default))
+    check_flags(argv, known_flags(module.Config, [name for name, _, _ in more or []]))
     flags = dataclasses.make_dataclass("Flags", [(n, t, dataclasses.field(default=d)) for n, t, d in fields], frozen=True)
     said = io.StringIO()
     try:
@@ -118,18 +129,13 @@ def train(agent: str, argv: list[str]) -> int:
         raise ConfigError(
             f"unknown agent {agent!r}",
             where="train-agent AGENT",
-            fix=nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents") + "; one of your own: package.module",
+            fix=preset_called(agent)
+            or nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents") + "; one of your own: package.module",
         )
     config = parse(agent, argv)
     from arcturus.runs.starting import start_run
 
     return finish(start_run(config, ["train-agent", agent, *argv], announce=lambda run: announce(config, run)))
-
-
-def tell(text: str) -> None:
-    """To stdout, come what may: training doesn't depend on who reads."""
-    with contextlib.suppress(OSError):
-        print(text, flush=True)
 
 
 def announce(config: RunConfig, run: Any) -> None:
@@ -139,17 +145,18 @@ def announce(config: RunConfig, run: Any) -> None:
     tell(
         f"{config.agent_name} on {config.env.id}, preset {config.preset}, {config.run.steps:,} steps{unit}, "
         f"{config.env.num_envs} environments, {config.run.device}, seed {config.run.seed}\n"
-        f"run folder {run.path}\nwatch it:  tensorboard --logdir {run.path}"
+        f"run folder {run.path}\nwatch it:  tensorboard --logdir {typed(run.path)}"
     )
 
 
 def finish(run: Any) -> int:
-    about = run.about
+    path, about = typed(run.path), run.about
     if about["status"] == "preempted":
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C that comes late changes nothing
-        tell(f"stopped at step {about['steps']:,}; go on with:  train-agent resume {run.path}")
-        return 128 + {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM}.get(about.get("signal", ""), signal.SIGINT)
-    tell(f"done: {about['steps']:,} steps\nscore it:  evaluate-agent {run.path} --video {run.path}/videos/film.mp4")
+        tell(f"stopped at step {about['steps']:,}; go on with:  train-agent resume {path}")
+        ended = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM, "SIGHUP": HANG_UP}
+        return 128 + ended.get(about.get("signal", ""), signal.SIGINT)
+    tell(f"done: {about['steps']:,} steps\nscore it:  evaluate-agent {path} --video {typed(run.path / 'videos' / 'film.mp4')}")
     return 0
 
 
@@ -160,7 +167,7 @@ def resume(argv: list[str]) -> int:
         description="Goes on with a run from its newest checkpoint.  --steps N sets a new total; device and logging may change too; "
         "any other setting (--agent.learning-rate 1e-4 ...) needs --fork.",
     )
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("run", type=user_path, help="the run folder")
     parser.add_argument(
         "--fork",
         nargs="?",
@@ -177,7 +184,8 @@ def resume(argv: list[str]) -> int:
     def change(config: RunConfig) -> RunConfig:
         return settings_over(config, spell_out(settings), "train-agent resume RUN")
 
-    return finish(resume_run(args.run, change=change, fork=args.fork, trust=tuple(args.trust)))
+    fork = expanded(args.fork) if args.fork else args.fork
+    return finish(resume_run(args.run, change=change, fork=fork, trust=tuple(args.trust), argv=["train-agent", "resume", *argv]))
 
 
 def list_things(argv: list[str]) -> int:
@@ -185,10 +193,10 @@ def list_things(argv: list[str]) -> int:
     parser.add_argument("what", choices=["agents", "envs", "presets"])
     what = parser.parse_args(argv).what
     if what == "envs":
-        from arcturus.envs import own_environments
         from arcturus.envs.atari import games
+        from arcturus.envs.own import OWN
 
-        print("\n".join([*sorted(games()), *own_environments()]))
+        print("\n".join([*sorted(games()), *OWN]))
         print("and every Gymnasium id with Box, Discrete, MultiDiscrete or MultiBinary observations, or module:Id-v0 of your own")
         return 0
     for name in agents.names():

@@ -157,6 +157,14 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished.path, tmp_path / "r")
 
 
+@pytest.fixture(autouse=True)
+def a_signal_ends_a_run_and_not_the_tests():
+    """arcturus.train() sends the signal that ended its run on, once all is saved: here it returns the run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("arcturus.runs.library._sent_on", lambda run, raise_signals: run)
+        yield
+
+
 @pytest.fixture
 def stop_at(monkeypatch):
     """stop_at(step): the run in this process gets a SIGTERM at the row that reaches this many steps."""

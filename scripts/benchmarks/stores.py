@@ -5,73 +5,124 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from arcturus.scripts.benchmarks.measuring.timing import Contender, Window, report, timed
+
+ENVS, BATCH, DIFFERENT = 8, 32, 64  # environments side by side, transitions a batch, rows that are added in turn
+
+
+class Stores(NamedTuple):
+    """Ours and the peers', all full: each draws a batch, or adds a row and draws two."""
+
+    ring: Any
+    peers: dict[str, Any]
+    generator: Any
+    add_ours: Callable[[], int]
+    add_theirs: Callable[[Any], Callable[[], int]]
 
 
 def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row of 8 environments added and two batches of 32 drawn (a batch for every 4 steps), as in training; then drawing alone.  All
     are full before."""
+    stores = full(args)
+    training = [
+        Contender(name, timed(stores.add_theirs(peer), args.device), size(peer, args.capacity)) for name, peer in stores.peers.items()
+    ]
+    training.append(
+        Contender("arcturus Ring", timed(stores.add_ours, args.device), lambda: f"{stores.ring.row_bytes:,} bytes a step")
+    )
+    where = f"{args.device}, capacity {args.capacity:,}, full"
+    return [
+        report(f"replay on {where}: a row of 8 added and two batches of {BATCH} drawn", "agent steps/s", training, args.seconds,
+               args.rounds),
+        report(f"drawing alone, on {where}: one batch of {BATCH}, uniform", "batches/s", drawing(stores, args), args.seconds,
+               args.rounds),
+    ]  # fmt: skip
+
+
+def full(args: argparse.Namespace) -> Stores:
+    """Every store, filled with the same rows of random frames."""
     import gymnasium as gym
     import numpy as np
     import torch
     from stable_baselines3.common.buffers import ReplayBuffer
 
-    from arcturus.api import EnvSpec, Step
+    from arcturus.api import EnvSpec
     from arcturus.replay.ring import Ring
-    from arcturus.scoring.instruments import as_timestep
 
-    n, capacity, batch = 8, args.capacity, 32
     rng = np.random.default_rng(0)
-    frames = rng.integers(256, size=(64, n, 4, 84, 84), dtype=np.uint8)
-    spec = EnvSpec("x", n, (4, 84, 84), torch.uint8, gym.spaces.Discrete(6), 4)
-    ring, generator = Ring(capacity, spec, args.device), torch.Generator(args.device).manual_seed(0)
-    steps = []
-    for i in range(64):
-        ts = as_timestep(torch.as_tensor(frames[i], device=args.device))
-        age = torch.full_like(ts.age, 255)
-        steps.append(Step(ts._replace(age=age), (), torch.zeros(n, dtype=torch.int64, device=args.device), {}))
+    frames = rng.integers(256, size=(DIFFERENT, ENVS, 4, 84, 84), dtype=np.uint8)
+    spec = EnvSpec("x", ENVS, (4, 84, 84), torch.uint8, gym.spaces.Discrete(6), 4)
+    ring, generator = Ring(args.capacity, spec, args.device), torch.Generator(args.device).manual_seed(0)
+    steps = [row_of(torch.as_tensor(frame, device=args.device)) for frame in frames]
     peers = {
-        flag: ReplayBuffer(
-            capacity,
+        name: ReplayBuffer(
+            args.capacity,
             gym.spaces.Box(0, 255, (4, 84, 84), np.uint8),
             gym.spaces.Discrete(6),
             device=args.device,
-            n_envs=n,
+            n_envs=ENVS,
             optimize_memory_usage=flag,
             handle_timeout_termination=not flag,
         )
-        for flag in (False, True)
+        for name, flag in (("stable-baselines3 ReplayBuffer", False), ("stable-baselines3, optimize_memory_usage", True))
     }
-    zeros, actions = np.zeros(n, np.float32), np.zeros((n, 1), np.int64)
-    infos: list[dict[str, Any]] = [{} for _ in range(n)]
-    count = 0
-    for i in range(capacity // n + 1):
-        ring.append(steps[i % 64])
-        for peer in peers.values():
-            peer.add(frames[i % 64], frames[(i + 1) % 64], actions, zeros, zeros, infos)
+    zeros, actions = np.zeros(ENVS, np.float32), np.zeros((ENVS, 1), np.int64)
+    infos: list[dict[str, Any]] = [{} for _ in range(ENVS)]
 
-    def ours() -> int:
-        nonlocal count
-        ring.append(steps[count % 64])
-        count += 1
-        for _ in range(n // 4):
-            ring.sample(batch, generator)
-        return n
+    def add_ours() -> int:
+        ring.append(steps[next(turn) % DIFFERENT])
+        for _ in range(ENVS // 4):
+            ring.sample(BATCH, generator)
+        return ENVS
 
-    def theirs(buffer: Any) -> Callable[[], int]:
-        turn = 0
+    def add_theirs(buffer: Any) -> Callable[[], int]:
+        turn = itertools.count()
 
         def step() -> int:
-            nonlocal turn
-            buffer.add(frames[turn % 64], frames[(turn + 1) % 64], actions, zeros, zeros, infos)
-            turn += 1
-            for _ in range(n // 4):
-                buffer.sample(batch)
-            return n
+            put(buffer, next(turn))
+            for _ in range(ENVS // 4):
+                buffer.sample(BATCH)
+            return ENVS
 
         return step
+
+    def put(buffer: Any, i: int) -> None:
+        buffer.add(frames[i % DIFFERENT], frames[(i + 1) % DIFFERENT], actions, zeros, zeros, infos)
+
+    turn = itertools.count()
+    for i in range(args.capacity // ENVS + 1):
+        ring.append(steps[i % DIFFERENT])
+        for peer in peers.values():
+            put(peer, i)
+    return Stores(ring, peers, generator, add_ours, add_theirs)
+
+
+def row_of(frames: Any) -> Any:
+    """Stacks [N, 4, 84, 84] as a row in the middle of an episode."""
+    import torch
+
+    from arcturus.api import Step
+    from arcturus.scoring.instruments import as_timestep
+
+    ts = as_timestep(frames)
+    return Step(ts._replace(age=torch.full_like(ts.age, 255)), (), torch.zeros(ENVS, dtype=torch.int64, device=frames.device), {})
+
+
+def size(buffer: Any, capacity: int) -> Callable[[], str]:
+    fields = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+    total = sum(getattr(buffer, f).nbytes for f in fields if getattr(buffer, f, None) is not None)
+    return lambda: f"{total / capacity:,.0f} bytes a step"
+
+
+def drawing(stores: Stores, args: argparse.Namespace) -> list[Contender]:
+    """A batch drawn from each, and the copy of as many frames, which none can be faster than."""
+    import torch
+
+    ring, generator = stores.ring, stores.generator
+    places = itertools.cycle(torch.randint(args.capacity, (64, BATCH * 5), generator=generator, device=args.device))
+    kept = torch.empty((BATCH * 5, 84, 84), dtype=torch.uint8, device=args.device)
 
     def drawn(sample: Callable[[], Any]) -> Window:
         def draw() -> int:
@@ -80,29 +131,13 @@ def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
 
         return timed(draw, args.device)
 
-    places = itertools.cycle(torch.randint(capacity, (64, batch * 5), generator=generator, device=args.device))
-    kept = torch.empty((batch * 5, 84, 84), dtype=torch.uint8, device=args.device)
-
-    def size(buffer: Any) -> Callable[[], str]:
-        fields = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-        total = sum(getattr(buffer, f).nbytes for f in fields if getattr(buffer, f, None) is not None)
-        return lambda: f"{total / capacity:,.0f} bytes a step"
-
-    names = {peers[False]: "stable-baselines3 ReplayBuffer", peers[True]: "stable-baselines3, optimize_memory_usage"}
-    training = [Contender(name, timed(theirs(peer), args.device), size(peer)) for peer, name in names.items()]
-    training.append(Contender("arcturus Ring", timed(ours, args.device), lambda: f"{ring.row_bytes:,} bytes a step"))
-    drawing = [Contender(name, drawn(lambda peer=peer: peer.sample(batch))) for peer, name in names.items()]  # type: ignore[misc]
-    drawing += [
-        Contender("arcturus Ring", drawn(lambda: ring.sample(batch, generator))),
+    peers = [Contender(name, drawn(lambda peer=peer: peer.sample(BATCH))) for name, peer in stores.peers.items()]  # type: ignore[misc]
+    return [
+        *peers,
+        Contender("arcturus Ring", drawn(lambda: ring.sample(BATCH, generator))),
         Contender(
             "copying a batch's frames, no more",
             drawn(lambda: torch.index_select(ring.frame, 0, next(places), out=kept)),
             lambda: f"limit; {len(kept)} frames that lie apart",
         ),
     ]
-    where = f"{args.device}, capacity {capacity:,}, full"
-    return [
-        report(f"replay on {where}: a row of 8 added and two batches of {batch} drawn", "agent steps/s", training, args.seconds,
-               args.rounds),
-        report(f"drawing alone, on {where}: one batch of {batch}, uniform", "batches/s", drawing, args.seconds, args.rounds),
-    ]  # fmt: skip

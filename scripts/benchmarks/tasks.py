@@ -19,7 +19,7 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 
 from arcturus.envs import make
-from arcturus.envs.tasks import ENVIRONMENTS
+from arcturus.envs.own import TURING
 from arcturus.envs.tasks.scalar import TaskEnv
 from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 
@@ -85,7 +85,7 @@ class Player:
 
 
 def copy_env() -> TaskEnv:
-    return TaskEnv(**ENVIRONMENTS[ENV])
+    return TaskEnv(**TURING[ENV]["kwargs"])
 
 
 def popgym_env() -> Callable[[], gym.Env] | None:

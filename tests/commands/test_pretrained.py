@@ -63,3 +63,11 @@ def test_a_policy_plays_as_its_run_and_training_cannot_go_on_from_it(finished, t
         arcturus.resume(shutil.copytree(tmp_path / "p", tmp_path / "q"), steps=2000, quiet=True)
     with pytest.raises(ConfigError, match="not empty|exists"):
         main([str(finished.path), "--to", "policy", str(tmp_path / "p")])
+
+
+def test_each_is_opened_by_its_name_where_no_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {Run(name).path.resolve() for name in NAMES} == {HERE / name for name in NAMES}
+    (tmp_path / "pong-dqn").mkdir()
+    with pytest.raises(ConfigError, match="no run folder"):
+        Run("pong-dqn")

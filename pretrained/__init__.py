@@ -1,0 +1,1 @@
+"""Policies that come along: run folders with nothing but what plays; no code."""
