@@ -117,7 +117,7 @@ def test_bad_input_gets_a_code_and_a_few_lines(tmp_path, argv, code, says):
 @pytest.mark.parametrize(("argv", "code", "says"), [
     (["{run}", "--checkpoint", "best"], 0, ""), (["{run}", "--checkpoint", "12"], 5, "step-000000000640"),
     (["{run}", "--protocol", "v6"], 2, "unknown protocol"), (["{run}", "--policy", "sample"], 2, "no policy to sample"),
-    (["{run}", "--episodes", "0"], 2, "at least 1"), (["{run}", "--video", "x.avi"], 2, ".mp4 or .gif"),
+    (["{run}", "--episodes", "0"], 2, "not from 1 to 100,000"), (["{run}", "--video", "x.avi"], 2, ".mp4 or .gif"),
     (["{run}", "--replay", "99", "--video", "x.mp4"], 2, "there is no episode 99"), (["/no/such"], 2, "no run folder"),
     (["{run}", "--replay", "0"], 2, "where to"),
 ])  # fmt: skip
