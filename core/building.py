@@ -14,12 +14,11 @@ from arcturus.api import EnvSpec, state_leaves
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.fine_tuning import freeze
 from arcturus.memory import check_bytes
-from arcturus.runs.settings import RunConfig
+from arcturus.runs.settings import ALL_OF_THE_RUN, RunConfig
 from arcturus.seeding import Seeds
 
 # what an agent that only plays does without
 LEARNING_STATE = ("optimizer", "replay_rng", "noise_rng", "priorities", "minibatch_rng", "rollout")
-ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # settings in steps of which -1 means as many as the run has
 
 
 def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Any:

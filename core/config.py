@@ -249,5 +249,15 @@ def to_plain(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def write_yaml(values: Any) -> str:
-    return yaml.safe_dump(to_plain(values), sort_keys=False, allow_unicode=True)
+def write_yaml(values: Any, remarks: Mapping[tuple[str, str], str] = {}) -> str:
+    """remarks: of settings, named by part and field, what stands behind them as a comment."""
+    text = yaml.safe_dump(to_plain(values), sort_keys=False, allow_unicode=True)
+    if not remarks:
+        return text
+    lines, part = text.splitlines(), ""
+    for number, line in enumerate(lines):
+        name = line.strip().partition(":")[0]
+        part = part if line.startswith(" ") else name
+        if line.startswith("  ") and (part, name) in remarks:
+            lines[number] = f"{line}  # {remarks[part, name]}"
+    return "\n".join(lines) + "\n"

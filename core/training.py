@@ -20,7 +20,6 @@ import numpy as np
 from arcturus import agents
 from arcturus.api import State, TimeStep, state_leaves, state_like
 from arcturus.building import build_agent, check_training, fitting, playing_state
-from arcturus.config import write_yaml
 from arcturus.device import learner_threads, torch_settings
 from arcturus.envs import is_atari, open_envs, open_groups, single
 from arcturus.envs.own import OWN
@@ -121,7 +120,7 @@ class Trainer:
             say(f"warning: run.json could not be written: {e}")
 
     def _write_settings(self) -> None:
-        write_atomically(self.run.path / "config.yaml", write_yaml(self.config.to_mapping()))
+        write_atomically(self.run.path / "config.yaml", self.config.text())
 
     def _last_words(self, verdict: TrainingFailed) -> None:
         """Of a process that the watchdog is about to end."""

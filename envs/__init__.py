@@ -57,6 +57,7 @@ class EnvConfig:
 
 
 ATARI_ONLY = ("protocol", "frame_size", "full_action_space", "threads")
+LONGEST_SCORED = 10_000
 NOT_ATARI = ("options", "observation", "channels", "reopen")
 
 
@@ -113,6 +114,11 @@ def longest_episode(config: EnvConfig) -> int:
 
     spec = gym.registry.get(registered(config.id))
     return int(getattr(spec, "max_episode_steps", None) or 0)
+
+
+def longest_scored(config: EnvConfig) -> int:
+    """Agent steps after which an evaluation cuts an episode where nobody said when; 0: never, as the environment ends it."""
+    return 0 if config.id in OWN or longest_episode(config) else LONGEST_SCORED
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:

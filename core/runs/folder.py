@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from arcturus.config import user_path, write_yaml
+from arcturus.config import user_path
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.files import read_file, read_json, refuse_strangers, write_atomically
 from arcturus.runs.settings import RunConfig, from_run
@@ -120,7 +120,7 @@ class Run:
         try:
             temporary.mkdir(parents=True)
             try:
-                write_atomically(temporary / "config.yaml", write_yaml(config.to_mapping()))
+                write_atomically(temporary / "config.yaml", config.text())
                 write_atomically(temporary / "run.json", json.dumps(about | fill(temporary), indent=2))
                 run = cls(temporary)
                 run._lock()

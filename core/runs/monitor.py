@@ -13,7 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -120,26 +122,27 @@ class Monitor:
         self._thread_hook, threading.excepthook = threading.excepthook, self._thread_failed
         cut_back(path, state["files"] if state else [])
         waiting = [line.encode() for line in state["waiting"]] if state else []
-        self.file, self.board = Lines(path / "metrics.jsonl", waiting), self._open_board(start + 1 if state else None)
+        # purge_step from the first start on: TensorBoard doesn't take a folder's first mark of a start for a start again
+        self.file, self.board = Lines(path / "metrics.jsonl", waiting), self._open_board(start + 1 if state else 0)
         if not state:
             self.board_sink(self._introduce)
 
     def _open_board(self, purge_step: int | None = None) -> Any:
+        """TensorBoard reads a folder's files in the order of their names, which hold the second they were opened in: of two in one
+        second, or after a clock was set back, the second's is counted on."""
+        from tensorboard.summary.writer import event_file_writer
         from torch.utils.tensorboard import SummaryWriter
 
-        for _ in range(30):  # TensorBoard reads files by name, which holds the second they were opened in
-            if not any(p.name.split(".")[3] >= f"{int(time.time()):010d}" for p in (self.path / "tensorboard").glob(EVENTS)):
-                break
-            time.sleep(0.05)
-        return self.board_sink(lambda: SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step, flush_secs=10))
+        opened = [p.name.split(".")[3] for p in (self.path / "tensorboard").glob(EVENTS)]
+        named = iter([max([int(time.time()), *(int(at) + 1 for at in opened if at.isdecimal())])])  # the first it asks for
+        with patch.object(event_file_writer, "time", SimpleNamespace(time=lambda: next(named, time.time()))):
+            return self.board_sink(lambda: SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step, flush_secs=10))
 
     def _introduce(self) -> None:
         """Settings as text and hyper-parameters, and one page of the charts that matter."""
         from torch.utils.tensorboard.summary import custom_scalars, hparams
 
-        from arcturus.config import write_yaml
-
-        self.board.add_text("config", "```yaml\n" + write_yaml(self.config.to_mapping()) + "\n```", 0)
+        self.board.add_text("config", "```yaml\n" + self.config.text() + "\n```", 0)
         plain = self.config.to_mapping()
         numbers = {f"{part}.{k}": v for part in ("agent", "env", "run") for k, v in plain[part].items()}
         for proto in hparams(numbers, {"eval/episodic_return_mean": None, "charts/episodic_return": None}):

@@ -21,12 +21,15 @@ from arcturus.config import (
     parse_yaml,
     read_yaml,
     to_plain,
+    write_yaml,
 )
 from arcturus.device import choose_device
-from arcturus.envs import EnvConfig, is_atari, suited
+from arcturus.envs import EnvConfig, is_atari, longest_episode, longest_scored, suited
 from arcturus.envs.own import OWN
 from arcturus.errors import CheckpointError, ConfigError, nearest
 from arcturus.extensions import attribute
+
+ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # an agent's settings in steps of which -1 means as many as the run has
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,23 @@ class RunConfig:
             "env": to_plain(self.env),
             "run": to_plain(self.run),
         }
+
+    def text(self) -> str:
+        """config.yaml: the mapping as YAML, and behind every setting that stands for a number of its own making the number used.
+        A longer resumed run takes the setting, so the number is a comment."""
+        return write_yaml(self.to_mapping(), {where: f"here {number:,}" for where, number in self._used()})
+
+    def _used(self) -> Iterator[tuple[tuple[str, str], int]]:
+        for field in ("eval_every", "checkpoint_every", "log_every"):
+            if getattr(self.run, field) < 0:
+                yield ("run", field), getattr(self, field)
+        for field in ALL_OF_THE_RUN:
+            if getattr(self.agent, field, 0) == -1:
+                yield ("agent", field), self.run.steps
+        if not self.env.frame_stack:
+            yield ("env", "frame_stack"), self.env.stack
+        if not self.run.eval_max_steps and (cut := longest_episode(self.env) or longest_scored(self.env)):
+            yield ("run", "eval_max_steps"), cut
 
 
 def resolve(

@@ -20,8 +20,7 @@ import torch
 from arcturus.api import Act, Actor, EnvSpec, Objective, TimeStep, random_actions
 from arcturus.config import from_mapping, user_path
 from arcturus.device import torch_threads
-from arcturus.envs import EnvConfig, check_settings, is_atari, longest_episode, open_envs, single
-from arcturus.envs.own import OWN
+from arcturus.envs import EnvConfig, check_settings, is_atari, longest_scored, open_envs, single
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ConfigError, Interrupted
 from arcturus.runs.files import write_atomically
@@ -30,7 +29,6 @@ from arcturus.seeding import Seeds
 from arcturus.telling import shortened
 
 STALL_STEPS = 1_000  # agent steps in which nothing is earned and nothing new is seen: the game goes nowhere
-LONGEST = 10_000  # agent steps of an episode where the environment sets no limit
 PROGRESS_SECONDS = 15.0  # between two words on how an evaluation goes
 MOST_ENVS = 8  # side by side, if nothing else is said
 EPISODES_LIMIT, ENVS_LIMIT = 100_000, 1_024  # beyond which an evaluation would outlast, or outgrow, any machine
@@ -218,7 +216,7 @@ def evaluate(
         check_settings(base)
     n = min(episodes, num_envs or (1 if single(base) else MOST_ENVS))
     config = replace(base, num_envs=n)
-    limit = max_steps or (0 if base.id in OWN or longest_episode(base) else LONGEST)
+    limit = max_steps or longest_scored(base)
     branch = seed if isinstance(seed, Seeds) else Seeds(seed).branch("score")
     policy = policy_of(actor, policy, config)
     about = {"protocol_rules": _rules(config), "frame_stack": config.stack, "seed": branch.seed, "max_steps": limit}

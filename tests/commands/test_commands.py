@@ -191,7 +191,6 @@ SETTINGS = st.fixed_dictionaries({}, optional={
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=SETTINGS, equals=st.booleans(), order=st.randoms(use_true_random=False))
 def test_valid_lines_arrive_and_come_back_through_the_config_file(values, equals, order, tmp_path):
-    from arcturus.config import write_yaml
     from arcturus.scripts.train_agent import parse
 
     flags = [("env", "CartPole-v1"), ("device", "cpu"), *values.items()]
@@ -205,7 +204,7 @@ def test_valid_lines_arrive_and_come_back_through_the_config_file(values, equals
         holder = config if field == "preset" else config.env if field == "num_envs" else said.get(part, config.run)
         assert getattr(holder, field) == value, name
     path = tmp_path / "c.yaml"
-    path.write_text(write_yaml(config.to_mapping()))
+    path.write_text(config.text())
     assert parse("dqn", ["--config", str(path)]) == config
 
 
@@ -214,12 +213,11 @@ def test_valid_lines_arrive_and_come_back_through_the_config_file(values, equals
 @given(data=st.data())
 def test_a_config_file_with_a_fault_is_read_or_refused_with_2(data, tmp_path, capsys):
     """A valid file with a line doubled, dropped or swapped, or some characters changed."""
-    from arcturus.config import write_yaml
     from arcturus.errors import ArcturusError
     from arcturus.runs.settings import resolve
     from arcturus.scripts.train_agent import parse
 
-    lines = write_yaml(resolve("dqn", env={"id": "CartPole-v1"}, run={"device": "cpu"}).to_mapping()).splitlines()
+    lines = resolve("dqn", env={"id": "CartPole-v1"}, run={"device": "cpu"}).text().splitlines()
     for _ in range(data.draw(st.integers(1, 3))):
         i, how = data.draw(st.integers(0, len(lines) - 1)), data.draw(st.sampled_from(["double", "drop", "swap", "change"]))
         if how == "double":
@@ -244,7 +242,7 @@ def test_a_config_file_with_a_fault_is_read_or_refused_with_2(data, tmp_path, ca
         return
     finally:
         capsys.readouterr()
-    path.write_text(write_yaml(config.to_mapping()), encoding="utf-8")
+    path.write_text(config.text(), encoding="utf-8")
     assert parse("dqn", ["--config", str(path)]) == config
 
 

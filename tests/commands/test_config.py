@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcturus.agents import dqn
-from arcturus.config import from_mapping, read_yaml, write_yaml
+from arcturus.config import from_mapping, read_yaml
 from arcturus.envs import EnvConfig
 from arcturus.errors import ArcturusError, ConfigError
 from arcturus.runs.settings import RunOptions, resolve, validate
@@ -28,10 +28,20 @@ def test_a_config_file_reads_back_as_it_was_written(tmp_path_factory, agent, see
     config = validate(resolve("dqn", preset=preset, agent=agent, env={"id": "ALE/Pong-v5", "frame_size": frame_size},
                               run={"seed": seed, "steps": steps, "device": "cpu"}))  # fmt: skip
     path = tmp_path_factory.mktemp("c") / "config.yaml"
-    path.write_text(write_yaml(config.to_mapping()))
+    path.write_text(config.text())
     again = validate(resolve("dqn", file=path))
     assert again == config
-    assert write_yaml(again.to_mapping()) == path.read_text()
+    assert again.text() == path.read_text()
+
+
+def test_a_setting_that_stands_for_a_number_says_the_number_used():
+    config = resolve("dqn", env={"id": "CartPole-v1"}, run={"steps": 20_000, "device": "cpu"})
+    lines = config.text().splitlines()
+    assert "  eval_every: -1  # here 2,000" in lines
+    assert "  eval_max_steps: 0  # here 500" in lines  # CartPole's own limit
+    assert "  importance_steps: -1  # here 20,000" in lines
+    assert "  log_every: 7" in resolve("dqn", env={"id": "CartPole-v1"}, run={"log_every": 7, "device": "cpu"}).text().splitlines()
+    assert "  frame_stack: 0  # here 4" in resolve("ppo", env={"id": "ALE/Pong-v5"}, run={"device": "cpu"}).text().splitlines()
 
 
 def test_flags_beat_file_beats_preset_beats_defaults(tmp_path):

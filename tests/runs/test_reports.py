@@ -8,10 +8,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 import arcturus
 from arcturus.errors import TrainingFailed
+from arcturus.runs.monitor import EVENTS, Monitor
 from arcturus.runs.reports import THUMBNAIL, thumbnails
+from arcturus.runs.settings import resolve
 from arcturus.scoring.canvas import HEIGHT, MOST_BARS, Bars, Canvas, Moment
 
 
@@ -94,3 +97,48 @@ def test_a_learning_rate_that_jumps_on_resume_is_told(tmp_path, capfd):
     assert "the learning rate falls to 0 over all of the run: with 4,096 steps instead of 1,024" in said
     rates = [m["charts/learning_rate"] for m in arcturus.read_metrics(run) if "charts/learning_rate" in m]
     assert max(np.diff(rates)) > 0
+
+
+def log_to(folder, state=None, steps=(), start=0):
+    """A monitor that logs a point at each of these steps, as a run would, and what it would go on from."""
+    config = resolve("dqn", env={"id": "CartPole-v1"}, run={"device": "cpu", "log_every": 1})
+    monitor = Monitor(folder, config, start, quiet=True, state=state)
+    for step in steps:
+        monitor.scalars(step, {"charts/SPS": 1.0})
+    return monitor, monitor.state()
+
+
+def points(board):
+    board.Reload()
+    return [event.step for event in board.Tensors("charts/SPS")]
+
+
+def test_a_live_tensorboard_shows_no_point_twice_after_a_kill_and_a_resume(tmp_path):
+    killed, state = log_to(tmp_path, steps=[1, 2, 3])
+    for step in (4, 5):  # after the checkpoint
+        killed.scalars(step, {"charts/SPS": 1.0})
+    killed.board.flush()
+    watching = EventAccumulator(str(tmp_path / "tensorboard"))
+    assert points(watching) == [1, 2, 3, 4, 5]
+    resumed, _ = log_to(tmp_path, state, [4, 5, 6], start=3)
+    try:
+        assert points(watching) == [1, 2, 3, 4, 5, 6]
+    finally:
+        resumed.close()
+        killed.close()
+
+
+def test_a_clock_set_back_leaves_tensorboards_files_in_the_order_of_the_steps(tmp_path, monkeypatch):
+    first, state = log_to(tmp_path, steps=[1, 2, 3])
+    first.close()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 7_200)
+    watching = EventAccumulator(str(tmp_path / "tensorboard"))
+    assert points(watching) == [1, 2, 3]
+    second, state = log_to(tmp_path, state, [4, 5], start=3)
+    second.close()
+    third, _ = log_to(tmp_path, state, [6], start=5)
+    third.close()
+    assert points(watching) == [1, 2, 3, 4, 5, 6]
+    assert points(EventAccumulator(str(tmp_path / "tensorboard"))) == [1, 2, 3, 4, 5, 6]
+    assert len(list((tmp_path / "tensorboard").glob(EVENTS))) == 3
