@@ -28,7 +28,7 @@ from typing import Any
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
-from arcturus.config import user_path
+from arcturus.config import read_yaml, user_path
 from arcturus.errors import ArcturusError
 from arcturus.runs.folder import Run
 
@@ -86,8 +86,7 @@ def digests(path: Path) -> dict[str, str]:
 
 def ours(path: Path) -> tuple[str, ...]:
     """The environment of a run that was made here, if its code lies outside arcturus."""
-    env = json.loads((path / "run.json").read_text())["command"]
-    name = env[env.index("--env") + 1] if "--env" in env else ""
+    name = str(read_yaml(path / "config.yaml")["env"]["id"])
     return (name,) if ":" in name else ()
 
 

@@ -9,7 +9,7 @@ from arcturus.scripts import survival
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5"])
+@pytest.mark.parametrize("env", ["gymnasium:CartPole-v1", "ALE/Pong-v5"])  # the first as code from outside, which needs trust
 def test_killed_runs_end_as_one_never_stopped(env, tmp_path, capsys):
     code = survival.main(
         ["--env", env, "--kills", "2", "--in-save", "1", "--interrupts", "1", "--each", "3", "--folder", str(tmp_path)]
