@@ -257,8 +257,14 @@ class Agent:
     ) -> Metrics:
         """One gradient step on sequences [L, B, ...] from memory [B, ...]."""
         logits, v, _ = self.network.unroll(obs, first, memory)
-        value, metrics = loss(logits, v, action, advantage, target, decides, self.network, self.config)  # (3)
+        value, metrics = self.loss(logits, v, action, advantage, target, decides)  # (3)
         return metrics | self.descent(value)  # (4)
+
+    def loss(
+        self, logits: Tensor, v: Tensor, action: Tensor, advantage: Tensor, target: Tensor, decides: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        """Of rows as the function takes them: a scalar, and what is worth watching.  A subclass may have its own."""
+        return loss(logits, v, action, advantage, target, decides, self.network, self.config)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

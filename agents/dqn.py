@@ -366,14 +366,17 @@ class Agent:
 
     def _update(self, *batches: Transition | Drawn | Sequence) -> tuple[Metrics, Tensor]:
         """One gradient step on each; what the last of them says, and its TD errors [B], of sequences [L B]."""
-        c = self.config
         for given in batches:
-            if isinstance(given, Sequence):
-                value, td, metrics = sequence_loss(self.network, self.target, given, c, self.noise)
-            else:
-                value, td, metrics = loss(self.network, self.target, self.experience.gathered(given), c, self.noise)
+            value, td, metrics = self.loss(given if isinstance(given, Sequence) else self.experience.gathered(given))
             metrics |= self.descent(value)  # (9)
         return metrics, td
+
+    def loss(self, batch: Transition | Sequence) -> tuple[Tensor, Tensor, Metrics]:
+        """A scalar; its TD errors [B], of sequences [L B], which are the priorities; what is worth watching.  A subclass may have its
+        own."""
+        if isinstance(batch, Sequence):
+            return sequence_loss(self.network, self.target, batch, self.config, self.noise)
+        return loss(self.network, self.target, batch, self.config, self.noise)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

@@ -291,8 +291,12 @@ class Agent:
 
     def _update(self, batch: Minibatch) -> Metrics:
         """One gradient step."""
-        value, metrics = loss(self.network, batch, self.config)
+        value, metrics = self.loss(batch)
         return metrics | self.descent(value)
+
+    def loss(self, batch: Minibatch) -> tuple[Tensor, Metrics]:
+        """A scalar, and what is worth watching.  A subclass may have its own."""
+        return loss(self.network, batch, self.config)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

@@ -242,8 +242,12 @@ class Agent:
     def _update(self, obs: Tensor, first: Tensor, memory: State, action: Tensor, target: Tensor, decides: Tensor) -> Metrics:
         """One gradient step on sequences: [L, B, ...] each, memory [B, ...]."""
         q, _ = self.network.unroll(obs, first, memory)
-        value, metrics = loss(q, action, target, decides)
+        value, metrics = self.loss(q, action, target, decides)
         return metrics | self.descent(value)
+
+    def loss(self, q: Tensor, action: Tensor, target: Tensor, decides: Tensor) -> tuple[Tensor, Metrics]:
+        """Of rows as the function takes them: a scalar, and what is worth watching.  A subclass may have its own."""
+        return loss(q, action, target, decides)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

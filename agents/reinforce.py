@@ -325,7 +325,7 @@ class Agent:
                 memory[0] = map_state(Tensor.detach, after)
                 entropy = torch.where(real, self.network.actions.entropy(logits), 0).sum()
                 log_prob = self.network.actions.log_prob(logits, rows.action[t, n])
-                policy = policy_loss(log_prob, weight[t, n], real, episodes)
+                policy = self.loss(log_prob, weight[t, n], real, episodes)
                 parts.append(torch.stack([policy.detach(), entropy.detach() / used]))
                 error = torch.where(real, (G[t, n] - value).square(), 0).sum() / used if self.learned else torch.zeros(())
                 baseline = c.baseline_cost * error
@@ -345,6 +345,10 @@ class Agent:
             "losses/entropy": entropy,
             "charts/update_episodes": torch.tensor(float(episodes)),
         }
+
+    def loss(self, log_prob: Tensor, weight: Tensor, decides: Tensor, episodes: int) -> Tensor:
+        """The policy's, a scalar that sums over pieces, of rows as policy_loss takes them.  A subclass may have its own."""
+        return policy_loss(log_prob, weight, decides, episodes)
 
     def _baseline_losses(self, rows: Trajectory, G: Tensor, inside: Tensor, counts: Tensor) -> Iterator[Tensor]:
         """The squared error of each piece, which add up to the mean over rows; the policy's own parameters get no gradient."""

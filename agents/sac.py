@@ -216,7 +216,7 @@ class Agent:
         log_pi = self.log_policy(batch.s_tm1)
         with torch.no_grad():
             q = self.critics(batch.s_tm1).amin(0)
-        policy = policy_loss(log_pi, q, alpha, batch.weight)
+        policy = self.loss(log_pi, q, alpha, batch.weight)
         health.append(self.descents["actor"](policy))
 
         entropy = -(log_pi.exp() * log_pi).sum(-1).detach()
@@ -232,6 +232,10 @@ class Agent:
             "health/skipped_updates": torch.stack([part["health/skipped_updates"] for part in health]).amax(),
         }
         return metrics, td
+
+    def loss(self, log_pi: Tensor, q: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
+        """The policy's, a scalar, of a batch as policy_loss takes it.  A subclass may have its own."""
+        return policy_loss(log_pi, q, alpha, weight)
 
     def _remember(self) -> Callable[[], None]:
         undo = [descent.remember(self.network, self.critics) for descent in self.descents.values()]

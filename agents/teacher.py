@@ -279,9 +279,14 @@ class Agent:
     def _update(self, obs: Tensor, first: Tensor, memory: State, wanted: Tensor, asked: Tensor) -> tuple[Metrics, Tensor]:
         """One gradient step on sequences [L, B, ...] from memory [B, ...]; and logits [L, B, K] of before."""
         logits, _, _ = self.network.unroll(obs, first, memory)
+        value = self.loss(logits, wanted, asked)
+        return self.descent(value) | {"losses/cross_entropy": value.detach()}, logits.detach()
+
+    def loss(self, logits: Tensor, wanted: Tensor, asked: Tensor) -> Tensor:
+        """A scalar, of logits [L, B, K], the probabilities to be learnt [L, B, k, choices], and which rows count [L, B].  A subclass
+        may have its own."""
         cost = cross_entropy(self.network.actions.log_probs(logits), wanted, asked)
-        loss = cost.mean() if self.rollout.whole else cost.sum() / asked.sum().clamp_min(1)
-        return self.descent(loss) | {"losses/cross_entropy": loss.detach()}, logits.detach()
+        return cost.mean() if self.rollout.whole else cost.sum() / asked.sum().clamp_min(1)
 
     def scalars(self) -> dict[str, float]:
         """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""

@@ -21,8 +21,7 @@ from arcturus import agents
 from arcturus.api import State, TimeStep, state_leaves, state_like
 from arcturus.building import build_agent, check_training, fitting, playing_state
 from arcturus.device import learner_threads, torch_settings
-from arcturus.envs import is_atari, open_envs, open_groups, single
-from arcturus.envs.own import OWN
+from arcturus.envs import is_atari, is_own, open_envs, open_groups, single
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, Interrupted, TrainingFailed
 from arcturus.fine_tuning import begin_with
@@ -68,7 +67,7 @@ class Trainer:
         self.owed = False  # an evaluation at this step is due, or was broken off by a signal
         self.health, self.account = Health(config.env.id), Account()
         self.alone = single(config.env)  # nobody may open a second instance beside the one that trains
-        self.proved = config.env.id in OWN or is_atari(config.env.id)  # that restarts with a seed lead to the same
+        self.proved = is_own(config.env.id) or is_atari(config.env.id)  # that restarts with a seed lead to the same
         self.failed_saves = 0
         self.memory: State = ()  # of the agent, after the newest row
         self.restored = self._cut = self._due = False

@@ -68,7 +68,17 @@ def is_atari(env_id: str) -> bool:
 def family(env_id: str) -> str:
     """Which kind it is of: atari, mdp, memory, ntm, tape or classic."""
     families = {"ALE": "atari", "MDP": "mdp", "Memory": "memory", "NTM": "ntm", "Tape": "tape"}
-    return families.get(env_id.partition("/")[0], "classic")
+    module, _, name = env_id.rpartition(":")
+    namespace = name.partition("/")[0]
+    return "classic" if module and namespace == "ALE" else families.get(namespace, "classic")
+
+
+def is_own(env_id: str) -> bool:
+    """Whether the environment is arcturus's: its restarts are proven, and its episodes end.  Tasks of one's own are played by
+    arcturus's code, too."""
+    from arcturus.envs.tasks import registered_settings
+
+    return env_id in OWN or registered_settings(env_id) is not None
 
 
 def suited(env_id: str) -> str:
@@ -94,7 +104,7 @@ def check_settings(config: EnvConfig) -> None:
 def single(config: EnvConfig) -> bool:
     """Whether never a second instance may be opened beside the one that trains: asked for by one environment of somebody else's (a
     simulator behind one port, a robot).  Gymnasium's own, arcturus's and the emulator's may stand beside each other."""
-    if config.num_envs > 1 or is_atari(config.id) or config.id in OWN:
+    if config.num_envs > 1 or is_atari(config.id) or is_own(config.id):
         return False
     import gymnasium as gym
 
@@ -118,7 +128,7 @@ def longest_episode(config: EnvConfig) -> int:
 
 def longest_scored(config: EnvConfig) -> int:
     """Agent steps after which an evaluation cuts an episode where nobody said when; 0: never, as the environment ends it."""
-    return 0 if config.id in OWN or longest_episode(config) else LONGEST_SCORED
+    return 0 if is_own(config.id) or longest_episode(config) else LONGEST_SCORED
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
@@ -141,7 +151,7 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
     from arcturus.envs.classic import ClassicBackend
     from arcturus.envs.opening import unknown
 
-    if family(config.id) != "classic" and config.id not in OWN:  # to Gymnasium NTM/Copy is NTM/Copy-v0
+    if family(config.id) != "classic" and config.id not in OWN and ":" not in config.id:  # to Gymnasium NTM/Copy is NTM/Copy-v0
         raise unknown(config.id)
     options = parse_options(config.options)
     if "render_mode" in options:
@@ -170,7 +180,7 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
     from arcturus.envs.vector import DeviceEnvs
 
     remembered = 0
-    if family(config.id) == "ntm" and config.id in OWN:
+    if family(config.id) == "ntm" and is_own(config.id):
         from arcturus.envs.opening import refused
         from arcturus.envs.tasks import task_of
         from arcturus.envs.tasks.device import TaskEnvs

@@ -29,6 +29,15 @@ TAPES: dict[str, dict[str, Any]] = {  # thresholds: Gym's
 }
 
 
+def task_entry(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a task with these settings is registered with."""
+    return {
+        "entry_point": "arcturus.envs.tasks.scalar:TaskEnv",
+        "vector_entry_point": None if settings.get("reward") == "stop" else "arcturus.envs.tasks.vector:TaskVectorEnv",
+        "kwargs": settings,
+    }
+
+
 def _turing() -> dict[str, dict[str, Any]]:
     """The tasks of the Neural Turing Machine paper with their settings (tasks/__init__.py).  What a Stop episode shows depends on its
     answers, so those are not made as one batch."""
@@ -37,14 +46,7 @@ def _turing() -> dict[str, dict[str, Any]]:
         if task != "DynamicNGrams":  # its bits can't be known
             settings |= {f"NTM/{task}{v}-v0": {"task": task, "reward": reward} for v, reward in VARIANTS.items()}
     settings["NTM/CopySeries-v0"] = {"task": "Copy", "series": 10, "low": 5, "high": 5, "width": 6}
-    return {
-        env_id: {
-            "entry_point": "arcturus.envs.tasks.scalar:TaskEnv",
-            "vector_entry_point": None if given.get("reward") == "stop" else "arcturus.envs.tasks.vector:TaskVectorEnv",
-            "kwargs": given,
-        }
-        for env_id, given in settings.items()
-    }
+    return {env_id: task_entry(given) for env_id, given in settings.items()}
 
 
 TURING = _turing()

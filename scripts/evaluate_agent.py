@@ -249,9 +249,8 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any,
     if args.json:
         print(json.dumps(report, indent=2))
         return 0
-    print(
-        f"{report['env']} {report['options']}\n{report['agent']}, checkpoint at step {actor.step:,}, {args.sequences:,} tapes of each"
-    )
+    print(f"{report['env']} {report['options']}".rstrip())
+    print(f"{report['agent']}, checkpoint at step {actor.step:,}, {args.sequences:,} tapes of each")
     print(f"{'length':>8s} {'bits':>10s} {'guessing':>10s} {'error bits':>11s} {'exact':>8s}")
     for s in scores:
         bits = "-" if s.bits is None else f"{s.bits:.3f}"
@@ -334,6 +333,8 @@ def tell(report: dict[str, Any]) -> None:
     print(line(report["agent"], report["score"]))
     for name, floor in report.get("floors", {}).items():
         print(line("random play" if name == "random" else f"constant {floor['action']}", floor))
+    if "highest" in report:
+        print(f"{'the most there is':22s} mean {report['highest']:.2f}, undiscounted, on average over what the environment draws")
     if report.get("human_normalised") is not None:
         print(f"human-normalised {100 * report['human_normalised']:.1f}% (0 random, 100 human; Wang et al. 2016's table)")
     if "start_value" in report:

@@ -45,7 +45,7 @@ def names_of(runs: list[Path], configs: list[Any]) -> list[str]:
 def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
     """Of runs on the same NTM/ task.  ConfigError for others, and for runs without such scores."""
     from arcturus.config import parse_options
-    from arcturus.envs import family
+    from arcturus.envs import family, is_own
     from arcturus.envs.tasks import task_of
     from arcturus.errors import CheckpointError, ConfigError
     from arcturus.pictures.curves import learning_curves, length_curves
@@ -57,7 +57,7 @@ def plot_task(runs: list[Path], file: Path, by_length: bool) -> None:
     folders = [Run(path) for path in runs]
     configs = [run.config() for run in folders]
     where, env = "--lengths" if by_length else "--bits", configs[0].env
-    tasks = [task_of(c.env.id, parse_options(c.env.options))[0] for c in configs if family(c.env.id) == "ntm"]
+    tasks = [task_of(c.env.id, parse_options(c.env.options))[0] for c in configs if family(c.env.id) == "ntm" and is_own(c.env.id)]
     if len(tasks) < len(configs) or len(set(tasks)) > 1:
         raise ConfigError("these runs are not of one NTM/ task", where=where, fix="give runs with the same --env and lengths")
     names, title = names_of(runs, configs), f"{env.id} {env.options}".strip()

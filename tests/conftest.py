@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ["XDG_CONFIG_HOME"] = os.devnull  # no configuration of whoever runs the tests
 
 import signal
 import subprocess

@@ -107,7 +107,7 @@ def to_stable_baselines(agent: Any, agent_name: str, original: gym.Space | None 
             where="--to",
             fix="--to onnx",
         )
-    kind: type[BaseAlgorithm] = DQN if isinstance(network, QNetwork) else PPO if agent_name == "ppo" else A2C
+    kind: type[BaseAlgorithm] = DQN if isinstance(network, QNetwork) else PPO if hasattr(agent.config, "clip") else A2C
     model = _empty(kind, agent, observation_space(spec, original))
     if isinstance(network, QNetwork):
         _fill_q(model.policy.q_net, network, is_native(network.torso, spec))

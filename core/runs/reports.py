@@ -76,8 +76,9 @@ def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: i
     monitor.scalars(steps, values)
     if getattr(agent, "network", None) is not None and (picture := first_filters(agent.network)) is not None:
         monitor.picture("network/first_layer_filters", picture, steps)
+    of = f" of {result.about['highest']:.2f}" if "highest" in result.about else ""
     monitor.text(
-        f"{steps:,} steps: evaluation {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}] over "
+        f"{steps:,} steps: evaluation {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}]{of} over "
         f"{len(result.episodes)} episodes, {result.policy}, {seconds:.0f} s"
         + (f"; {cut} were cut at {result.about['max_steps']:,} steps" if cut else "")
         + (f"; {stalled} went nowhere and were ended" if stalled else "")

@@ -28,6 +28,7 @@ from arcturus.envs import EnvConfig, is_atari, longest_episode, longest_scored, 
 from arcturus.envs.own import OWN
 from arcturus.errors import CheckpointError, ConfigError, nearest
 from arcturus.extensions import attribute
+from arcturus.trusting import Outside, check_trust
 
 ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # an agent's settings in steps of which -1 means as many as the run has
 
@@ -218,18 +219,19 @@ def validate(config: RunConfig) -> RunConfig:
     return config
 
 
-def _outside(agent: dict[str, Any], env_id: str, options: str, listeners: str) -> Iterator[tuple[str, str]]:
+def _outside(agent: dict[str, Any], env_id: str, options: str, listeners: str) -> Iterator[Outside]:
     """The names of code outside arcturus in a run's settings; an environment's options may name some, or a file, unless
     they are numbers."""
     if "." in agent["name"]:
-        yield "agent", agent["name"]
+        yield Outside("agent", agent["name"])
     for part in ("torso", "core"):
         if "." in str(agent.get(part, "")):
-            yield part, str(agent[part])
-    if ":" in env_id or (not all(map(_numbers, parse_options(options).values())) and env_id not in OWN):
-        yield "environment", env_id
+            yield Outside(part, str(agent[part]))
+    numbers = all(map(_numbers, parse_options(options).values()))
+    if ":" in env_id or not (numbers or env_id in OWN):
+        yield Outside("environment", env_id, for_good=numbers)
     for name in split_names(listeners):
-        yield "listener", name
+        yield Outside("listener", name)
 
 
 def _numbers(value: Any) -> bool:
@@ -259,13 +261,7 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     if not (isinstance(agent, dict) and isinstance(env, dict) and isinstance(run, dict) and isinstance(agent.get("name"), str)):
         raise CheckpointError(f"{path / 'config.yaml'} is no run's", where=str(path))
     name, env_id = agent["name"], str(env.get("id", ""))
-    for kind, code in _outside(agent, env_id, str(env.get("options", "")), str(run.get("listeners", ""))):
-        if code not in trust:
-            raise ConfigError(
-                f"this run's {kind} {code} is code outside arcturus, or names some, which opening the run would execute",
-                where=str(path),
-                fix=f"if you know it, say so: --trust {code}",
-            )
+    check_trust(list(_outside(agent, env_id, str(env.get("options", "")), str(run.get("listeners", "")))), trust, path)
     settings = {k: v for k, v in agent.items() if k != "name"}
     try:
         config = resolve(

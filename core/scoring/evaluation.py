@@ -24,6 +24,7 @@ from arcturus.envs import EnvConfig, check_settings, is_atari, longest_scored, o
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ConfigError, Interrupted
 from arcturus.runs.files import write_atomically
+from arcturus.scoring.highest import highest_return
 from arcturus.scoring.statistics import human_normalised, summary
 from arcturus.seeding import Seeds
 from arcturus.telling import shortened
@@ -230,6 +231,8 @@ def evaluate(
             if not (done and keep_finished):
                 raise
             about["asked"] = episodes
+    if (highest := highest_return(config)) is not None:
+        about["highest"] = highest
     return Evaluation(config.id, config.protocol if is_atari(config.id) else "-", policy, done, about)
 
 

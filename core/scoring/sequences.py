@@ -23,7 +23,7 @@ from torch import Tensor
 
 from arcturus.api import Actor
 from arcturus.config import parse_options
-from arcturus.envs import EnvConfig, family
+from arcturus.envs import EnvConfig, family, is_own
 from arcturus.errors import ConfigError
 from arcturus.policies import Categoricals
 from arcturus.seeding import Seeds
@@ -95,10 +95,9 @@ def check_lengths(actor: Any, config: EnvConfig, lengths: Sequence[tuple[int, ..
 
 
 def _task(config: EnvConfig) -> tuple[Any, Any]:
-    from arcturus.envs.own import TURING
-    from arcturus.envs.tasks import task_of
+    from arcturus.envs.tasks import registered_settings, task_of
 
-    if config.id not in TURING:
+    if registered_settings(config.id) is None:
         raise ConfigError(f"{config.id} has no sequences to score by length", where="--lengths", fix="they are of NTM/ tasks")
     return task_of(config.id, parse_options(config.options))
 
@@ -184,7 +183,7 @@ def score_lengths(
 
 def watched_lengths(config: EnvConfig) -> list[tuple[int, ...]]:
     """Up to five lengths over a task's whole range, for watching its training; none of other environments."""
-    if family(config.id) != "ntm":
+    if family(config.id) != "ntm" or not is_own(config.id):
         return []
     task, _ = _task(config)
     steps = min(max(high - low for low, high in task.ranges), 4)

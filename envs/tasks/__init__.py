@@ -3,20 +3,54 @@ device.py).
 
 The defaults can be learned: a reward for every row, and nothing an action does changes what is seen next, so a discount of 0 is
 right.  The hard variants have ids of their own: Exact (a row counts whole), Sparse (one reward at the end), Stop (the first wrong row
-is the last).  Their ids are in own.py.
+is the last).  Their ids are in own.py; register_task() is for a task of one's own, which is opened as module:NTM/Name-v0.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from arcturus.envs.own import TURING
+import gymnasium as gym
+
+from arcturus.envs.opening import registered
+from arcturus.envs.own import TURING, task_entry
+
+
+def registered_settings(env_id: str) -> dict[str, Any] | None:
+    """What a task's id was registered with, its module imported first; None of environments that are no tasks."""
+    if env_id in TURING:
+        return dict(TURING[env_id]["kwargs"])
+    module, _, name = env_id.rpartition(":")
+    if not module or not name.startswith("NTM/"):
+        return None
+    spec = gym.registry.get(registered(env_id))
+    return dict(spec.kwargs) if spec is not None and spec.entry_point == task_entry({})["entry_point"] else None
 
 
 def task_of(env_id: str, options: dict[str, Any]) -> tuple[Any, Any]:
     """The task and the way of playing it (sequences.py, playing.Play) that an id names, with options on top of its own settings."""
     from arcturus.envs.tasks.scalar import split_settings
-    from arcturus.envs.tasks.sequences import TASKS
+    from arcturus.envs.tasks.sequences import kind_of
 
-    settings = dict(TURING[env_id]["kwargs"])
-    return split_settings(TASKS[settings.pop("task")], settings | options)
+    settings = registered_settings(env_id)
+    if settings is None:
+        raise ValueError(f"{env_id} is no task")
+    return split_settings(kind_of(settings.pop("task")), settings | options)
+
+
+def register_task(env_id: str, kind: type, **settings: Any) -> None:
+    """Registers a task of one's own (a subclass of sequences.Task) with Gymnasium, as NTM/Name-v0.
+
+    settings: the task's fields and Play's (actions, reward, levels), where they differ from their defaults.
+
+    Raises ValueError for an id of another kind, and for a task whose tapes are not what it says of them.
+    """
+    from arcturus.envs.tasks.scalar import split_settings
+    from arcturus.envs.tasks.sequences import Task, check_tapes
+
+    if not env_id.startswith("NTM/") or env_id in TURING:
+        raise ValueError(f"{env_id!r} is no name for a task of one's own: NTM/Name-v0, of no task that is here")
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise ValueError(f"{kind!r} is no subclass of arcturus.envs.tasks.sequences.Task")
+    check_tapes(split_settings(kind, settings)[0])
+    gym.register(env_id, **task_entry({"task": kind, **settings}))

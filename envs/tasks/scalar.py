@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from arcturus.envs.tasks.playing import FORECASTS, Play
-from arcturus.envs.tasks.sequences import TASKS, Tapes
+from arcturus.envs.tasks.sequences import Tapes, kind_of
 
 
 def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
@@ -33,7 +33,7 @@ def observation_space(task: Any) -> gym.spaces.Box:
 
 
 class TaskEnv(gym.Env):
-    """task: its name in TASKS; settings: the task's fields, and Play's (actions, reward, levels).
+    """task: its name in sequences.TASKS, or its class; settings: the task's fields, and Play's (actions, reward, levels).
 
     Row t of a tape is observation t; the action taken there answers row t if the mask asks for it, else it changes nothing.  After
     the last row the episode terminates, with zeros as its last observation.  Lengths are drawn from the task's ranges, or by
@@ -43,8 +43,8 @@ class TaskEnv(gym.Env):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
-    def __init__(self, task: str, render_mode: str | None = None, **settings: Any):
-        self.task, self.play = split_settings(TASKS[task], settings)
+    def __init__(self, task: str | type, render_mode: str | None = None, **settings: Any):
+        self.task, self.play = split_settings(kind_of(task), settings)
         self.render_mode, self.schedule = render_mode, None
         self.observation_space, self.action_space = observation_space(self.task), self.play.space
         self._tapes: torch.Generator | None = None

@@ -33,11 +33,13 @@ class Tapes(NamedTuple):
     mask: Tensor  # [T] bool, on the host: rows whose answer counts
 
 
-def _bits(generator: torch.Generator, *shape: int) -> Tensor:
+def random_bits(generator: torch.Generator, *shape: int) -> Tensor:
+    """Fair coins, uint8, on the generator's device."""
     return torch.randint(2, shape, generator=generator, device=generator.device, dtype=torch.uint8)
 
 
-def _blank(generator: torch.Generator, rows: int, batch: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+def blank(generator: torch.Generator, rows: int, batch: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tapes' tensors to be filled: zeros, and a mask that asks for nothing."""
     device = generator.device
     return (
         torch.zeros(rows, batch, inputs, device=device),
@@ -48,7 +50,10 @@ def _blank(generator: torch.Generator, rows: int, batch: int, inputs: int, outpu
 
 @dataclass(frozen=True)
 class Task:
-    """What the tasks have in common.  Every field is a whole number; low and high are the range of the first length."""
+    """What the tasks have in common.  Every field is a whole number; low and high are the range of the first length.
+
+    A subclass gives inputs, outputs, rows(), answers() and sample(); `ranges` and `names` if it has more lengths than one.
+    """
 
     low: int = 1
     high: int = 20
@@ -106,6 +111,7 @@ class Task:
             raise ValueError(f"{'x'.join(map(str, lengths))} is no length: {' x '.join(self.names)} is needed, each from 1")
 
     def sample(self, generator: torch.Generator, batch: int, lengths: Sequence[int]) -> Tapes:
+        """`batch` tapes of these lengths, on the generator's device."""
         raise NotImplementedError
 
 
@@ -133,9 +139,9 @@ class Copy(Task):
 
     def sample(self, generator: torch.Generator, batch: int, lengths: Sequence[int]) -> Tapes:
         (L,) = lengths
-        x, y, mask = _blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
+        x, y, mask = blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
         for start in range(0, len(x), 2 * L + 1):
-            shown = _bits(generator, L, batch, self.width)
+            shown = random_bits(generator, L, batch, self.width)
             x[start : start + L, :, : self.width] = shown
             x[start + L, :, self.width] = 1
             y[start + L + 1 : start + 2 * L + 1] = shown
@@ -177,8 +183,8 @@ class RepeatCopy(Task):
 
     def sample(self, generator: torch.Generator, batch: int, lengths: Sequence[int]) -> Tapes:
         L, R = lengths
-        x, y, mask = _blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
-        shown = _bits(generator, L, batch, self.width)
+        x, y, mask = blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
+        shown = random_bits(generator, L, batch, self.width)
         x[:L, :, : self.width] = shown
         x[L, :, self.width] = 1
         count = self.repeats_high - self.repeats_low + 1
@@ -226,8 +232,8 @@ class AssociativeRecall(Task):
 
     def sample(self, generator: torch.Generator, batch: int, lengths: Sequence[int]) -> Tapes:
         (N,), V, W = lengths, self.vectors, self.width
-        x, y, mask = _blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
-        items = _bits(generator, N, V, batch, W)
+        x, y, mask = blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
+        items = random_bits(generator, N, V, batch, W)
         asked = torch.randint(N - 1, (batch,), generator=generator, device=generator.device)
         every = torch.arange(batch, device=generator.device)
         shown = x[: N * (V + 1)].view(N, V + 1, batch, W + 2)
@@ -344,8 +350,8 @@ class PrioritySort(Task):
 
     def sample(self, generator: torch.Generator, batch: int, lengths: Sequence[int]) -> Tapes:
         (N,), W = lengths, self.width
-        x, y, mask = _blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
-        shown = _bits(generator, N, batch, W)
+        x, y, mask = blank(generator, self.rows(lengths), batch, self.inputs, self.outputs)
+        shown = random_bits(generator, N, batch, W)
         priority = torch.rand(N, batch, generator=generator, device=generator.device) * 2 - 1
         x[:N, :, :W] = shown
         x[:N, :, W + 1] = priority
@@ -357,3 +363,31 @@ class PrioritySort(Task):
 
 
 TASKS: dict[str, type[Any]] = {t.__name__: t for t in (Copy, RepeatCopy, AssociativeRecall, DynamicNGrams, PrioritySort)}
+
+
+def kind_of(task: str | type[Any]) -> type[Any]:
+    """A task's class, by its name here or as it is."""
+    return TASKS[task] if isinstance(task, str) else task
+
+
+def check_tapes(task: Task) -> None:
+    """ValueError if the shortest and the longest tapes of a task are not of the rows, numbers and answers it says they are of."""
+    name = type(task).__name__
+    for lengths in (tuple(low for low, _ in task.ranges), task.longest):
+        task.check(lengths)
+        x, y, mask = task.sample(torch.Generator().manual_seed(0), 2, lengths)
+        T = task.rows(lengths)
+        for what, tensor, shape, dtype in (
+            ("inputs", x, (T, 2, task.inputs), torch.float32),
+            ("targets", y, (T, 2, task.outputs), torch.uint8),
+            ("mask", mask, (T,), torch.bool),
+        ):
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise ValueError(
+                    f"{name}: {what} of length {'x'.join(map(str, lengths))} are {list(tensor.shape)} {tensor.dtype}, "
+                    f"not {list(shape)} {dtype}"
+                )
+        if int(mask.sum()) != task.answers(lengths):
+            raise ValueError(f"{name}: {int(mask.sum())} rows ask for an answer, and answers() says {task.answers(lengths)}")
+        if int(y.max()) > 1 or bool(y[~mask].any()):
+            raise ValueError(f"{name}: targets are bits, and 0 in rows that ask for nothing")

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.tasks.scalar import split_settings
-from arcturus.envs.tasks.sequences import TASKS
+from arcturus.envs.tasks.sequences import kind_of
 
 
 class TaskVectorEnv(VectorEnv):
@@ -18,8 +18,9 @@ class TaskVectorEnv(VectorEnv):
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
 
-    def __init__(self, task: str, num_envs: int = 1, render_mode: str | None = None, **settings: Any):
-        self.envs = TaskEnvs(f"NTM/{task}-v0", *split_settings(TASKS[task], settings), num_envs, "cpu")
+    def __init__(self, task: str | type, num_envs: int = 1, render_mode: str | None = None, **settings: Any):
+        kind = kind_of(task)
+        self.envs = TaskEnvs(f"NTM/{kind.__name__}-v0", *split_settings(kind, settings), num_envs, "cpu")
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space, self.single_action_space = (
             self.envs.single_observation_space,

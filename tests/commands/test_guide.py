@@ -92,7 +92,8 @@ def commands(tmp_path_factory):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", [pytest.param(p, marks=() if p in FAST else pytest.mark.slow) for p in PAGES])
 def test_every_block_of_the_guide_runs(page, commands, tmp_path):
-    surroundings = os.environ | {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
+    surroundings = os.environ | {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    del surroundings["XDG_CONFIG_HOME"]  # which conftest.py sets
     done = subprocess.run(
         [sys.executable, __file__, page], cwd=tmp_path, env=surroundings, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -1,0 +1,66 @@
+"""Code that a run folder names and opening the run would execute: imported only if its user trusts it, at this command or for good.
+
+For good: ~/.config/arcturus/config.yaml (or $XDG_CONFIG_HOME/arcturus/config.yaml), a file of the user's own that no run folder
+reaches, holds
+
+    trust: [mine, signpost:Signpost-v0]
+
+where a name stands for itself and, being a module or package, for everything in it: mine.sarsa, mine.nets.Traces, mine:Maze-v0.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from arcturus.config import read_yaml
+from arcturus.errors import ConfigError, nearest
+
+
+class Outside(NamedTuple):
+    kind: str  # agent, torso, core, environment, listener
+    name: str
+    for_good: bool = True  # whether the name says all that would be executed: an environment's options may name more
+
+
+def settings_file() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "arcturus" / "config.yaml"
+
+
+def trusted_for_good() -> tuple[str, ...]:
+    """The names in the user's own configuration; none without it.  ConfigError for a file that others may write, or that says
+    something else."""
+    file = settings_file()
+    if not file.exists():
+        return ()
+    about = file.stat()
+    if os.name == "posix" and (about.st_mode & stat.S_IWOTH or about.st_uid not in (os.getuid(), 0)):
+        raise ConfigError(f"{file} may be written by others", where=str(file), fix=f"chmod 600 {file}, if it is yours")
+    values = read_yaml(file)
+    for key in values:
+        if key != "trust":
+            raise ConfigError(f"{file} has {key!r}, which is unknown", where=str(file), fix=nearest(str(key), ["trust"]))
+    names = values.get("trust", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{file}: trust is no list of names", where=str(file), fix="trust: [mine.sarsa, signpost:Signpost-v0]")
+    return tuple(names)
+
+
+def check_trust(code: list[Outside], trust: tuple[str, ...], where: Path) -> None:
+    """ConfigError for the first that the user trusts neither by `trust` nor for good."""
+    lasting: tuple[str, ...] | None = None  # read only if somebody asks
+    for kind, name, for_good in code:
+        if name in trust:
+            continue
+        if for_good:
+            lasting = trusted_for_good() if lasting is None else lasting
+            if any(name == known or name.startswith((f"{known}.", f"{known}:")) for known in lasting):
+                continue
+        raise ConfigError(
+            f"this run's {kind} {name} is code outside arcturus, or names some, which opening the run would execute",
+            where=str(where),
+            fix=f"if you know it, say so: --trust {name}"
+            + (f" (or for good: trust: [{name}] in {settings_file()})" if for_good else ""),
+        )
