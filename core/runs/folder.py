@@ -4,6 +4,7 @@ checkpoints/, replay/ (their segments), evaluations/, videos/."""
 from __future__ import annotations
 
 import errno
+import glob
 import importlib.metadata
 import importlib.util
 import json
@@ -26,6 +27,7 @@ from arcturus.runs.settings import RunConfig, from_run
 from arcturus.telling import plain, say, typed
 
 METRICS_LIMIT = 1 << 32  # bytes
+UNLOCKED = 10.0  # seconds for which a folder that is being made may not be locked yet
 STARTS = 1_000  # of a run that run.json keeps, the newest ones
 PACKAGES = ("arcturus", "torch", "numpy", "gymnasium", "ale-py", "tensorboard", "safetensors", "stable-baselines3", "av")
 
@@ -118,12 +120,14 @@ class Run:
         told = {k: start[k] for k in ("command", "versions", "device", "machine", "pid")} | {"started": start["time"]}
         about = {"status": "running", "steps": 0, "id": uuid.uuid4().hex} | told | {"starts": [start]}
         try:
+            cls._sweep(plain)
             temporary.mkdir(parents=True)
             try:
                 write_atomically(temporary / "config.yaml", config.text())
-                write_atomically(temporary / "run.json", json.dumps(about | fill(temporary), indent=2))
+                write_atomically(temporary / "run.json", json.dumps(about, indent=2))
                 run = cls(temporary)
                 run._lock()
+                write_atomically(temporary / "run.json", json.dumps(about | fill(temporary), indent=2))
                 for number in range(2, 1_000):
                     run.path = plain if number == 2 else plain.with_name(f"{plain.name}-{number - 1}")
                     if _moved(temporary, run.path):
@@ -140,6 +144,16 @@ class Run:
                 where="--run-dir",
                 fix="choose a folder you may write to",
             ) from e
+
+    @classmethod
+    def _sweep(cls, plain: Path) -> None:
+        """Removes what was left of runs of this name that were killed while their folders were made: nobody holds their lock."""
+        for left in plain.parent.glob(f".tmp-{glob.escape(plain.name)}-*"):
+            with suppress(OSError, CheckpointError):
+                if time.time() - left.stat().st_mtime > UNLOCKED:
+                    run = cls(left)
+                    with run.locked():
+                        shutil.rmtree(left)
 
     def config(self, trust: tuple[str, ...] = ()) -> RunConfig:
         refuse_strangers(self.path)

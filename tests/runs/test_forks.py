@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 import arcturus
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.checkpoint import Checkpoints
+from arcturus.runs.folder import Run
 
 
 def test_changed_settings_are_listed_and_refused_without_a_fork(small_run, stop_at, tmp_path):
@@ -47,6 +51,41 @@ def test_a_fork_goes_on_under_new_settings_and_leaves_the_old_run_alone(small_ru
     assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
     named = arcturus.resume(run, quiet=True, fork="")
     assert named.path.name == "r-fork1"
+
+
+KILLED = """
+import os, sys
+import arcturus
+from arcturus.runs import starting
+
+copy = starting._copy
+
+def copied_and_killed(*args):
+    copy(*args)
+    os.kill(os.getpid(), 9)
+
+starting._copy = copied_and_killed
+arcturus.resume(sys.argv[1], fork=sys.argv[2], quiet=True)
+"""
+
+
+def test_a_fork_killed_half_way_leaves_no_run_and_the_next_one_clears_up(small_run, stop_at, tmp_path):
+    stop_at(600)
+    run = small_run(tmp_path / "r", eval_every=0)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(run.path), str(tmp_path / "f")], cwd=tmp_path).returncode == -9
+    assert not (tmp_path / "f").exists()
+    (left,) = tmp_path.glob(".tmp-f-*")
+    fresh = tmp_path / ".tmp-f-1"  # of somebody who is just making one
+    fresh.mkdir()
+    held = tmp_path / ".tmp-f-2"  # and of somebody who has been at it for long
+    shutil.copytree(left, held)
+    for old in (left, held):
+        os.utime(old, (1, 1))
+    with Run(held).locked():
+        os.utime(held, (1, 1))
+        fork = arcturus.resume(run, quiet=True, fork=tmp_path / "f", steps=700)
+        assert sorted(tmp_path.glob(".tmp-f-*")) == [fresh, held]
+    assert fork.status == "finished"
 
 
 def test_a_fork_keeps_the_best_and_may_shrink_the_replay_but_not_enlarge_it(small_run, tmp_path):
