@@ -147,7 +147,7 @@ class Trainer:
         monitored = loaded.state["monitor"] if loaded else None
         self.monitor = Monitor(self.run.path, self.config, self.steps, self.quiet, monitored)
         introduce(self.monitor, self.config, self.agent, self.envs.envs, loaded.state if loaded else None)
-        self.listeners = [make(self.config, self.run.path) for make in self.make_listeners]
+        self.listeners = [make(self.run.path) for make in self.make_listeners]
         if self.config.run.profile:
             self.listeners.append(Profile(self, self.run.path / "profile"))
         try:

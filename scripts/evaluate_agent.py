@@ -18,7 +18,7 @@ from arcturus.scripts.frontend import guarded  # first: it sets what must be set
 from arcturus.config import user_path, with_options
 from arcturus.errors import ConfigError, Interrupted
 from arcturus.outputs import PICTURES, check_output, check_output_folder, written_beside
-from arcturus.telling import say, shortened
+from arcturus.telling import plain, say, shortened
 
 POLICIES = "greedy, sample, or epsilon=X (default: what the protocol says)"
 
@@ -249,7 +249,7 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any,
     if args.json:
         print(json.dumps(report, indent=2))
         return 0
-    print(f"{report['env']} {report['options']}".rstrip())
+    print(plain(f"{report['env']} {report['options']}".rstrip()))
     print(f"{report['agent']}, checkpoint at step {actor.step:,}, {args.sequences:,} tapes of each")
     print(f"{'length':>8s} {'bits':>10s} {'guessing':>10s} {'error bits':>11s} {'exact':>8s}")
     for s in scores:

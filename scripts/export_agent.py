@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
-from arcturus.telling import typed
+from arcturus.telling import tell, typed
 
 # isort: split
 from arcturus.config import user_path
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         from arcturus.exporting.policy import write_policy
 
         size = write_policy(actor, args.file)
-        print(
+        tell(
             f"{args.file}: {actor.config.agent_name} at step {actor.step:,}, {size:,} bytes; evaluate-agent {typed(args.file)} plays it"
         )
         return 0
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
         write_atomically(args.file, data)
     except OSError as e:
         raise unwritable(args.file, e) from e
-    print(f"{args.file}: {kind} of {actor.config.agent_name} at step {actor.step:,}, {len(data):,} bytes")
-    print("\n".join(notes))
+    tell(f"{args.file}: {kind} of {actor.config.agent_name} at step {actor.step:,}, {len(data):,} bytes")
+    tell("\n".join(notes))
     return 0
 
 

@@ -403,7 +403,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default="")
     args = parser.parse_args(argv)
     chosen = [case for case in cases() if args.only in case.name][:: args.every]
-    os.environ["XDG_CONFIG_HOME"] = os.devnull
+    os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir()) / "arcturus-tests")
     torch.set_num_threads(1)
     bad: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-os.environ["XDG_CONFIG_HOME"] = os.devnull  # no configuration of whoever runs the tests
+os.environ["XDG_CONFIG_HOME"] = os.path.join(tempfile.gettempdir(), "arcturus-tests")  # no configuration of whoever runs the tests
 
 import signal
 import subprocess

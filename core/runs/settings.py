@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,8 +27,8 @@ from arcturus.config import (
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, is_atari, longest_episode, longest_scored, suited
 from arcturus.envs.own import OWN
-from arcturus.errors import CheckpointError, ConfigError, nearest
-from arcturus.extensions import attribute
+from arcturus.errors import CheckpointError, ConfigError, by_users_code, nearest
+from arcturus.extensions import attribute, told
 from arcturus.trusting import Outside, check_trust
 
 ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # an agent's settings in steps of which -1 means as many as the run has
@@ -243,10 +244,26 @@ def split_names(listeners: str) -> list[str]:
     return [name.strip() for name in listeners.split(",") if name.strip()]
 
 
-def find_listeners(config: RunConfig) -> list[Any]:
-    """What makes each: called with the run's settings and folder, it gives what is called with every row (loop.Row), and closed
-    if it has close()."""
-    return [attribute(name, "--listeners") for name in split_names(config.run.listeners)]
+def find_listeners(config: RunConfig) -> list[Callable[[Path], Any]]:
+    """What makes each: called with the run's folder, and by it with the settings and the folder, it gives what is called with every
+    row (loop.Row), and closed if it has close()."""
+    return [partial(_listener, name, attribute(name, "--listeners"), config) for name in split_names(config.run.listeners)]
+
+
+def _listener(name: str, make: Any, config: RunConfig, folder: Path) -> Any:
+    try:
+        listener = make(config, folder)
+    except TypeError as e:
+        if by_users_code(e):
+            raise
+        raise ConfigError(
+            f"{name} can't be called with a run's settings and folder: {told(e)}", where="--listeners", fix="name a class of your own"
+        ) from e
+    if not callable(listener):
+        raise ConfigError(
+            f"{name} makes {type(listener).__name__}, which can't be called with a row", where="--listeners", fix="give it __call__"
+        )
+    return listener
 
 
 def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:

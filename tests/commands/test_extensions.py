@@ -156,3 +156,13 @@ def test_words_in_the_options_of_other_peoples_environments_need_trust(tmp_path,
         file.write_text(re.sub("options: .*", f'options: "{options}"', file.read_text()))
         with pytest.raises(ConfigError, match="is no setting|more than any options"):
             arcturus.load(run)
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("os.system", "can't be called with a run's settings and folder"), ("builtins.print", "makes NoneType, which can't be called"),
+    ("collections.OrderedDict", "can't be called with"), ("builtins.__name__", "can't be called with"),
+])  # fmt: skip
+def test_what_is_no_listener_is_named_and_not_called_our_fault(name, says, tmp_path):
+    with pytest.raises(ConfigError, match=says) as e:
+        arcturus.train("uniform", "CartPole-v1", steps=64, run_dir=tmp_path / "r", listeners=name, quiet=True, eval_every=0)
+    assert name in str(e.value)
