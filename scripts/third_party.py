@@ -138,10 +138,12 @@ def pictures(film: Path) -> str:
 
 def resumed(trial: Trial, folder: Path, whole: Path) -> str:
     """Kills a second run half-way, resumes it and compares its end with the first's."""
-    code, longest = 0, 2.0
-    while code == 0 and longest > 0.01:  # a run that was over before its kill came isn't one that was stopped
+    path, longest = folder, 2.0
+    while longest > 0.01:  # a run that was over before its kill came isn't one that was stopped
         path = folder / f"victim-{longest:g}"
-        code, _, _ = stop_once(training(trial, path), path, SIGKILL, random.uniform(0, longest), in_save=False)
+        stop_once(training(trial, path), path, SIGKILL, random.uniform(0, longest), in_save=False)
+        if Run(path).status != "finished":
+            break
         longest /= 2
     trust = [f"--trust={trial.env}"] if ":" in trial.env else []
     out = subprocess.run(command("resume", str(path), *trust), capture_output=True, text=True)
