@@ -108,28 +108,34 @@ class Checkpoints:
         try:
             replay = self.segments.finish(snapshot.replay) if snapshot.replay is not None else {}
             path = self._save(f"step-{snapshot.step:012d}", snapshot, replay)
-            older = [p for p in self.resumable() if p < path]
-            for old in older[: len(older) + 1 - keep]:
-                self._remove(old)
-            self._sweep()
         except OSError as e:
             raise CheckpointError(
                 f"checkpoint at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
             ) from e
+        older = [p for p in self.resumable() if p < path]
+        self._tidy(older[: len(older) + 1 - keep])
         return path
 
     def write_best(self, snapshot: Snapshot) -> Path:
         """Weights only, for playing; replaces the best before."""
         try:
             path = self._save(f"best-{snapshot.step:012d}", snapshot, {})
-            for old in self.folder.glob("best-*"):
-                if old != path:
-                    self._remove(old)
         except OSError as e:
             raise CheckpointError(
                 f"best weights at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
             ) from e
+        self._tidy([old for old in self.folder.glob("best-*") if old != path], sweep=False)
         return path
+
+    def _tidy(self, unwanted: list[Path], sweep: bool = True) -> None:
+        """Behind a checkpoint that is written, which stays written if this fails."""
+        try:
+            for old in unwanted:
+                self._remove(old)
+            if sweep:
+                self._sweep()
+        except OSError as e:
+            say(f"warning: what is no longer needed in {self.folder.parent} could not be removed: {e.strerror or e}")
 
     def _save(self, name: str, snapshot: Snapshot, replay: dict[str, Any]) -> Path:
         if bad := not_finite(snapshot.tensors):

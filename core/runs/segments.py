@@ -146,7 +146,7 @@ class Segments:
     def drop_all_but(self, used: set[str]) -> None:
         """Removes what no checkpoint names."""
         for path in [*self.folder.glob("seg-*"), *self.folder.glob(".tmp-seg-*")]:
-            if path.name not in used:
+            if path.name not in used and not path.is_dir():
                 path.unlink(missing_ok=True)
         for key, name in list(self._names.items()):
             if name not in used:

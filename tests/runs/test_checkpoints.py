@@ -143,6 +143,30 @@ def test_a_run_without_its_run_json_still_goes_on(copy):
     assert arcturus.resume(copy, quiet=True, steps=1600).about["steps"] == 1600
 
 
+def test_a_folder_in_a_segments_place_costs_its_checkpoint_and_nothing_more(copy):
+    """It can't be removed like a segment, which was told as a checkpoint that could not be written."""
+    segment = sorted((copy / "replay").glob("seg-*"))[-1]
+    segment.unlink()
+    segment.mkdir()
+    run = arcturus.resume(copy, steps=1_400, quiet=True)
+    assert run.status == "finished"
+    assert Checkpoints(copy).resumable()[-1].name == "step-000000001400"
+
+
+def test_what_can_not_be_removed_does_not_undo_what_was_written(tmp_path, monkeypatch, capsys):
+    def failing(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Checkpoints, "_remove", staticmethod(failing))
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        save(checkpoints, step, {"n": step}, keep=1)
+        checkpoints.write_best(checkpoints.snapshot(step, {"n": step}))
+    assert [p.name for p in checkpoints.resumable()] == [f"step-{n:012d}" for n in (1, 2, 3)]
+    assert checkpoints.find("best").name == "best-000000000003"
+    assert "what is no longer needed" in capsys.readouterr().err
+
+
 def test_a_damaged_newer_checkpoint_never_pushes_out_a_good_one(copy, stop_at):
     """Step 1200 is damaged, so the run goes on from 800; pruning by number would remove what is saved at 904."""
     newest = Checkpoints(copy).resumable()[-1]
