@@ -300,7 +300,7 @@ class Agent:
             raise ConfigError(
                 f"the episodes of {spec.env_id} don't begin and end together within {OLDEST} rows, so none is drawn whole",
                 where="--agent.bptt",
-                fix="choose a number of rows",
+                fix="choose a number of rows, such as 16",
             )
         self.length, self.burn_in = (spec.episode_rows, 0) if self.whole else (config.bptt, config.burn_in)
         reach = config.n_step

@@ -8,6 +8,8 @@ from typing import Any
 
 from arcturus.errors import ArcturusError, ConfigError
 
+took_part: list[str] = []  # names of modules of a user's own that this process has imported
+
 
 def told(e: BaseException) -> str:
     """'ValueError: what it says', on one line."""
@@ -18,6 +20,8 @@ def module_of(name: str, where: str) -> ModuleType:
     """The module of a dotted name, imported; a ConfigError for every way not to find it, or to fail on the way."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{name!r} is no name of a module", where=where, fix="package.module, as in an import")
+    if name.partition(".")[0] != "arcturus":
+        took_part.append(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:

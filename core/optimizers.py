@@ -3,6 +3,7 @@ state in and out of plain tensors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -158,6 +159,8 @@ class Descent:
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def set_learning_rate(self, value: float) -> None:
+        if not 0 <= value < math.inf:
+            raise ValueError(f"the learning rate is {value}: a number from 0 is needed")
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(value)

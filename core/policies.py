@@ -84,6 +84,8 @@ class Categoricals:
 
 def epsilon_greedy(q: Tensor, epsilon: float, generator: torch.Generator | None = None) -> Tensor:
     """[N] int64: of action-values [N, A] the best, or with probability epsilon any; each environment throws a coin of its own."""
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon is {epsilon}, and no probability")
     random = torch.randint(q.shape[-1], q.shape[:-1], device=q.device, generator=generator)
     coin = torch.rand(q.shape[:-1], device=q.device, generator=generator) < epsilon
     return torch.where(coin, random, q.argmax(-1))

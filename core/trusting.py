@@ -11,12 +11,15 @@ where a name stands for itself and, being a module or package, for everything in
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from arcturus.config import read_yaml
 from arcturus.errors import ConfigError, nearest
+
+NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[\w./-]+)?")
 
 
 class Outside(NamedTuple):
@@ -26,25 +29,29 @@ class Outside(NamedTuple):
 
 
 def settings_file() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "arcturus" / "config.yaml"
+    given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".config") / "arcturus" / "config.yaml"
 
 
 def trusted_for_good() -> tuple[str, ...]:
     """The names in the user's own configuration; none without it.  ConfigError for a file that others may write, or that says
     something else."""
     file = settings_file()
-    if not file.exists():
+    try:
+        about = file.stat()
+    except OSError:
         return ()
-    about = file.stat()
     if os.name == "posix" and (about.st_mode & stat.S_IWOTH or about.st_uid not in (os.getuid(), 0)):
         raise ConfigError(f"{file} may be written by others", where=str(file), fix=f"chmod 600 {file}, if it is yours")
-    values = read_yaml(file)
+    values = read_yaml(file) if about.st_size else {}
     for key in values:
         if key != "trust":
             raise ConfigError(f"{file} has {key!r}, which is unknown", where=str(file), fix=nearest(str(key), ["trust"]))
     names = values.get("trust", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise ConfigError(f"{file}: trust is no list of names", where=str(file), fix="trust: [mine.sarsa, signpost:Signpost-v0]")
+    if not isinstance(names, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
+        raise ConfigError(
+            f"{file}: trust is no list of names of code", where=str(file), fix="trust: [mine, signpost:Signpost-v0]"
+        )
     return tuple(names)
 
 
@@ -61,6 +68,10 @@ def check_trust(code: list[Outside], trust: tuple[str, ...], where: Path) -> Non
         raise ConfigError(
             f"this run's {kind} {name} is code outside arcturus, or names some, which opening the run would execute",
             where=str(where),
-            fix=f"if you know it, say so: --trust {name}"
-            + (f" (or for good: trust: [{name}] in {settings_file()})" if for_good else ""),
+            fix=f"if you know it, say so: --trust {name} "
+            + (
+                f"(or for good: trust: [{name}] in {settings_file()})"
+                if for_good
+                else "(at every command, as its options may name more)"
+            ),
         )

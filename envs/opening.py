@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
-from arcturus.extensions import told
+from arcturus.extensions import told, took_part
 
 REGISTERS = re.compile(r"register(_\w+)?_envs?")  # how packages call what registers their environments
 PACKAGES = {"MinAtar": "minatar.gym", "MiniGrid": "minigrid", "BabyAI": "minigrid", "popgym": "popgym"}  # what ids begin with
@@ -29,6 +29,7 @@ def registered(env_id: str) -> str:
         return name
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ConfigError(f"{module_name!r} is no name of a module", where="--env", fix="MODULE:ID, as in gymnasium.make")
+    took_part.append(module_name)
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as e:

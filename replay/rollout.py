@@ -40,7 +40,7 @@ class Rollout:
             raise ConfigError(
                 f"the episodes of {spec.env_id} don't begin and end together, so no rollout is made of whole ones",
                 where=flag,
-                fix="choose a number of rows",
+                fix="choose a number of rows, such as 16",
             )
         rows = rows or spec.episode_rows
         self.rows, self.spec, self.every = rows, spec, every or rows

@@ -72,11 +72,27 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
             return _told(f"error: there was not enough memory: {text}\n  to mend: {MEMORY_FIX}", 3, debug)
         if isinstance(e, OSError):
             _flush()
-            return _told(f"error: {e.strerror or e}" + (f": {e.filename}" if e.filename else ""), 5, debug)
+            place = f": {e.filename}" if e.filename else ", perhaps where the output goes"
+            return _told(f"error: {e.strerror or e}{place}", 5, debug)
         if place := by_users_code(e):
-            return _told(f"error: {type(e).__name__}: {str(e)[:100]}\n  where: {place}\n  to mend: that code is not arcturus's", 4, debug)
+            return _told(
+                f"error: {type(e).__name__}: {str(e)[:100]}\n  where: {place}\n  to mend: that code is not arcturus's", 4, debug
+            )
+        if names := _took_part():
+            mend = f"does {names} return what it should? If so, this is a fault of arcturus: --debug shows the traceback"
+            return _told(
+                f"error: {type(e).__name__}: {str(e)[:200]}\n  where: code outside arcturus took part: {names}\n  to mend: {mend}",
+                4,
+                debug,
+            )
         fault = "this is a fault of arcturus; run again with --debug for the traceback"
         return _told(f"error: {type(e).__name__}: {str(e)[:500]}\n  {fault}", 1, debug)
+
+
+def _took_part() -> str:
+    """Modules of the user's own in this process, as what they return may be what went wrong in ours."""
+    extensions = sys.modules.get("arcturus.extensions")
+    return ", ".join(dict.fromkeys(getattr(extensions, "took_part", [])))[:100]
 
 
 def _told(text: str, code: int, debug: bool = False) -> int:

@@ -263,6 +263,8 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 def _not_empty(path: Path) -> ConfigError:
+    if not path.is_dir():
+        return ConfigError(f"{path} is no folder", where="--run-dir", fix="choose another, or none: a new one each time")
     return ConfigError(
         f"{path} exists already and is not empty",
         where="--run-dir",

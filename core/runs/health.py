@@ -44,5 +44,5 @@ class Health:
             raise TrainingFailed(
                 f"{culprit(agent.network)} is not finite; {int(skipped)} updates in a row were skipped",
                 where=f"step {steps:,}",
-                fix="resume from the newest checkpoint, whose weights are finite; a smaller learning rate may help (--fork)",
+                fix="a smaller learning rate may help, from the newest checkpoint if there is one: its weights are finite (resume --fork)",
             )

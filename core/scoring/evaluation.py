@@ -171,6 +171,19 @@ def obtained_return(rewards: Sequence[float], lives_lost: Sequence[bool], object
     return total
 
 
+def _meant(actor: Actor, env: str | EnvConfig, options: dict[str, Any]) -> EnvConfig:
+    """The settings of what is named by id, those it was trained with where the actor was trained on it."""
+    if isinstance(env, EnvConfig):
+        config = env
+    else:
+        trained: EnvConfig | None = getattr(getattr(actor, "config", None), "env", None)
+        known = trained if trained is not None and trained.id == env else None
+        config = from_mapping(EnvConfig, {"id": env, **options}, "evaluate()", known)
+    if options:
+        check_settings(config)
+    return config
+
+
 @torch.no_grad()
 def evaluate(
     actor: Actor,
@@ -207,14 +220,7 @@ def evaluate(
     Greedy and epsilon policies score the same whatever num_envs; a sampling one draws for all environments at once.
     """
     check_counts(episodes, num_envs)
-    if isinstance(env, EnvConfig):
-        base = env
-    else:
-        trained: EnvConfig | None = getattr(getattr(actor, "config", None), "env", None)
-        known = trained if trained is not None and trained.id == env else None
-        base = from_mapping(EnvConfig, {"id": env, **options}, "evaluate()", known)
-    if options:
-        check_settings(base)
+    base = _meant(actor, env, options)
     n = min(episodes, num_envs or (1 if single(base) else MOST_ENVS))
     config = replace(base, num_envs=n)
     limit = max_steps or longest_scored(base)
@@ -231,7 +237,7 @@ def evaluate(
             if not (done and keep_finished):
                 raise
             about["asked"] = episodes
-    if (highest := highest_return(config)) is not None:
+    if not max_steps and (highest := highest_return(config)) is not None:
         about["highest"] = highest
     return Evaluation(config.id, config.protocol if is_atari(config.id) else "-", policy, done, about)
 

@@ -8,12 +8,15 @@ is the last).  Their ids are in own.py; register_task() is for a task of one's o
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gymnasium as gym
 
 from arcturus.envs.opening import registered
 from arcturus.envs.own import TURING, task_entry
+
+OWN_NAME = re.compile(r"NTM/[\w.-]+-v\d+")
 
 
 def registered_settings(env_id: str) -> dict[str, Any] | None:
@@ -43,14 +46,21 @@ def register_task(env_id: str, kind: type, **settings: Any) -> None:
 
     settings: the task's fields and Play's (actions, reward, levels), where they differ from their defaults.
 
-    Raises ValueError for an id of another kind, and for a task whose tapes are not what it says of them.
+    Registered again by the same class, the newer one counts, as in a notebook.
+
+    Raises ValueError for an id of another kind or of another's task, and for a task whose tapes are not what it says of them.
     """
     from arcturus.envs.tasks.scalar import split_settings
-    from arcturus.envs.tasks.sequences import Task, check_tapes
+    from arcturus.envs.tasks.sequences import Task, check_task
 
-    if not env_id.startswith("NTM/") or env_id in TURING:
+    if not (isinstance(env_id, str) and OWN_NAME.fullmatch(env_id)) or env_id in TURING:
         raise ValueError(f"{env_id!r} is no name for a task of one's own: NTM/Name-v0, of no task that is here")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"{kind!r} is no subclass of arcturus.envs.tasks.sequences.Task")
-    check_tapes(split_settings(kind, settings)[0])
+    check_task(split_settings(kind, settings)[0])
+    if (before := gym.registry.get(env_id)) is not None:
+        there = before.kwargs.get("task")
+        if getattr(there, "__qualname__", "") != kind.__qualname__ or before.kwargs != {"task": there, **settings}:
+            raise ValueError(f"{env_id} is registered already, as {before.kwargs}")
+        del gym.registry[env_id]
     gym.register(env_id, **task_entry({"task": kind, **settings}))

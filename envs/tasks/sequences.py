@@ -370,24 +370,28 @@ def kind_of(task: str | type[Any]) -> type[Any]:
     return TASKS[task] if isinstance(task, str) else task
 
 
-def check_tapes(task: Task) -> None:
-    """ValueError if the shortest and the longest tapes of a task are not of the rows, numbers and answers it says they are of."""
-    name = type(task).__name__
+def check_task(task: Task) -> None:
+    """ValueError if the shortest and the longest tapes of a task are not what it says of them."""
     for lengths in (tuple(low for low, _ in task.ranges), task.longest):
         task.check(lengths)
-        x, y, mask = task.sample(torch.Generator().manual_seed(0), 2, lengths)
-        T = task.rows(lengths)
-        for what, tensor, shape, dtype in (
-            ("inputs", x, (T, 2, task.inputs), torch.float32),
-            ("targets", y, (T, 2, task.outputs), torch.uint8),
-            ("mask", mask, (T,), torch.bool),
-        ):
-            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-                raise ValueError(
-                    f"{name}: {what} of length {'x'.join(map(str, lengths))} are {list(tensor.shape)} {tensor.dtype}, "
-                    f"not {list(shape)} {dtype}"
-                )
-        if int(mask.sum()) != task.answers(lengths):
-            raise ValueError(f"{name}: {int(mask.sum())} rows ask for an answer, and answers() says {task.answers(lengths)}")
-        if int(y.max()) > 1 or bool(y[~mask].any()):
-            raise ValueError(f"{name}: targets are bits, and 0 in rows that ask for nothing")
+        check_tapes(task, task.sample(torch.Generator().manual_seed(0), 2, lengths), 2, lengths)
+
+
+def check_tapes(task: Task, tapes: Tapes, batch: int, lengths: Sequence[int]) -> None:
+    """ValueError if tapes of these lengths are not of the rows, numbers and answers that the task says they are of."""
+    x, y, mask = tapes
+    T, (low, high) = task.rows(lengths), task.bounds
+    length = f"{type(task).__name__}, length {'x'.join(map(str, lengths))}"
+    for what, tensor, shape, dtype in (
+        ("inputs", x, (T, batch, task.inputs), torch.float32),
+        ("targets", y, (T, batch, task.outputs), torch.uint8),
+        ("mask", mask, (T,), torch.bool),
+    ):
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            raise ValueError(f"{length}: {what} are {list(tensor.shape)} {tensor.dtype}, not {list(shape)} {dtype}")
+    if int(mask.sum()) != task.answers(lengths):
+        raise ValueError(f"{length}: {int(mask.sum())} rows ask for an answer, and answers() says {task.answers(lengths)}")
+    if int(y.max()) > 1 or bool(y[~mask.to(y.device)].any()):
+        raise ValueError(f"{length}: targets are bits, and 0 in rows that ask for nothing")
+    if not bool((x.isfinite() & (x >= low) & (x <= high)).all()):
+        raise ValueError(f"{length}: inputs are finite, and from {low:g} to {high:g} as `bounds` says")

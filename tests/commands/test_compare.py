@@ -37,7 +37,8 @@ from arcturus.scoring.comparison import (
     tag_of,
 )
 from arcturus.scoring.statistics import bootstrap_interval, human_normalised, iqm, mean, stratified_interval
-from arcturus.scripts.compare_runs import main, table
+from arcturus.scoring.tables import table
+from arcturus.scripts.compare_runs import main
 from arcturus.scripts.frontend import guarded
 
 

@@ -55,6 +55,13 @@ def test_a_name_is_trusted_with_everything_in_it_and_nothing_beside_it(own):
         assert refused(name), name
 
 
+def test_an_empty_configuration_and_a_relative_folder_of_it_trust_nothing(own, monkeypatch):
+    own("")
+    assert trusted_for_good() == ()
+    monkeypatch.setenv("XDG_CONFIG_HOME", "here")  # which would be another one in every folder
+    assert settings_file().is_absolute()
+
+
 def test_without_a_configuration_only_the_commands_word_counts(own):
     assert trusted_for_good() == ()
     assert refused("mine.sarsa")
@@ -72,13 +79,14 @@ def test_options_that_may_name_code_are_not_trusted_for_good(own, tmp_path):
         if lets:
             assert from_run(tmp_path).env.id == "maze:Maze-v0"
         else:
-            with pytest.raises(ConfigError, match="--trust maze:Maze-v0$"):
+            with pytest.raises(ConfigError, match="--trust maze:Maze-v0 .at every command"):
                 from_run(tmp_path)
             assert from_run(tmp_path, trust=("maze:Maze-v0",)).env.options == options
 
 
 @pytest.mark.parametrize(("text", "says"), [
     ("trust: mine\n", "no list of names"), ("trust: [mine, 3]\n", "no list of names"), ("trust: ['']\n", "no list of names"),
+    ("trust: [mine.]\n", "no list of names"), ("trust: ['*']\n", "no list of names"),
     ("trusted: [mine]\n", "did you mean trust"), ("[mine]\n", "holds no settings"), ("trust: [mine\n", "not readable YAML"),
 ])  # fmt: skip
 def test_a_configuration_that_says_something_else_is_told(own, text, says):

@@ -371,3 +371,28 @@ def test_a_file_of_settings_that_is_a_pipe_is_refused(tmp_path, capsys):
 
 def test_the_package_lists_its_calls():
     assert set(arcturus.__all__) <= set(dir(arcturus))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("agent", "code", "says"), [
+    ("dqn", "class Config(dqn.Config):\n    def epsilon(self, step): return None\nAgent = dqn.Agent", "NoneType"),
+    ("dqn", "class Config(dqn.Config):\n    def epsilon(self, step): return 3.0\nAgent = dqn.Agent", "epsilon is 3.0"),
+    ("ppo", "Config = ppo.Config\nclass Agent(ppo.Agent):\n    def loss(self, batch): return super().loss(batch)[0]", "0-d tensor"),
+    ("ppo", "Config = ppo.Config\nclass Agent(ppo.Agent):\n    learning_rate = -1.0", "the learning rate is -1.0"),
+])  # fmt: skip
+def test_what_code_of_ones_own_returns_is_not_called_our_fault(agent, code, says, tmp_path):
+    (tmp_path / "mine").mkdir()
+    head = f"from dataclasses import dataclass\nfrom arcturus.agents import {agent}\nfrom arcturus.agents.{agent} import PRESETS\n"
+    (tmp_path / "mine" / "odd.py").write_text(head + code.replace("class Config", "@dataclass(frozen=True)\nclass Config") + "\n")
+    argv = ["mine.odd", "--env", "CartPole-v1", "--steps", "4000", "--eval-every", "0", "--run-dir", "r"]
+    done = subprocess.run([sys.executable, "-m", "arcturus.scripts.train_agent", *argv], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert says in done.stderr
+    assert "code outside arcturus took part: mine.odd" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train_agent", "evaluate_agent", "compare_runs", "export_agent"])
+def test_a_command_is_there_before_torch_is_so_that_ctrl_c_finds_it(name):
+    code = f"import sys, arcturus.scripts.{name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from arcturus.envs import EnvConfig, family, is_own, make
 from arcturus.envs.own import TURING
 from arcturus.envs.tasks import register_task, task_of
 from arcturus.envs.tasks.sequences import Copy, Tapes
-from arcturus.errors import ArcturusError
+from arcturus.errors import ArcturusError, EnvironmentProblem
 from arcturus.scoring.highest import highest_return
 from arcturus.scoring.sequences import score_lengths
 
@@ -118,15 +119,55 @@ class Doubtful(Copy):
 
 
 @pytest.mark.parametrize(("env_id", "kind", "says"), [
-    ("NTM/Short-v0", Short, "answers\\(\\) says 2"), ("NTM/Wide-v0", Wide, "inputs of length 1"), ("NTM/Loud-v0", Loud, "0 in rows"),
+    ("NTM/Short-v0", Short, "answers\\(\\) says 2"), ("NTM/Wide-v0", Wide, "length 1: inputs are .3, 2, 18."), ("NTM/Loud-v0", Loud, "0 in rows"),
     ("NTM/Doubtful-v0", Doubtful, "torch.float32, not .* torch.uint8"), ("Reverse-v0", Copy, "NTM/Name-v0"),
-    ("NTM/Copy-v0", Copy, "of no task that is here"), ("NTM/Thing-v0", dict, "no subclass"),
+    ("NTM/Copy-v0", Copy, "of no task that is here"), ("NTM/Reverse", Copy, "NTM/Name-v0"), (None, Copy, "NTM/Name-v0"),
+    ("NTM/Thing-v0", dict, "no subclass"),
 ])  # fmt: skip
 def test_a_task_that_is_not_what_it_says_is_refused_where_it_is_registered(env_id, kind, says):
     before = set(gym.registry)
     with pytest.raises(ValueError, match=says):
         register_task(env_id, kind)
     assert set(gym.registry) == before
+
+
+@dataclass(frozen=True)
+class Between(Copy):
+    """What it says at its shortest and its longest, and something else between."""
+
+    high: int = 3
+    fault: int = 0
+
+    def least(self, name):
+        return 0 if name == "fault" else super().least(name)
+
+    def sample(self, generator, batch, lengths):
+        x, y, mask = super().sample(generator, batch, lengths)
+        if lengths == (2,):
+            x = x * float("nan") if self.fault == 0 else x * 1_000 if self.fault == 1 else x
+            y = y * 7 if self.fault == 2 else y
+            mask = mask & False if self.fault == 3 else mask
+        return Tapes(x, y, mask)
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (0, "inputs are finite"), (1, "as `bounds` says"), (2, "targets are bits"), (3, "0 rows ask for an answer"),
+])  # fmt: skip
+def test_a_task_that_is_not_what_it_says_at_some_length_ends_by_name(fault, says, reverse, tmp_path):
+    register_task("NTM/Between-v0", Between, fault=fault)
+    with pytest.raises(EnvironmentProblem, match=f"mytask:NTM/Between-v0: Between, length 2: .*{says}"):
+        arcturus.train("teacher", "mytask:NTM/Between-v0", steps=2_000, run_dir=tmp_path / "r", eval_every=0, quiet=True)
+
+
+def test_registered_again_by_the_same_class_the_newer_one_counts_and_nobody_elses_task_is_replaced(reverse, recwarn):
+    importlib.import_module("mytask")
+    importlib.reload(sys.modules["mytask"])
+    assert gym.spec("NTM/Reverse-v0").kwargs["task"] is sys.modules["mytask"].Reverse
+    assert not recwarn.list
+    with pytest.raises(ValueError, match="registered already"):
+        register_task("NTM/Reverse-v0", Between)
+    with pytest.raises(ValueError, match="registered already"):
+        register_task("NTM/Reverse-v0", sys.modules["mytask"].Reverse, reward="stop")
 
 
 def test_an_environment_in_the_tasks_namespace_that_is_no_task_is_played_as_any_other(reverse):
@@ -163,7 +204,10 @@ def test_who_answers_everything_right_has_the_highest_return(name, settings):
 
 
 @pytest.mark.parametrize(("env_id", "options", "highest"), [
-    ("NTM/Copy-v0", "", 10.5), ("NTM/CopyStop-v0", "high=4", 2.5), ("NTM/DynamicNGrams-v0", "", None), ("Memory/Recall-v0", "delay=3", 1.0),
+    ("NTM/Copy-v0", "", 10.5), ("NTM/CopyStop-v0", "high=4", 2.5), ("NTM/DynamicNGrams-v0", "", None),
+    ("NTM/DynamicNGrams-v0", "reward=sparse", None),
+    ("Memory/Recall-v0", "delay=3,max_episode_steps=2", None), ("NTM/Copy-v0", "max_episode_steps=2", None),
+    ("Memory/Recall-v0", "delay=3", 1.0),
     ("NTM/Copy-v0", "actions=quantised", None), ("CartPole-v1", "", None), ("ALE/Pong-v5", "", None), ("Tape/Copy-v0", "", None),
     ("MDP/Grid-v0", "", 0.7053),  # Russell & Norvig, figure 17.3: the utility of (1, 1)
 ])  # fmt: skip
