@@ -119,7 +119,8 @@ class Doubtful(Copy):
 
 
 @pytest.mark.parametrize(("env_id", "kind", "says"), [
-    ("NTM/Short-v0", Short, "answers\\(\\) says 2"), ("NTM/Wide-v0", Wide, "length 1: inputs are .3, 2, 18."), ("NTM/Loud-v0", Loud, "0 in rows"),
+    ("NTM/Short-v0", Short, "answers\\(\\) says 2"), ("NTM/Wide-v0", Wide, "length 1: inputs are .3, 2, 18."),
+    ("NTM/Loud-v0", Loud, "0 in rows"),
     ("NTM/Doubtful-v0", Doubtful, "torch.float32, not .* torch.uint8"), ("Reverse-v0", Copy, "NTM/Name-v0"),
     ("NTM/Copy-v0", Copy, "of no task that is here"), ("NTM/Reverse", Copy, "NTM/Name-v0"), (None, Copy, "NTM/Name-v0"),
     ("NTM/Thing-v0", dict, "no subclass"),
