@@ -14,17 +14,16 @@ LINE = 200  # characters of a line of an error
 def say(line: str, stream: TextIO | None = None) -> None:
     """To stderr, come what may: the log that it goes to may lie on the disk that is full, its reader or terminal may have gone, and
     a service may have started the process without one."""
-    with suppress(OSError, ValueError, AttributeError):
-        print(plain(line), file=stream or sys.stderr or _closed(), flush=True)
+    stream = stream or sys.stderr
+    if stream is not None:
+        with suppress(OSError, ValueError):
+            print(plain(line), file=stream, flush=True)
 
 
 def tell(text: str) -> None:
     """To stdout, come what may: for what doesn't depend on who reads."""
-    say(text, sys.stdout or _closed())
-
-
-def _closed() -> TextIO:
-    raise AttributeError("there is no stream")
+    if sys.stdout is not None:
+        say(text, sys.stdout)
 
 
 def plain(text: str) -> str:

@@ -30,7 +30,8 @@ class Outside(NamedTuple):
 
 def settings_file() -> Path:
     given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".config") / "arcturus" / "config.yaml"
+    home = given if given.is_absolute() else Path(os.path.expanduser("~")) / ".config"
+    return home / "arcturus" / "config.yaml"
 
 
 def trusted_for_good() -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def trusted_for_good() -> tuple[str, ...]:
         about = file.stat()
     except OSError:
         return ()
-    if os.name == "posix" and (about.st_mode & stat.S_IWOTH or about.st_uid not in (os.getuid(), 0)):
+    if os.name == "posix" and (about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or about.st_uid not in (os.getuid(), 0)):
         raise ConfigError(f"{file} may be written by others", where=str(file), fix=f"chmod 600 {file}, if it is yours")
     values = read_yaml(file) if about.st_size else {}
     for key in values:

@@ -74,8 +74,8 @@ def family(env_id: str) -> str:
 
 
 def is_own(env_id: str) -> bool:
-    """Whether the environment is arcturus's: its restarts are proven, and its episodes end.  Tasks of one's own are played by
-    arcturus's code, too."""
+    """Whether arcturus's code steps the environment, so that its restarts are proven, and its episodes end: its own, and tasks that
+    a user registered."""
     from arcturus.envs.tasks import registered_settings
 
     return env_id in OWN or registered_settings(env_id) is not None

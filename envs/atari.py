@@ -153,7 +153,7 @@ class AtariBackend:
 
     An extra life adds one.  Lives that rise by more without a reset are the console's own new game or demonstration (Frostbite, once the
     last life has frozen): the episode is over, which ale-py doesn't see, and is ended here as truncated; `over` says why.  So is a game whose
-    own clock has run out (Pitfall), where nothing can be done or earned until the cap.
+    own clock has run out or over (Pitfall, Breakout, Pong), where nothing can be done or earned until the cap.
     """
 
     has_lives = True

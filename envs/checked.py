@@ -75,7 +75,10 @@ class Checked(gym.Wrapper):
             return flag
         if np.size(flag) != 1:
             raise self._wrong("step", f"terminated or truncated of shape {np.shape(flag)}, where one truth value is wanted")
-        return bool(np.asarray(flag).reshape(()))
+        truth = np.asarray(flag).reshape(())
+        if truth.dtype.kind not in "biuf":
+            raise self._wrong("step", f"terminated or truncated that is no truth value: {str(flag)[:80]}")
+        return bool(truth)
 
     def _seen(self, obs: Any, where: str) -> Any:
         if self._name:
@@ -108,7 +111,10 @@ def checker(space: gym.Space) -> Callable[[Any], Any]:
             return array
         if array.dtype.kind not in "iubf" or (whole and array.dtype.kind == "f"):
             raise ValueError(f"an observation of {array.dtype}, where its observation_space says {dtype}")
-        return array.astype(dtype)
+        cast = array.astype(dtype)
+        if whole and not (cast == array).all():
+            raise ValueError(f"an observation of {array.dtype} with numbers that its observation_space's {dtype} doesn't hold")
+        return cast
 
     return box
 

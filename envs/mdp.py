@@ -193,3 +193,7 @@ def make_chain(length: int = 6, slip: float = 0.1, distraction: float = 0.02, re
 
 def make_grid(slip: float = 0.2, step_reward: float = -0.04, render_mode: str | None = None) -> TabularEnv:
     return TabularEnv(grid(slip, step_reward), render_mode)
+
+
+for _make in (make_chain, make_grid):
+    vars(_make)["metadata"] = TabularEnv.metadata  # as of a class, for whoever asks an entry point

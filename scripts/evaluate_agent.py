@@ -262,8 +262,8 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any,
 def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
     """The same episodes under every strength, 0 first."""
     from arcturus.envs import open_envs
+    from arcturus.runs.signals import Signals
     from arcturus.scoring.attack import Attacked, check_attack
-    from arcturus.scoring.evaluation import evaluate
     from arcturus.scoring.keeping import keep
 
     for name in ("video", "value_figure", "rollouts", "floors"):
@@ -276,32 +276,27 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
         raise ConfigError(f"{args.strength!r} are no numbers", where="--strength", fix="say 0.005,0.01") from None
     with open_envs(replace(config, num_envs=1), 0, device) as envs:
         check_attack(args.attack, strengths, actor, envs.spec, device)
-    reports = []
-    for strength in [0.0, *(x for x in strengths if x)]:
-        attacked = Attacked(actor, args.attack, strength, args.seed) if strength else actor
-        result = evaluate(
-            attacked,
-            config,
-            args.episodes,
-            seed=args.seed,
-            policy=args.policy,
-            device=device,
-            num_envs=args.num_envs,
-            max_steps=args.max_steps,
-        )
-        result.about.update(run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
-        if strength:
-            result.about["attack"] = {"how": args.attack, "strength": strength}
-        name = f"{config.protocol}-{result.policy.replace('=', '')}-{args.attack}{strength:g}"
-        keep(run.path, evaluation_name(args, actor, name), result.save)
-        reports.append(result.to_json())
-        if not args.json:
-            if len(reports) == 1:
-                print(f"{config.id}  {reports[0]['protocol_rules']}\npolicy {result.policy}, checkpoint at step {actor.step:,}")
-            print(line(f"{args.attack} {strength:g}" if strength else "undisturbed", reports[-1]["score"]), flush=True)
+    reports: list[dict[str, Any]] = []
+    with Signals() as signals:
+        for strength in [0.0, *(x for x in strengths if x)]:
+            attacked = Attacked(actor, args.attack, strength, args.seed) if strength else actor
+            try:
+                result = play_episodes(args, attacked, config, device, signals.stop)
+            except Interrupted:
+                break
+            result.about.update(slots_told(args), run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
+            if strength:
+                result.about["attack"] = {"how": args.attack, "strength": strength}
+            name = f"{config.protocol}-{result.policy.replace('=', '')}-{args.attack}{strength:g}"
+            keep(run.path, evaluation_name(args, actor, name + "-unfinished" * ("asked" in result.about)), result.save)
+            reports.append(result.to_json())
+            if not args.json:
+                if len(reports) == 1:
+                    print(f"{config.id}  {reports[0]['protocol_rules']}\npolicy {result.policy}, checkpoint at step {actor.step:,}")
+                print(line(f"{args.attack} {strength:g}" if strength else "undisturbed", reports[-1]["score"]), flush=True)
     if args.json:
         print(json.dumps(reports, indent=2))
-    return 0
+    return 128 + signals.received if signals.received else 0
 
 
 def floors_of(config: Any, args: argparse.Namespace, device: str) -> dict[str, Any]:
@@ -377,8 +372,8 @@ def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
             "--replay films an episode: where to?", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png"
         )
     run.config(tuple(args.trust))  # refuses what it must before anything else is read
-    episode, step, rules = episode_of(run.path, args.replay)
-    actor = load(run, str(step), device, tuple(args.trust))
+    episode, step, rules, slots = episode_of(run.path, args.replay)
+    actor = load(run, str(step), device, tuple(args.trust), slots)
     config = actor.config.env
     draw(args, actor, replace(config, protocol=rules if rules != "-" else config.protocol), episode, device)
     return 0

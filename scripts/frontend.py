@@ -64,17 +64,18 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
         return _told(f"error: {e}", e.exit_code, debug)
     except KeyboardInterrupt:
         return _told("interrupted", 130)
-    except BrokenPipeError:  # head, less: who read has seen enough; what is left may go nowhere
-        _to_nowhere(sys.stdout)
-        return 0
     except Exception as e:
+        place = by_users_code(e)
+        if isinstance(e, BrokenPipeError) and not place:  # head, less: who read has seen enough; what is left may go nowhere
+            _to_nowhere(sys.stdout)
+            return 0
         if (text := out_of_memory(e)) is not None:
             return _told(f"error: there was not enough memory: {text}\n  to mend: {MEMORY_FIX}", 3, debug)
-        if isinstance(e, OSError):
+        if isinstance(e, OSError) and not place:
             _flush()
-            place = f": {e.filename}" if e.filename else ", perhaps where the output goes"
-            return _told(f"error: {e.strerror or e}{place}", 5, debug)
-        if place := by_users_code(e):
+            file = f": {e.filename}" if e.filename else ", perhaps where the output goes"
+            return _told(f"error: {e.strerror or e}{file}", 5, debug)
+        if place:
             return _told(
                 f"error: {type(e).__name__}: {str(e)[:100]}\n  where: {place}\n  to mend: that code is not arcturus's", 4, debug
             )

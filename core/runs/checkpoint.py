@@ -113,7 +113,7 @@ class Checkpoints:
                 f"checkpoint at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
             ) from e
         older = [p for p in self.resumable() if p < path]
-        self._tidy(older[: len(older) + 1 - keep])
+        self._tidy(older[: max(0, len(older) + 1 - keep)])
         return path
 
     def write_best(self, snapshot: Snapshot) -> Path:

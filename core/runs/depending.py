@@ -81,7 +81,7 @@ def opened(text: str) -> tuple[Path, Path]:
         raise CheckpointError(
             f"this run depends on {match['checkpoint']} of {run}, which is gone",
             where=str(run),
-            fix="bring that folder back; a run that others depend on keeps what export-agent RUN --to policy DIR makes of it",
+            fix="bring that folder back",
         )
     if _digest(checkpoint) != match["digest"]:
         raise CheckpointError(

@@ -132,6 +132,7 @@ class Run:
                     run.path = plain if number == 2 else plain.with_name(f"{plain.name}-{number - 1}")
                     if _moved(temporary, run.path):
                         run._about = run.known
+                        run.own()  # onto a mount the lock is moved as a copy, which nobody holds
                         return run
                     if config.run.run_dir:
                         break
@@ -148,11 +149,12 @@ class Run:
     @classmethod
     def _sweep(cls, plain: Path) -> None:
         """Removes what was left of runs of this name that were killed while their folders were made: nobody holds their lock."""
+        from filelock import FileLock, Timeout
+
         for left in plain.parent.glob(f".tmp-{glob.escape(plain.name)}-*"):
-            with suppress(OSError, CheckpointError):
+            with suppress(OSError, Timeout):
                 if time.time() - left.stat().st_mtime > UNLOCKED:
-                    run = cls(left)
-                    with run.locked():
+                    with FileLock(left / ".lock", timeout=0):
                         shutil.rmtree(left)
 
     def config(self, trust: tuple[str, ...] = ()) -> RunConfig:

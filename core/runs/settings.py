@@ -62,7 +62,8 @@ class RunOptions:
     log_every: Annotated[int, Bounds(-1)] = -1
     """Steps between points in TensorBoard; -1: 200 in a run."""
     heldout_states: Annotated[int, Bounds(0, 512)] = 512
-    """States held out to watch the action-values on, at most one for every 20 steps; 0: none.  Looking takes 5% of a run at most."""
+    """States held out to watch the action-values on, at most one for every 20 steps; 0: none.  Looking takes 5% of a run at most,
+    but with --deterministic, where it goes by steps alone."""
     torch_threads: Annotated[int, Bounds(1, 256)] = 1
     """Threads of torch on the CPU; more than one fights with the emulator's."""
     learner_threads: Annotated[int, Bounds(0, 256)] = 0

@@ -15,7 +15,7 @@ import torch
 
 from arcturus import agents
 from arcturus.envs import check_settings
-from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed
+from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed, by_users_code
 from arcturus.runs.checkpoint import TRIED, Checkpoints
 from arcturus.runs.depending import pinned
 from arcturus.runs.folder import Run
@@ -68,7 +68,8 @@ def resume_run(
     if config.run.run_dir != before.run.run_dir:
         raise ConfigError("a run stays in its folder", where="--run-dir", fix="--fork DIR goes on with a copy elsewhere")
     if fork is not None:
-        config = replace(config, run=replace(config.run, run_dir=str(fork)))
+        check_settings(config.env)
+        config = pinned(replace(config, run=replace(config.run, run_dir=str(fork))))
         trainer = Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet, argv=argv)
         try:
             return _guarded(trainer)
@@ -133,7 +134,7 @@ def fork_run(run: Run, config: RunConfig) -> Run:
         for attempt in range(5):
             try:
                 _copy(run.path, folder, config)
-                return {"forked_from": str(run.path)}
+                return {"forked_from": str(run.path), "versions": run.known.get("versions", {})}  # to be compared with today's
             except FileNotFoundError:  # the old run removed it meanwhile, having newer ones
                 if attempt == 4:
                     raise
@@ -177,4 +178,6 @@ def _guarded(trainer: Trainer) -> Run:
     try:
         return trainer.train()
     except (OSError, MemoryError, torch.OutOfMemoryError) as e:
+        if isinstance(e, OSError) and by_users_code(e):
+            raise
         raise TrainingFailed(f"training stopped at step {trainer.steps:,}: {e}") from e

@@ -101,8 +101,8 @@ def frames_per_second(config: EnvConfig) -> Fraction:
     spec = gym.spec(registered(config.id))
     entry = spec.entry_point
     creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
-    metadata = getattr(creator, "metadata", {})
-    return Fraction(int(metadata.get("render_fps", 30)))
+    told = (getattr(creator, "metadata", None) or {}).get("render_fps")
+    return Fraction(told).limit_denominator(1_000) if isinstance(told, (int, float)) and 0.1 <= told <= 1_000 else Fraction(30)
 
 
 def check_film_path(path: Path) -> None:

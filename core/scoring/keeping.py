@@ -6,6 +6,7 @@ Each is written beside and renamed, and numbered: the newest is the one with the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -33,10 +34,8 @@ def keep(run: Path, name: str, fill: Callable[[Path, int], None]) -> Path:
     not lost.  CheckpointError if none of them can be written.
     """
     number = 1 + max((order(path)[0] for path in kept(run)), default=0)
-    elsewhere = Path(tempfile.gettempdir()) / "arcturus-evaluations"
-    homes = [_here(run), elsewhere] if installed(run) else [run / "evaluations", _here(run), elsewhere]
     problem: OSError | None = None
-    for home in homes:
+    for home in homes(run):
         try:
             return _swap(home / name, lambda folder: fill(folder, number))
         except OSError as e:
@@ -50,8 +49,12 @@ def installed(run: Path) -> bool:
     return "site-packages" in run.resolve().parts
 
 
-def _here(run: Path) -> Path:
-    return Path(f"{run.resolve().name}-evaluations")
+def homes(run: Path) -> list[Path]:
+    """Where a run's evaluations are kept, the first that can be written to.  Two runs of one name have folders of their own."""
+    place = run.resolve()
+    name = place.name if installed(run) else f"{place.name}-{hashlib.sha256(bytes(place)).hexdigest()[:8]}"
+    beside = [Path(f"{name}-evaluations"), Path(tempfile.gettempdir()) / "arcturus-evaluations" / name]
+    return beside if installed(run) else [run / "evaluations", *beside]
 
 
 def _swap(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -62,11 +65,15 @@ def _swap(folder: Path, fill: Callable[[Path], None]) -> Path:
         fill(new)
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     finally:
         for path in (new, old):
-            if folder.exists():
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
     return folder
 
 
@@ -76,8 +83,7 @@ def write_lengths(report: dict[str, Any], folder: Path, number: int) -> None:
 
 def kept(run: Path, file: str = REPORT) -> list[Path]:
     """The reports of a run's evaluations, oldest first; none that is being made."""
-    home = _here(run) if installed(run) else run / "evaluations"
-    found = [p for p in home.glob(f"*/{file}") if not p.parent.name.startswith(".")]
+    found = [p for home in homes(run) for p in home.glob(f"*/{file}") if not p.parent.name.startswith(".")]
     return sorted(found, key=order)
 
 
@@ -102,13 +108,15 @@ def whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, report
 
 
-def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str]:
-    """Episode `number` of the newest evaluation, the checkpoint's step, and the protocol it was scored under."""
+def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str, int | None]:
+    """Episode `number` of the newest evaluation, the checkpoint's step, the protocol it was scored under, and how many slots the
+    memory was given if not its own."""
     path, report = next(whole(run), (None, {}))
     if path is None:
         raise ConfigError(f"{run} has no evaluation to film from", where="--replay", fix=f"evaluate-agent {typed(run)} first")
     try:
         episodes, step, rules = report["per_episode"], int(report["checkpoint"]), str(report["protocol"])
+        slots = int(report["memory_slots"]) if "memory_slots" in report else None
         if not 0 <= number < len(episodes):
             raise ConfigError(f"there is no episode {number}; there are 0 to {len(episodes) - 1}", where="--replay")
         chosen = episodes[number]
@@ -128,4 +136,4 @@ def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str]:
         )
     except (KeyError, TypeError, ValueError, OverflowError, SafetensorError) as e:
         raise CheckpointError(f"{path.parent} holds no evaluation that can be read: {e}", where="--replay") from e
-    return episode, step, rules
+    return episode, step, rules, slots

@@ -374,7 +374,10 @@ def check_task(task: Task) -> None:
     """ValueError if the shortest and the longest tapes of a task are not what it says of them."""
     for lengths in (tuple(low for low, _ in task.ranges), task.longest):
         task.check(lengths)
-        check_tapes(task, task.sample(torch.Generator().manual_seed(0), 2, lengths), 2, lengths)
+        tapes, again = (task.sample(torch.Generator().manual_seed(0), 2, lengths) for _ in range(2))
+        check_tapes(task, tapes, 2, lengths)
+        if not all(map(torch.equal, tapes, again)):
+            raise ValueError(f"{type(task).__name__}: two generators of one seed make two tapes: draw from the generator alone")
 
 
 def check_tapes(task: Task, tapes: Tapes, batch: int, lengths: Sequence[int]) -> None:

@@ -98,6 +98,7 @@ def test_a_configuration_that_says_something_else_is_told(own, text, says):
 
 
 def test_a_configuration_that_others_may_write_is_refused(own):
-    own("trust: [mine]\n").chmod(0o606)
-    with pytest.raises(ConfigError, match="may be written by others"):
-        trusted_for_good()
+    for mode in (0o606, 0o660):
+        own("trust: [mine]\n").chmod(mode)
+        with pytest.raises(ConfigError, match="may be written by others"):
+            trusted_for_good()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,20 +156,11 @@ def test_an_interrupted_evaluation_keeps_what_was_over_and_nobody_takes_it_for_a
 # -- scores ------------------------------------------------------------------------------------------------------------------------
 
 
-class Full:
-    """A stdout on a full disk."""
-
-    def write(self, text):
-        raise OSError(28, "No space left on device")
-
-    def flush(self):
-        pass
-
-
 def test_scores_are_kept_before_they_are_printed(run, monkeypatch, capsys):
     before = len(kept(run.path))
-    monkeypatch.setattr(sys, "stdout", Full())
-    assert guarded(evaluate_agent.main, [str(run.path), "--episodes", "1", "--seed", "11"]) == 5
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert guarded(evaluate_agent.main, [str(run.path), "--episodes", "1", "--seed", "11"]) == 5
     assert len(kept(run.path)) == before + 1
     assert "No space left on device" in capsys.readouterr().err
 
@@ -190,8 +183,8 @@ def test_a_run_folder_that_can_t_be_written_loses_no_scores(run, tmp_path, monke
 
     monkeypatch.setattr(Path, "mkdir", readonly)
     assert guarded(evaluate_agent.main, [str(run.path), "--episodes", "1", "--seed", "31"]) == 0
-    assert "kept in r-evaluations" in capsys.readouterr().err
-    assert len(list((tmp_path / "r-evaluations").glob("*/evaluation.json"))) == 1
+    assert re.search(r"kept in r-\w{8}-evaluations", capsys.readouterr().err)
+    assert len(list(tmp_path.glob("r-*-evaluations/*/evaluation.json"))) == 1
 
 
 @pytest.mark.parametrize(("flag", "file", "code"), [
@@ -390,6 +383,32 @@ def test_what_code_of_ones_own_returns_is_not_called_our_fault(agent, code, says
     assert done.returncode == 4, done.stderr
     assert says in done.stderr
     assert "code outside arcturus took part: mine.odd" in done.stderr
+
+
+def test_scores_that_could_not_be_kept_with_their_run_are_found_again_and_replace_nobody_elses(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs = []
+    for place in ("a", "b"):
+        runs.append(Path(shutil.copytree(run.path, tmp_path / place / "s0")))
+        shutil.rmtree(runs[-1] / "evaluations", ignore_errors=True)
+        (runs[-1] / "evaluations").write_text("in the way")
+        assert guarded(evaluate_agent.main, [str(runs[-1]), "--episodes", "1", "--seed", "3"]) == 0
+    assert len(list(tmp_path.glob("s0-*-evaluations"))) == 2
+    assert guarded(evaluate_agent.main, [str(runs[0]), "--replay", "0", "--video", "f.mp4"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "f.mp4").stat().st_size > 0
+
+
+def test_a_listeners_own_broken_pipe_or_missing_file_is_told_as_its_own(tmp_path):
+    (tmp_path / "ears.py").write_text(
+        "class Ear:\n    def __init__(self, config, folder): pass\n    def __call__(self, row): raise BrokenPipeError(32, 'gone')\n"
+        "class Reader(Ear):\n    def __call__(self, row): open('/nowhere/at/all')\n"
+    )
+    for name in ("Ear", "Reader"):
+        argv = ["uniform", "--env", "CartPole-v1", "--steps", "64", "--eval-every", "0", "--listeners", f"ears.{name}"]
+        done = subprocess.run([sys.executable, "-m", "arcturus.scripts.train_agent", *argv], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+        assert done.returncode == 4, done.stderr
+        assert "ears.py, line" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["train_agent", "evaluate_agent", "compare_runs", "export_agent"])

@@ -444,3 +444,25 @@ def test_a_replay_of_a_course_that_chance_led_says_what_may_be_why(walk):
     episode = evaluate(actor, config, 1, policy="sample").episodes[0]
     with pytest.raises(ArcturusError, match="chance that reset.seed. doesn't set"):
         list(replay(actor, config, episode))
+
+
+@pytest.mark.parametrize(("obs", "flag", "says"), [
+    (np.array([300, -1]), False, "numbers that its observation_space's uint8 doesn't hold"), (np.array([3, 1]), None, "no truth value: None"),
+    (np.array([3, 1]), "False", "no truth value: False"),
+])  # fmt: skip
+def test_numbers_that_would_wrap_and_flags_that_are_none_are_named(obs, flag, says, tmp_path):
+    class Odd(gym.Env):
+        observation_space, action_space = gym.spaces.Box(0, 255, (2,), np.uint8), gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.uint8), {}
+
+        def step(self, action):
+            return obs, 0.0, flag, False, {}
+
+    gym.register("Odd-v0", entry_point=Odd)
+    try:
+        with pytest.raises(TrainingFailed, match=says):
+            arcturus.train("uniform", "Odd-v0", steps=64, run_dir=tmp_path / "r", eval_every=0, quiet=True)
+    finally:
+        del gym.registry["Odd-v0"]

@@ -153,6 +153,14 @@ def test_a_folder_in_a_segments_place_costs_its_checkpoint_and_nothing_more(copy
     assert Checkpoints(copy).resumable()[-1].name == "step-000000001400"
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3, 5, 9])
+def test_as_many_checkpoints_are_kept_as_were_asked_for(keep, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in range(1, 8):
+        save(checkpoints, step, {"n": step}, keep=keep)
+        assert [p.name for p in checkpoints.resumable()] == [f"step-{n:012d}" for n in range(max(1, step - keep + 1), step + 1)]
+
+
 def test_what_can_not_be_removed_does_not_undo_what_was_written(tmp_path, monkeypatch, capsys):
     def failing(path):
         raise PermissionError(13, "Permission denied")

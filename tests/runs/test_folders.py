@@ -173,3 +173,19 @@ def test_every_start_is_recorded_and_other_versions_are_told(finished, capsys):
     assert run.about["versions"] == versions("CartPole-v1")
     arcturus.resume(run, steps=1600)
     assert "->" not in capsys.readouterr().err
+
+
+def test_a_fork_with_another_teacher_keeps_which_checkpoint_it_was(small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_run(tmp_path / "a", 200, **OPTIONS)
+    run = small_run(tmp_path / "b", 200, **OPTIONS)
+    fork = arcturus.resume(run, fork=tmp_path / "c", steps=304, init_from="a", quiet=True)
+    assert PINNED.fullmatch(fork.config().run.init_from)["run"] == str(tmp_path / "a")
+
+
+def test_a_fork_is_told_that_the_versions_are_others(small_run, tmp_path, capsys):
+    run = small_run(tmp_path / "a", 200, **OPTIONS)
+    about = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(about | {"versions": about["versions"] | {"torch": "1.0"}}))
+    arcturus.resume(run, fork=tmp_path / "c", steps=304)
+    assert "torch 1.0 ->" in capsys.readouterr().err

@@ -79,7 +79,9 @@ def test_a_fork_killed_half_way_leaves_no_run_and_the_next_one_clears_up(small_r
     fresh.mkdir()
     held = tmp_path / ".tmp-f-2"  # and of somebody who has been at it for long
     shutil.copytree(left, held)
-    for old in (left, held):
+    bare = tmp_path / ".tmp-f-3"  # killed before there was anything in it
+    bare.mkdir()
+    for old in (left, held, bare):
         os.utime(old, (1, 1))
     with Run(held).locked():
         os.utime(held, (1, 1))

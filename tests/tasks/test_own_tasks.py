@@ -118,7 +118,14 @@ class Doubtful(Copy):
         return Tapes(x, y.float(), mask)
 
 
+@dataclass(frozen=True)
+class Moody(Copy):
+    def sample(self, generator, batch, lengths):
+        return super().sample(torch.Generator().manual_seed(torch.seed() % 2**31), batch, lengths)
+
+
 @pytest.mark.parametrize(("env_id", "kind", "says"), [
+    ("NTM/Moody-v0", Moody, "draw from the generator alone"),
     ("NTM/Short-v0", Short, "answers\\(\\) says 2"), ("NTM/Wide-v0", Wide, "length 1: inputs are .3, 2, 18."),
     ("NTM/Loud-v0", Loud, "0 in rows"),
     ("NTM/Doubtful-v0", Doubtful, "torch.float32, not .* torch.uint8"), ("Reverse-v0", Copy, "NTM/Name-v0"),
