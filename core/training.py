@@ -141,7 +141,6 @@ class Trainer:
             self.checkpoints.set_aside_after(self.steps)
         if self.resume:  # what was changed is the run's from now on
             self._write_settings()
-        if self.resume:
             self._begin_again()
         self.heldout = self._hold_out_states()
         monitored = loaded.state["monitor"] if loaded else None

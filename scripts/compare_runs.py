@@ -15,13 +15,12 @@ import argparse
 import io
 import json
 import sys
-from pathlib import Path
 
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
 from arcturus.config import user_path
-from arcturus.outputs import check_output, unwritable
+from arcturus.outputs import check_output, written_beside
 from arcturus.telling import plain
 
 
@@ -37,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    from arcturus.runs.files import write_file
     from arcturus.scoring.comparison import aggregate, environments, find_runs, read_runs  # brings torch
     from arcturus.scoring.tables import numbers, over_games, table
 
@@ -48,27 +48,19 @@ def main(argv: list[str]) -> int:
     tables = environments(runs)
     games = aggregate(tables)
     if args.json:
-        write(args.json, json.dumps(numbers(tables, games, left), indent=2, allow_nan=False).encode())
+        text = json.dumps(numbers(tables, games, left), indent=2, allow_nan=False)
+        written_beside(args.json, lambda beside: write_file(beside, text.encode()))
     if args.plot:
         from arcturus.pictures.comparison import comparison  # it loads matplotlib
 
         picture = io.BytesIO()
         comparison(tables).savefig(picture, format="png", dpi=150)
-        write(args.plot, picture.getvalue())
+        written_beside(args.plot, lambda beside: write_file(beside, picture.getvalue()))
     told = [table(env, groups) for env, groups in tables.items()] + ([over_games(games)] if games else [])
     if left:
         told.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
     print(plain("\n\n".join(told)))
     return 0
-
-
-def write(file: Path, data: bytes) -> None:
-    from arcturus.runs.files import write_atomically
-
-    try:
-        write_atomically(file, data)
-    except OSError as e:
-        raise unwritable(file, e) from e
 
 
 def cli() -> None:

@@ -179,8 +179,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(
             "an attack has a strength, and a strength an attack", where="--attack", fix="--attack noise --strength 0.01"
         )
+    drawn = ("video", "value_figure", "rollouts", "floors")
     if args.lengths:
-        check_with_lengths(args)
+        check_alone(args, "--lengths", "scoring by length plays no episodes", *drawn, "replay", "attack")
+    if args.attack:
+        check_alone(args, "--attack", "an attack is scored, and nothing else", *drawn)
+    if args.pictures:
+        check_output_folder(args.pictures, "--pictures")
     for file, flag, endings in (
         (args.video, "--video", FILMS),
         (args.value_figure, "--value-figure", PICTURES),
@@ -213,14 +218,12 @@ def otherwise(config: Any, options: str) -> Any:
     return changed
 
 
-def check_with_lengths(args: argparse.Namespace) -> None:
-    """Before anything runs: by length no episodes are played, and pictures need a folder."""
-    for name in ("video", "value_figure", "rollouts", "floors", "replay", "attack"):
+def check_alone(args: argparse.Namespace, flag: str, why: str, *names: str) -> None:
+    """ConfigError for a flag that can't stand beside this one."""
+    for name in names:
         if getattr(args, name) not in (None, False):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError("scoring by length plays no episodes", where=flag, fix=f"leave out {flag} or --lengths")
-    if args.pictures:
-        check_output_folder(args.pictures, "--pictures")
+            other = "--" + name.replace("_", "-")
+            raise ConfigError(why, where=other, fix=f"leave out {other} or {flag}")
 
 
 def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
@@ -266,10 +269,6 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
     from arcturus.scoring.attack import Attacked, check_attack
     from arcturus.scoring.keeping import keep
 
-    for name in ("video", "value_figure", "rollouts", "floors"):
-        if getattr(args, name) not in (None, False):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError("an attack is scored, and nothing else", where=flag, fix=f"leave out {flag} or --attack")
     try:
         strengths = [float(x) for x in args.strength.split(",")]
     except ValueError:
@@ -292,7 +291,9 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
             reports.append(result.to_json())
             if not args.json:
                 if len(reports) == 1:
-                    print(f"{config.id}  {reports[0]['protocol_rules']}\npolicy {result.policy}, checkpoint at step {actor.step:,}")
+                    print(
+                        f"{config.id}  {reports[0]['protocol_rules']}\npolicy {result.policy}, checkpoint at step {actor.step:,}"
+                    )
                 print(line(f"{args.attack} {strength:g}" if strength else "undisturbed", reports[-1]["score"]), flush=True)
     if args.json:
         print(json.dumps(reports, indent=2))

@@ -13,7 +13,7 @@ from arcturus.telling import tell, typed
 # isort: split
 from arcturus.config import user_path
 from arcturus.exporting import SUFFIXES, check_packages, check_target
-from arcturus.outputs import unwritable
+from arcturus.outputs import written_beside
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     import torch
 
-    from arcturus.runs.files import write_atomically
+    from arcturus.runs.files import write_file
     from arcturus.runs.folder import Run
     from arcturus.runs.library import load
 
@@ -50,10 +50,7 @@ def main(argv: list[str]) -> int:
         )
         return 0
     kind, data, notes = convert(actor, args.to)
-    try:
-        write_atomically(args.file, data)
-    except OSError as e:
-        raise unwritable(args.file, e) from e
+    written_beside(args.file, lambda beside: write_file(beside, data))
     tell(f"{args.file}: {kind} of {actor.config.agent_name} at step {actor.step:,}, {len(data):,} bytes")
     tell("\n".join(notes))
     return 0

@@ -24,11 +24,11 @@ def highest_return(config: EnvConfig) -> float | None:
     options, kind = parse_options(config.options), family(config.id)
     if kind != "mdp" and "max_episode_steps" in options:
         return None  # the question may lie behind the end
-    if kind == "memory" and config.id.startswith("Memory/"):
+    if kind == "memory":
         return 1.0
     if kind == "mdp":
         return _of_a_process(config.id, options)
-    return _of_a_task(config.id, options) if config.id.rpartition(":")[2].startswith("NTM/") else None
+    return _of_a_task(config.id, options) if kind == "ntm" else None
 
 
 def _of_a_task(env_id: str, options: dict[str, Any]) -> float | None:
