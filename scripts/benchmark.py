@@ -93,8 +93,10 @@ def main(argv: list[str]) -> int:
     tables = getattr(importlib.import_module(f"arcturus.scripts.benchmarks.{module}"), function)(args)
     kept["load"].append(load())
     if args.json:
+        from arcturus.runs.files import write_atomically
+
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(kept | {"tables": tables}, indent=1, default=str) + "\n", encoding="utf-8")
+        write_atomically(args.json, json.dumps(kept | {"tables": tables}, indent=1, default=str) + "\n")
     return 0
 
 

@@ -30,6 +30,7 @@ from ale_py import Action, roms
 from arcturus.config import user_path
 from arcturus.envs.atari import games, open_emulator
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
+from arcturus.runs.files import write_atomically
 from arcturus.scoring.statistics import published
 
 CAP = 108_000  # emulator frames: the longest game of protocol v5
@@ -282,13 +283,13 @@ def main(argv: list[str]) -> int:
         table["games"][name] = apart(known[name], games()[known[name]]) | kept
         table["ale_py"] = version("ale-py")
         print(row(name, table["games"][name], games()[known[name]]), flush=True)
-        args.json.write_text(json.dumps(table) + "\n", encoding="utf-8")
+        write_atomically(args.json, json.dumps(table) + "\n")
     for name, more in json.loads(args.merge.read_text(encoding="utf-8")).items() if args.merge else ():
         table["games"][name] |= more
-    args.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    write_atomically(args.json, json.dumps(table, indent=1) + "\n")
     if args.page:
         before = args.page.read_text(encoding="utf-8") if args.page.exists() else "# The games\n"
-        args.page.write_text(page(table, before), encoding="utf-8")
+        write_atomically(args.page, page(table, before))
     return 0
 
 

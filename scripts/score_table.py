@@ -91,6 +91,7 @@ def evaluation_of(folder: Path) -> dict[str, Any] | None:
 def write_table(out: Path) -> str:
     """Of every scored run under DIR, in Markdown.  Humans of 2013 that are passed are marked."""
     from arcturus.envs.atari import games
+    from arcturus.runs.files import write_atomically
     from arcturus.runs.folder import Run, read_metrics
     from arcturus.scoring.comparison import running_minutes
     from arcturus.scoring.statistics import published
@@ -123,7 +124,7 @@ def write_table(out: Path) -> str:
         rules.add(f"{report['protocol_rules']}; policy {report['policy']}; {s['episodes']} games")
     table = "\n".join([*lines, "", *sorted(rules)])
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(table + "\n", encoding="utf-8")
+    write_atomically(out / "table.md", table + "\n")
     return table
 
 

@@ -29,6 +29,7 @@ from arcturus.scripts.frontend import guarded  # first: it sets what must be set
 # isort: split
 from arcturus.config import user_path
 from arcturus.errors import ConfigError, nearest
+from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run
 from arcturus.scripts.survival import command, digests, ours, stop_once
 
@@ -159,7 +160,7 @@ def resumed(trial: Trial, folder: Path, whole: Path) -> str:
 def write_page(page: Path, rows: list[str]) -> None:
     """The table in place of the one that is there."""
     text = page.read_text(encoding="utf-8") if page.exists() else "# Other packages' environments\n\n"
-    page.write_text(text.split(HEADS)[0] + "\n".join([HEADS, "|" + "---|" * 9, *rows]) + "\n", encoding="utf-8")
+    write_atomically(page, text.split(HEADS)[0] + "\n".join([HEADS, "|" + "---|" * 9, *rows]) + "\n")
 
 
 def main(argv: list[str]) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from arcturus.loop import Row
+from arcturus.runs.files import write_atomically
 from arcturus.telling import say
 
 # owner, method, phase; what a run doesn't have is left out
@@ -142,7 +143,7 @@ class Profile:
         report = {"seconds": total, "rows": self.rows, "steps": self.steps, "phases": times}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "times.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+            write_atomically(self.folder / "times.json", json.dumps(report, indent=2))
         except OSError as e:
             say(f"warning: the profile could not be written: {e}")
         lines = [
