@@ -11,10 +11,10 @@ import torch
 
 import arcturus
 from arcturus import agents
-from arcturus.envs import EnvConfig, longest_episode, open_envs
+from arcturus.envs import LONGEST_SCORED, EnvConfig, longest_episode, open_envs
 from arcturus.errors import ConfigError
 from arcturus.scoring import evaluation
-from arcturus.scoring.evaluation import LONGEST, STALL_STEPS, evaluate
+from arcturus.scoring.evaluation import STALL_STEPS, evaluate
 from arcturus.seeding import Seeds
 
 
@@ -58,7 +58,7 @@ def test_without_a_word_the_cap_is_the_environments_own_or_ten_thousand(endless)
     assert longest_episode(EnvConfig(id="CartPole-v1")) == 500
     assert longest_episode(EnvConfig(id="ALE/Pong-v5")) == 27_000
     config = EnvConfig(id=endless, num_envs=1)
-    assert [e.length for e in evaluate(actor_of(config), config, 1).episodes] == [LONGEST]
+    assert [e.length for e in evaluate(actor_of(config), config, 1).episodes] == [LONGEST_SCORED]
     cartpole = EnvConfig(id="CartPole-v1", num_envs=1)
     assert evaluate(actor_of(cartpole), cartpole, 1).to_json()["max_steps"] == 0
 
