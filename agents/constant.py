@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 
-from arcturus.api import Act, EnvSpec, Metrics, State, Step, TimeStep
-from arcturus.config import Bounds, Preset
+from arcturus import api
+from arcturus.api import Act, EnvSpec, State, TimeStep
+from arcturus.config import Bounds
 from arcturus.errors import ConfigError
 from arcturus.seeding import Seeds
 
@@ -19,28 +20,11 @@ class Config:
     """The action's number, from 0."""
 
 
-PRESETS = {"default": Preset("none needed")}
-
-
-class Agent:
-    stochastic, on_policy, network, objective = False, False, None, None
-
+class Agent(api.Agent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.action = config.action
         if self.action >= (n := spec.discrete_actions("constant")):
             raise ConfigError(f"{spec.env_id} has actions 0 to {n - 1}, no {self.action}", where="--agent.action")
 
-    def initial_state(self, n: int) -> State:
-        return ()
-
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         return Act(torch.full_like(ts.age, self.action, dtype=torch.int64), (), {})
-
-    def observe(self, step: Step) -> None: ...
-    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...

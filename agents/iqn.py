@@ -23,17 +23,15 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import EnvSpec, Metrics, State
-from arcturus.config import Bounds, Preset, default_presets
-from arcturus.losses import munchausen_bonus, soft_value
+from arcturus.agents._value import ValueAgent, ValueConfig, check_munchausen
+from arcturus.api import EnvSpec, Loss, State
+from arcturus.config import Bounds
+from arcturus.losses import LOWEST_LOG_PI, munchausen_bonus, soft_value, weighted_mean
 from arcturus.networks import make_torso
 from arcturus.replay.records import Transition
 from arcturus.return_distributions import midpoints, quantile_huber
 from arcturus.seeding import Seeds
-from arcturus.value_agent import CLASSIC, CPU_SMALL, LIKE_DQN_2015, MDP, ValueAgent, ValueConfig, check_munchausen
 from arcturus.value_heads import ValueHead
-
-LOWEST = -1.0  # what Munchausen's log-probability is clipped to
 
 
 @dataclass(frozen=True)
@@ -52,39 +50,6 @@ class Config(ValueConfig):
     """alpha: how much of log pi is added to the reward, and the bootstrap soft (Vieillard et al. 2020: 0.9); 0: not."""
     temperature: Annotated[float, Bounds(1e-4, 100)] = 0.03
     """tau of Munchausen's policy softmax(Q / tau)."""
-
-
-PRESETS = {
-    "iqn": Preset(
-        "Dabney et al. 2018b, section 4 and appendix: QR-DQN's settings with N = N' = 64, K = 32, 64 cosines, Adam 5e-5, eps 0.01/32; "
-        "protocol noop",
-        agent=LIKE_DQN_2015 | {"learning_rate": 5e-5, "optimizer_eps": 0.0003125},
-        env={"protocol": "noop"},
-        run={"steps": 50_000_000},
-    ),
-    "munchausen": Preset(
-        "Vieillard et al. 2020, M-IQN as in the authors' code: Dopamine's IQN of one step with alpha 0.9, tau 0.03; protocol v5",
-        agent={"torso": "nature", "munchausen": 0.9, "learning_rate": 5e-5, "optimizer_eps": 0.0003125},
-        run={"steps": 50_000_000},
-    ),
-    "cpu-small": Preset(
-        "chosen here for two CPU cores: 42x42 frames and the small torso, 8 samples, double, 3-step; no paper's numbers",
-        agent=CPU_SMALL | {"samples": 8, "target_samples": 8, "policy_samples": 16},
-        env={"frame_size": 42, "num_envs": 8},
-        run={"steps": 1_000_000},
-    ),
-    "classic": Preset(
-        "chosen here for CartPole-v1 and tasks of its size; no paper's numbers",
-        agent=CLASSIC | {"samples": 16, "target_samples": 16, "policy_samples": 16, "cosines": 16, "replay_ratio": 0.5},
-        run={"steps": 50_000},
-    ),
-    "mdp": Preset(
-        "chosen here for the tabular processes, whose optimum is known; kappa 0 aims at the quantiles; no paper's numbers",
-        agent=MDP | {"samples": 16, "target_samples": 16, "kappa": 0.0},
-        run={"steps": 60_000},
-    ),
-}
-DEFAULT_PRESETS = {k: v for k, v in default_presets("iqn").items() if v in PRESETS}
 
 
 class Network(nn.Module):
@@ -125,27 +90,27 @@ class Network(nn.Module):
         return self(obs).gather(-1, action[:, None]).squeeze(-1)
 
 
-def loss(network: Network, target: Network, batch: Transition, c: Config, generator: torch.Generator) -> tuple[Tensor, Metrics]:
-    """The loss of each transition [B]."""
+def loss(network: Network, target: Network, batch: Transition, c: Config, noise: torch.Generator) -> Loss:
+    """L over a minibatch; priorities [B] are the losses.  noise: where probabilities tau and noisy layers are drawn from."""
     B = len(batch.a_tm1)
     row = torch.arange(B, device=batch.a_tm1.device)
     with torch.no_grad():
-        z_t = target.returns(batch.s_t, target.probabilities(c.target_samples, B, generator), generator)  # [B, N', A]
+        z_t = target.returns(batch.s_t, target.probabilities(c.target_samples, B, noise), noise)  # [B, N', A]
         r_t = batch.r_t
         if c.munchausen:
-            log_pi_t, _ = soft_value(target(batch.s_t, generator), c.temperature)
-            log_pi_tm1, _ = soft_value(target(batch.s_tm1, generator), c.temperature)
-            r_t = r_t + munchausen_bonus(log_pi_tm1, batch.a_tm1, c.munchausen, c.temperature, LOWEST)
+            log_pi_t, _ = soft_value(target(batch.s_t, noise), c.temperature)
+            log_pi_tm1, _ = soft_value(target(batch.s_tm1, noise), c.temperature)
+            r_t = r_t + munchausen_bonus(log_pi_tm1, batch.a_tm1, c.munchausen, c.temperature, LOWEST_LOG_PI)
             log_pi_t = log_pi_t[:, None]
             later = (log_pi_t.exp() * (z_t - c.temperature * log_pi_t)).sum(-1)  # [B, N']
         else:
-            best = (network if c.double else target)(batch.s_t, generator).argmax(-1)  # (4)
+            best = (network if c.double else target)(batch.s_t, noise).argmax(-1)  # (4)
             later = z_t[row, :, best]
         goal = r_t[:, None] + batch.discount_t[:, None] * later
-    tau = network.probabilities(c.samples, B, generator)
-    z_tm1 = network.returns(batch.s_tm1, tau, generator)[row, :, batch.a_tm1]  # [B, N]
+    tau = network.probabilities(c.samples, B, noise)
+    z_tm1 = network.returns(batch.s_tm1, tau, noise)[row, :, batch.a_tm1]  # [B, N]
     each = quantile_huber(z_tm1, goal, tau, c.kappa)  # (5), (6)
-    return each, {"losses/q_values": z_tm1.detach().mean()}
+    return Loss(weighted_mean(each, batch.weight), {"losses/q_values": z_tm1.detach().mean()}, each.detach())
 
 
 class Agent(ValueAgent):
@@ -156,18 +121,18 @@ class Agent(ValueAgent):
         actions = spec.discrete_actions("iqn")
         super().__init__(config, spec, device, seeds, lambda: Network(spec, actions, config))
 
-    def loss(self, batch: Transition) -> tuple[Tensor, Metrics]:
-        return loss(self.network, self.target, batch, self.config, self.noise)
-
     def draws(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         return (self.network.probabilities(self.config.policy_samples, n, generator),)
 
-    def says(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
+    def predict(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
         return self.network.returns(obs, *drawn, noise)
 
-    def means(self, said: Tensor) -> Tensor:
-        return said.mean(1)  # (3)
+    def q_values(self, predicted: Tensor) -> Tensor:
+        return predicted.mean(1)  # (3)
 
-    def returns(self, said: Tensor) -> tuple[Tensor, Tensor]:
-        z = said.transpose(1, 2)
-        return z, torch.full_like(z, 1 / self.config.policy_samples)
+    def loss(self, batch: Transition) -> Loss:
+        return loss(self.network, self.target, batch, self.config, self.noise)
+
+    def film_extras(self, predicted: Tensor) -> dict[str, Tensor]:
+        z = predicted.transpose(1, 2)
+        return {"returns": z, "probabilities": torch.full_like(z, 1 / self.config.policy_samples)}

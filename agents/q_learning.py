@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import torch
 
-from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
-from arcturus.config import Bounds, Preset
+from arcturus import api
+from arcturus.api import Act, ActedStep, EnvSpec, Metrics, Objective, State, TimeStep
+from arcturus.config import Bounds
 from arcturus.errors import ConfigError
 from arcturus.losses import linear_schedule
 from arcturus.seeding import Seeds
@@ -37,24 +38,7 @@ class Config:
     """Steps over which epsilon falls from initial to final."""
 
 
-PRESETS = {
-    "default": Preset(
-        "omega within the bounds of Watkins & Dayan 1992; the rest chosen here: it learns from random play, which visits every entry",
-        agent={"epsilon_final": 1.0},
-        run={"steps": 100_000},
-    ),
-    "classic": Preset(
-        "chosen here for Taxi, FrozenLake and tables of their size: alpha 0.1 as in Sutton & Barto's examples; no paper's numbers",
-        agent={"gamma": 0.99, "alpha": 0.1, "epsilon_final": 0.1, "epsilon_steps": 50_000},
-        run={"steps": 200_000},
-    ),
-}
-DEFAULT_PRESETS = {("classic", device): "classic" for device in ("cuda", "cpu")}
-
-
-class Agent:
-    stochastic, on_policy, network = False, False, None
-
+class Agent(api.Agent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         if not spec.states:
             raise ConfigError(
@@ -70,15 +54,12 @@ class Agent:
         self.s_tm1 = torch.zeros(n, dtype=torch.int64)
         self.a_tm1 = torch.zeros(n, dtype=torch.int64)
         self.decided = torch.zeros(n, dtype=torch.bool)  # whether a_tm1 counted
-        self.row: Step | None = None
+        self.row: ActedStep | None = None
 
     @property
     def epsilon(self) -> float:
         c = self.config
         return linear_schedule(self.steps, c.epsilon_initial, c.epsilon_final, 0, c.epsilon_steps)
-
-    def initial_state(self, n: int) -> State:
-        return ()
 
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: q_values [N, A]."""
@@ -90,12 +71,13 @@ class Agent:
             action = torch.where(coin, random, action)
         return Act(action, state, {"q_values": q.float()})
 
-    def observe(self, step: Step) -> None:
+    def observe(self, step: ActedStep) -> None:
         self.row = step
         self.steps += len(step.action)
 
-    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
-        assert self.row is not None
+    def learn(self) -> Metrics:
+        if self.row is None:
+            return {}
         ts, action = self.row.timestep, self.row.action.cpu()
         s_t, r_t, errors = ts.obs.argmax(-1).cpu(), ts.reward.cpu().double(), []
         bootstraps = (~ts.terminated).cpu()
@@ -105,7 +87,7 @@ class Agent:
             error = r_t[i] + self.config.gamma * bootstraps[i] * self.q[s_t[i]].max() - self.q[s, a]
             self.q[s, a] += (self.config.alpha or float(self.visits[s, a]) ** -self.config.omega) * error
             errors.append(error)
-        self.s_tm1.copy_(s_t), self.a_tm1.copy_(action), self.decided.copy_(ts.decides)
+        self.s_tm1.copy_(s_t), self.a_tm1.copy_(action), self.decided.copy_(ts.valid)
         return {"losses/td_error": torch.stack(errors).abs().mean()} if errors else {}
 
     def scalars(self) -> dict[str, float]:

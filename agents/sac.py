@@ -23,20 +23,21 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
-from arcturus.config import Bounds, Preset, default_presets
+from arcturus import api
+from arcturus.api import Act, ActedStep, EnvSpec, Loss, Metrics, Objective, State, TimeStep
+from arcturus.config import Bounds
 from arcturus.losses import expected_soft_value, td_loss, weighted_mean
 from arcturus.networks import ActorCritic, QNetwork
-from arcturus.optimizers import Descent, adam
-from arcturus.replay.experience import Experience, ReplayConfig
-from arcturus.replay.records import Drawn, Transition
+from arcturus.optimizers import GradientStep, adam
+from arcturus.replay.learner import ReplayConfig, ReplayLearner
+from arcturus.replay.records import Transition
 from arcturus.seeding import Seeds
-from arcturus.speed import Captured, place
+from arcturus.speed import to_device
 
 
 @dataclass(frozen=True)
@@ -52,68 +53,6 @@ class Config(ReplayConfig):
     """With autotune: the policy's entropy that alpha is to bring about, as a share of log |A|, the largest there is."""
 
 
-PRESETS = {
-    "christodoulou2019": Preset(
-        "Christodoulou 2019, table of hyperparameters, and his code (Adam's eps); lost lives as ends and the run's length as CleanRL's "
-        "sac_atari; protocol noop-fire",
-        agent={"torso": "nature", "batch_size": 64, "learning_rate": 3e-4, "optimizer_eps": 1e-4, "life_loss": True},
-        env={"protocol": "noop-fire"},
-        run={"steps": 5_000_000},
-    ),
-    "cpu-small": Preset(
-        "chosen here for two CPU cores: 42x42 frames and the small torso, 3-step; no paper's numbers",
-        agent={
-            "torso": "small",
-            "n_step": 3,
-            "target_period": 2_000,
-            "learning_rate": 3e-4,
-            "optimizer_eps": 1e-4,
-            "capacity": 200_000,
-            "learn_start": 2_000,
-            "alpha": 0.05,
-            "target_entropy": 0.6,
-        },
-        env={"frame_size": 42, "num_envs": 8},
-        run={"steps": 1_000_000},
-    ),
-    "classic": Preset(
-        "chosen here for CartPole-v1, Acrobot-v1 and tasks of their size, on other seeds than the tests'; no paper's numbers",
-        agent={
-            "n_step": 3,
-            "reward_clip": 0.0,
-            "target_period": 100,
-            "learning_rate": 2e-3,
-            "optimizer_eps": 1e-8,
-            "max_grad_norm": 10.0,
-            "batch_size": 64,
-            "capacity": 10_000,
-            "learn_start": 1_000,
-            "alpha": 0.05,
-            "autotune": False,
-        },
-        run={"steps": 40_000},
-    ),
-    "mdp": Preset(
-        "chosen here for the tabular processes, whose soft optimum is known; no paper's numbers",
-        agent={
-            "gamma": 0.95,
-            "reward_clip": 0.0,
-            "target_period": 200,
-            "learning_rate": 1e-3,
-            "optimizer_eps": 1e-8,
-            "batch_size": 256,
-            "replay_ratio": 0.2,
-            "capacity": 60_000,
-            "learn_start": 20_000,
-            "alpha": 0.05,
-            "autotune": False,
-        },
-        run={"steps": 60_000},
-    ),
-}
-DEFAULT_PRESETS = {k: v for k, v in default_presets("christodoulou2019").items() if v in PRESETS}
-
-
 def critic_loss(
     q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, v_t: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -123,9 +62,19 @@ def critic_loss(
     return td_loss(td, weight, huber=False), td.detach()  # (2)
 
 
-def policy_loss(log_pi: Tensor, q: Tensor, alpha: Tensor | float, weight: Tensor) -> Tensor:
-    """J_pi.  log_pi [B, A]; q [B, A] the smaller critic's values, which no gradient reaches."""
-    return -weighted_mean(expected_soft_value(log_pi, q.detach(), alpha), weight)  # (3)
+class PolicyBatch(NamedTuple):
+    """What J_pi is computed from."""
+
+    log_pi: Tensor  # [B, A] log pi(.|s)
+    q: Tensor  # [B, A] the smaller critic's values, which no gradient reaches
+    alpha: Tensor  # 0-dim
+    weight: Tensor  # [B]
+
+
+def loss(batch: PolicyBatch) -> Loss:
+    """J_pi."""
+    value = -weighted_mean(expected_soft_value(batch.log_pi, batch.q.detach(), batch.alpha), batch.weight)  # (3)
+    return Loss(value, {"losses/policy_loss": value.detach()})
 
 
 def temperature_loss(log_alpha: Tensor, entropy: Tensor, target: float, weight: Tensor) -> Tensor:
@@ -144,35 +93,36 @@ class Critics(nn.Module):
         return torch.stack([q(obs) for q in self.both])
 
 
-class Agent:
-    stochastic, on_policy = True, False
+class Agent(api.Agent):
+    stochastic = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.config, self.spec, self.device = config, spec, torch.device(device)
         c, actions = config, spec.discrete_actions("sac")
         with seeds.branch("init").initialising():
             actor, critics = ActorCritic(spec, torso=c.torso, value=False), Critics(spec, actions, c.torso)
-        self.network: ActorCritic = place(actor, self.device)
-        self.critics: Critics = place(critics, self.device)
+        self.network: ActorCritic = to_device(actor, self.device)
+        self.critics: Critics = to_device(critics, self.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(False) if c.target_period else self.critics
         self.log_alpha = nn.Parameter(torch.tensor(math.log(c.alpha), device=self.device), requires_grad=c.autotune)
         self.target_entropy = c.target_entropy * math.log(actions)  # in nats
         learnt = {"critics": list(self.critics.parameters()), "actor": list(self.network.parameters())}
         if c.autotune:
             learnt["alpha"] = [self.log_alpha]
-        self.descents = {k: Descent(adam(v, c.learning_rate, c.optimizer_eps), c.max_grad_norm) for k, v in learnt.items()}
-        self.update = Captured(self._update, self.device, remember=self._remember)
-        self.experience = Experience(config, spec, self.device, seeds)
-        self.replay = self.experience.ring
-        self.objective = Objective(c.gamma, c.reward_clip, c.life_loss and spec.has_lives)
+        self.gradient_steps = {
+            k: GradientStep(adam(v, c.learning_rate, c.optimizer_eps), c.max_grad_norm) for k, v in learnt.items()
+        }
+        self.learner = ReplayLearner(config, spec, self.device, seeds, self.update, remember=self._remember)
+        self.replay = self.learner.ring
+        self.objective = Objective(c.gamma, c.reward_clip, c.end_on_life_loss and spec.has_lives)
 
     @property
     def steps(self) -> int:
-        return self.experience.steps
+        return self.learner.steps
 
     @property
     def updates(self) -> int:
-        return self.experience.updates
+        return self.learner.updates
 
     @torch.no_grad()
     def initial_state(self, n: int) -> State:
@@ -186,59 +136,51 @@ class Agent:
         """log pi(.|s) [B, A]."""
         return self.network.policy(self.network.torso(obs)).log_softmax(-1)
 
-    def observe(self, step: Step) -> None:
-        self.experience.append(step)
+    def observe(self, step: ActedStep) -> None:
+        self.learner.append(step)
 
-    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
-        metrics: Metrics = {}
-        while self.experience.update_due():
-            metrics, td = self.update(*self.experience.samples())
-            self.experience.set_priorities(td)
-        if self.experience.copy_due():  # (5)
+    def learn(self) -> Metrics:
+        metrics = self.learner.learn()
+        if self.learner.copy_due():  # (5)
             self.target.load_state_dict(self.critics.state_dict())
-        return self.update.latest(metrics)
+            self.learner.copied()
+        return metrics
 
-    def _update(self, *batches: Transition | Drawn) -> tuple[Metrics, Tensor]:
-        """A gradient step on each; what the last of them says, and its TD errors [B], the critics' mean."""
-        for given in batches:
-            metrics, td = self._step(self.experience.gathered(given))
-        return metrics, td.abs().mean(0)
-
-    def _step(self, batch: Transition) -> tuple[Metrics, Tensor]:
-        """One step of the critics, one of the actor by the new critics, one of alpha; TD errors [2, B]."""
+    def update(self, batch: Transition) -> tuple[Metrics, Tensor]:
+        """A step of the critics, of the actor by the new critics, and of alpha; priorities [B] are the critics' mean TD errors."""
         alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
             v_t = expected_soft_value(self.log_policy(batch.s_t), self.target(batch.s_t).amin(0), alpha)  # (1)
         q_tm1 = self.critics(batch.s_tm1)
         critics, td = critic_loss(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, v_t, batch.weight)
-        health = [self.descents["critics"](critics)]
+        health = [self.gradient_steps["critics"](critics)]
 
         log_pi = self.log_policy(batch.s_tm1)
         with torch.no_grad():
             q = self.critics(batch.s_tm1).amin(0)
-        policy = self.loss(log_pi, q, alpha, batch.weight)
-        health.append(self.descents["actor"](policy))
+        policy = self.loss(PolicyBatch(log_pi, q, alpha, batch.weight))
+        health.append(self.gradient_steps["actor"](policy.value))
 
         entropy = -(log_pi.exp() * log_pi).sum(-1).detach()
-        if "alpha" in self.descents:
-            health.append(self.descents["alpha"](temperature_loss(self.log_alpha, entropy, self.target_entropy, batch.weight)))
-        metrics = {
+        if "alpha" in self.gradient_steps:
+            temperature = temperature_loss(self.log_alpha, entropy, self.target_entropy, batch.weight)
+            health.append(self.gradient_steps["alpha"](temperature))
+        metrics = policy.metrics | {
             "losses/td_loss": critics.detach(),
             "losses/q_values": q_tm1.detach().mean(),
-            "losses/policy_loss": policy.detach(),
             "losses/entropy": weighted_mean(entropy, batch.weight.ne(0)),
             "losses/alpha": alpha,
             "health/grad_norm": torch.stack([part["health/grad_norm"] for part in health]).norm(),  # of all gradients together
             "health/skipped_updates": torch.stack([part["health/skipped_updates"] for part in health]).amax(),
         }
-        return metrics, td
+        return metrics, td.abs().mean(0)
 
-    def loss(self, log_pi: Tensor, q: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
-        """The policy's, a scalar, of a batch as policy_loss takes it.  A subclass may have its own."""
-        return policy_loss(log_pi, q, alpha, weight)
+    def loss(self, batch: PolicyBatch) -> Loss:
+        """The policy's."""
+        return loss(batch)
 
     def _remember(self) -> Callable[[], None]:
-        undo = [descent.remember(self.network, self.critics) for descent in self.descents.values()]
+        undo = [step.remember(self.network, self.critics) for step in self.gradient_steps.values()]
 
         def undo_all() -> None:
             for each in undo:
@@ -247,8 +189,7 @@ class Agent:
         return undo_all
 
     def scalars(self) -> dict[str, float]:
-        """What the monitor shows beside learn()'s metrics; plain numbers the host knows."""
-        return {"charts/learning_rate": self.config.learning_rate} | self.experience.scalars()
+        return {"charts/learning_rate": self.config.learning_rate} | self.learner.scalars()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -256,8 +197,8 @@ class Agent:
             "critics": self.critics.state_dict(),
             "target": self.target.state_dict(),
             "log_alpha": self.log_alpha,
-            "optimizer": {k: descent.state_dict() for k, descent in self.descents.items()},
-            **self.experience.state_dict(),
+            "optimizer": {k: step.state_dict() for k, step in self.gradient_steps.items()},
+            **self.learner.state_dict(),
         }
 
     @torch.no_grad()
@@ -267,6 +208,6 @@ class Agent:
         self.target.load_state_dict(state["target"])
         self.log_alpha.copy_(state["log_alpha"])
         if "optimizer" in state:  # a policy saved for playing only has none
-            for k, descent in self.descents.items():
-                descent.load_state_dict(state["optimizer"][k])
-        self.experience.load_state_dict(state)
+            for k, step in self.gradient_steps.items():
+                step.load_state_dict(state["optimizer"][k])
+        self.learner.load_state_dict(state)

@@ -17,17 +17,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import MultiCategoricalDistribution
 from torch import Tensor, nn
 
-from arcturus.api import Act, EnvSpec, Metrics, Objective, State, Step, TimeStep
-from arcturus.config import Bounds, Preset
+from arcturus import api
+from arcturus.api import Act, ActedStep, EnvSpec, LoopOutput, Metrics, Objective, State, TimeStep
+from arcturus.config import Bounds
 from arcturus.envs import parse_options
 from arcturus.envs.vecenv import SB3VecEnv
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ConfigError, nearest
-from arcturus.loop import Row
 from arcturus.policies import Categoricals
 from arcturus.seeding import Seeds
 
-RESUMABLE = False  # `train-agent resume` refuses its runs
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 
 
@@ -43,26 +42,10 @@ class Config:
     """Begin with RL Zoo's numbers for Atari."""
     reward_clip: Annotated[float, Bounds(0)] = 0.0
     """Learn from rewards clipped to [-x, x]; 0: raw."""
-    life_loss: bool = False
+    end_on_life_loss: bool = False
     """Losing a life ends the return (the game goes on)."""
 
 
-PRESETS = {
-    "classic": Preset("stable-baselines3's defaults", run={"steps": 100_000}),
-    "atari": Preset(
-        "RL Zoo's hyperparams for Atari (ppo.yml, a2c.yml, dqn.yml), as its wrappers clip rewards and end at a lost life; protocol noop-fire",
-        agent={"zoo": True, "reward_clip": 1.0, "life_loss": True},
-        env={"protocol": "noop-fire"},
-        run={"steps": 10_000_000},
-    ),
-    "cpu-small": Preset(
-        "RL Zoo's numbers on the 42x42 frames and 16 environments of the other cpu-small presets; no published numbers",
-        agent={"zoo": True, "reward_clip": 1.0},
-        env={"frame_size": 42, "num_envs": 16},
-        run={"steps": 1_000_000},
-    ),
-}
-DEFAULT_PRESETS = {("atari", "cuda"): "atari", ("atari", "cpu"): "cpu-small"}
 ZOO: dict[str, dict[str, Any]] = {
     "ppo": {
         "n_steps": 128, "n_epochs": 4, "batch_size": 256, "learning_rate": "lin_2.5e-4", "clip_range": "lin_0.1",
@@ -126,15 +109,15 @@ def _linear(name: str, number: str) -> Callable[[float], float]:
     return lambda remaining: remaining * initial
 
 
-class Agent:
-    on_policy = True
+class Agent(api.Agent):
+    resumable, own_loop = False, True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.config, self.spec, self.seeds = config, spec, seeds
         self.stochastic = config.algorithm != "dqn"
         if config.algorithm == "dqn":
             spec.discrete_actions("stable-baselines3's dqn")
-        self.env = SB3VecEnv(spec, config.reward_clip, config.life_loss and spec.has_lives)
+        self.env = SB3VecEnv(spec, config.reward_clip, config.end_on_life_loss and spec.has_lives)
         given = arguments(config, spec.num_envs)
         self.buffer_size = int(given.pop("buffer_size", 1_000_000)) if config.algorithm == "dqn" else 0
         kwargs = given | ({"buffer_size": 1} if self.buffer_size else {})  # none is needed to play
@@ -150,11 +133,8 @@ class Agent:
                     f"stable-baselines3's {config.algorithm} refuses its settings: {e}", where="--agent.settings"
                 ) from e
         self.network: nn.Module = self.model.policy
-        self.objective = Objective(self.model.gamma, config.reward_clip, self.env.life_loss)
+        self.objective = Objective(self.model.gamma, config.reward_clip, self.env.end_on_life_loss)
         self.actions = Categoricals(spec.action_space, spec.env_id)
-
-    def initial_state(self, n: int) -> State:
-        return ()
 
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
@@ -169,7 +149,7 @@ class Agent:
         value = self.model.policy.predict_values(obs).squeeze(-1)
         return Act(action, (), {"value": value, "log_prob": self.actions.log_prob(logits, action), "logits": logits})
 
-    def fit(self, envs: DeviceEnvs, steps: int, read: Callable[[Row], bool]) -> None:
+    def fit(self, envs: DeviceEnvs, steps: int, read: Callable[[LoopOutput], bool]) -> None:
         """Its own loop, for `steps` agent steps; read hears of every row, and says when to leave."""
         self.env.bind(envs, self.seeds.branch("env"))
         if self.buffer_size:
@@ -186,10 +166,6 @@ class Agent:
             )
         self.model.set_random_seed(self.seed)  # of the global generators, which are all it knows
         self.model.learn(steps, callback=Reader(self.env, read), log_interval=10**9)
-
-    def observe(self, step: Step) -> None: ...
-    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics:
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"policy": self.model.policy.state_dict()}
@@ -209,7 +185,7 @@ def _logits(distribution: Any) -> Tensor:
 class Reader(BaseCallback):
     """Tells arcturus's trainer of every row, with the numbers of the newest update."""
 
-    def __init__(self, env: SB3VecEnv, read: Callable[[Row], bool]):
+    def __init__(self, env: SB3VecEnv, read: Callable[[LoopOutput], bool]):
         super().__init__()
         self.env, self.read, self.told = env, read, -1.0
 
@@ -221,5 +197,5 @@ class Reader(BaseCallback):
             metrics = {ours: torch.tensor(float(values[theirs])) for theirs, ours in TAGS.items() if theirs in values}
             if "train/entropy_loss" in values:
                 metrics["losses/entropy"] = torch.tensor(-float(values["train/entropy_loss"]))
-        row = Row(self.num_timesteps, Step(self.env.row, (), torch.as_tensor(self.locals["actions"]), {}), metrics, ())
+        row = LoopOutput(self.num_timesteps, ActedStep(self.env.row, (), torch.as_tensor(self.locals["actions"]), {}), metrics, ())
         return not self.read(row)

@@ -5,9 +5,9 @@ Leading dimensions are law: [N] live environments, [T, N] rows, [B] sampled.  Ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 from arcturus.errors import ConfigError
+
+if TYPE_CHECKING:
+    from arcturus.replay.ring import Ring
+    from arcturus.replay.rollout import Rollout
 
 State = Any  # what an agent remembers: a nest of (named) tuples of tensors [N, ...]; () if nothing
 Metrics = dict[str, Tensor]  # 0-dim tensors, left on the device
@@ -32,9 +36,9 @@ class TimeStep(NamedTuple):
     terminated: Tensor  # [N] bool: obs closes an episode and its value is 0
     truncated: Tensor  # [N] bool: obs closes an episode and its value is bootstrapped
     life_lost: Tensor  # [N] bool: a life was lost on the way here while the game goes on
-    decides: Tensor  # [N] bool: the action taken here counts (false on last rows and in a task's input phase)
-    cut: Tensor  # [N] bool: the episode is broken off here by a checkpoint's reset; bootstrapped, never counted as an episode
-    target: Tensor | None = None  # [N, *action_shape] int64, a task's answer as an action, where it decides; not for those who
+    valid: Tensor  # [N] bool: the action taken here counts (false on last rows and in a task's input phase)
+    interrupted: Tensor  # [N] bool: the episode is broken off here by a checkpoint's reset; bootstrapped, never counted as an episode
+    target: Tensor | None = None  # [N, *action_shape] int64, a task's answer as an action, where valid; not for those who
     # learn by reward
 
     @property
@@ -45,30 +49,38 @@ class TimeStep(NamedTuple):
     @property
     def last(self) -> Tensor:
         """[N] bool: obs closes an episode, so the action taken here is void."""
-        return self.terminated | self.truncated | self.cut
+        return self.terminated | self.truncated | self.interrupted
 
-    def as_cut(self) -> TimeStep:
+    def as_interrupted(self) -> TimeStep:
         """The same row as the last one before a reset that the environments didn't ask for.
 
         Rows that close an episode anyway stay what they are.
         """
         ended = self.terminated | self.truncated
-        return self._replace(cut=~ended, decides=torch.zeros_like(self.decides))
+        return self._replace(interrupted=~ended, valid=torch.zeros_like(self.valid))
 
 
 class Act(NamedTuple):
     action: Tensor  # [N, *action_shape] int64
     state: State  # for time t + 1
-    extras: dict[str, Tensor]  # [N, ...] float32: what learn() will want back (log_prob), or what a film shows (q_values)
+    extras: dict[str, Tensor]  # [N, ...] float32: what learning will want back (log_prob), or what a film shows (q_values)
 
 
-class Step(NamedTuple):
+class ActedStep(NamedTuple):
     """One row of experience.  Where timestep.last, the action is void."""
 
     timestep: TimeStep
     state: State  # before acting
     action: Tensor  # [N, *action_shape] int64
     extras: dict[str, Tensor]
+
+
+class Loss(NamedTuple):
+    """What every agent's loss(batch) gives."""
+
+    value: Tensor  # 0-dim: what the gradient step descends
+    metrics: Metrics
+    priority: Tensor | None = None  # [B] of replay agents: the new priority of each transition
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ class Objective:
 
     gamma: float
     reward_clip: float = 0.0  # rewards are clipped to [-reward_clip, reward_clip]; 0: raw
-    life_loss: bool = False  # losing a life ends the return
+    end_on_life_loss: bool = False  # losing a life ends the return
 
 
 class Actor(Protocol):
@@ -129,51 +141,79 @@ class Actor(Protocol):
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act: ...
 
 
-class Agent(Actor, Protocol):
-    """Enough to train.
+class Agent:
+    """Everything that the loop, the trainer and the instruments ask of an agent, with what holds where a subclass says nothing.
 
-    observe() stores and never computes gradients.  learn() returns {} when it is not due.  An on-policy agent is called
-    before it acts, with the row that bootstraps its rollout; a replay agent while the emulator's threads run.  An on-policy agent
-    may have due(): False when it won't learn from the row that comes next, whatever is in it, so that nobody need wait for all of it.
+    A subclass has act(), and to learn either learn_from_rollout() (on_policy) or learn().  Both give {} when no update is due.
 
-    state_dict() is a nest of dicts of tensors and plain values that holds everything the rest of the training depends on, but
-    for an experience replay, which is the attribute `replay` (a Ring).  Its names, dtypes and shapes never change: a
-    checkpoint is compared with those of a new agent before it is loaded.
+    state_dict() is a nest of dicts of tensors and plain values that holds everything the rest of the training depends on, but for the
+    replay.  Its names, dtypes and shapes never change: a checkpoint is compared with those of a new agent before it is loaded.
     """
 
-    on_policy: bool
+    stochastic: bool = False  # explore=True draws from a policy of its own (and so may be scored by sampling)
+    on_policy: bool = False  # learns before it acts, with the row that follows its rollout; else while the emulators' threads run
+    resumable: bool = True  # `train-agent resume` goes on with its runs
+    own_loop: bool = False  # fit() trains it, instead of core/loop.py
+    plays: bool = True  # what it answers in training are actions of its policy, so that episodes are scored
+    needs_targets: bool = False  # learns from TimeStep.target
+    network: torch.nn.Module | None = None  # what the instruments look into
+    objective: Objective | None = None  # what its values are values of
+    replay: Ring | None = None  # an experience replay, which checkpoints save beside state_dict()
+    rollout: Rollout | None = None  # the rows since the last update
 
-    @property
-    def network(self) -> torch.nn.Module | None:
-        """What the instruments look into."""
+    def initial_state(self, n: int) -> State:
+        """What it remembers before the first of n environments' episodes, a nest of tensors [n, ...]."""
+        return ()
 
-    @property
-    def objective(self) -> Objective | None:
-        """What its values are values of."""
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        raise NotImplementedError
 
-    def observe(self, step: Step) -> None: ...
-    def learn(self, ts: TimeStep | None = None, state: State = ()) -> Metrics: ...
-    def state_dict(self) -> dict[str, Any]: ...
+    def observe(self, step: ActedStep) -> None:
+        """Stores a row; never computes gradients."""
+
+    def learn(self) -> Metrics:
+        """Of replay agents, called behind observe(): all updates that are due; the newest one's metrics."""
+        return {}
+
+    def learn_from_rollout(self, ts: TimeStep, state: State) -> Metrics:
+        """Of on-policy agents, called before acting on row ts with the memory before it: an update, if ts completes the rollout."""
+        return {}
+
+    def check_training(self) -> None:
+        """Before training begins: ConfigError for what an agent that only plays does without."""
+
+    def fit(self, envs: Any, steps: int, read: Callable[[LoopOutput], bool]) -> None:
+        """With own_loop: trains for `steps` agent steps; read takes every row, and says when to leave."""
+        raise NotImplementedError
+
+    def scalars(self) -> dict[str, float]:
+        """What the monitor shows beside the metrics of learning; plain numbers the host knows."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Group(Protocol):
-    """Environments that are sent on their way together."""
+class LoopOutput(NamedTuple):
+    """One pass of the loop (core/loop.py)."""
 
-    def send(self, action: Tensor) -> None: ...
-    def recv(self) -> TimeStep: ...
+    steps: int  # agent steps so far, summed over environments, this row's included
+    step: ActedStep
+    metrics: Metrics  # of learning; {} when no update was due
+    state: State  # what the agent remembers after it
+    interrupted: bool = False  # the environments restart after it
 
 
 class Environments(Protocol):
-    """What the loop asks of the environments (envs/vector.py, envs/lockstep.py)."""
+    """What the loop asks of the environments (envs/vector.py, envs/tasks/device.py)."""
 
     spec: EnvSpec
 
-    @property
-    def groups(self) -> Sequence[Group]:
-        """Of equal size, together all of the environments in their order."""
-
     def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep: ...
+    def send(self, action: Tensor) -> None: ...
+    def recv(self) -> TimeStep: ...
     def settle(self) -> None: ...
 
 
@@ -209,16 +249,6 @@ def map_state(f: Callable[..., Tensor], *states: State) -> State:
         return {k: map_state(f, *(state[k] for state in states)) for k in first}
     parts = [map_state(f, *part) for part in zip(*states, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-
-
-def joined(parts: Sequence[State]) -> State:
-    """What groups of environments say or remember, [n, ...] each, as that of all of them, [N, ...]."""
-    return parts[0] if len(parts) == 1 else map_state(lambda *x: torch.cat(x), *parts)
-
-
-def parted(whole: State, count: int) -> list[State]:
-    """Undoes joined: `count` equal parts."""
-    return [whole] if count == 1 else [map_state(lambda x, i=i: x.chunk(count)[i], whole) for i in range(count)]
 
 
 def where_first(first: Tensor, fresh: State, state: State) -> State:

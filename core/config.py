@@ -15,7 +15,7 @@ import stat
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -46,22 +46,6 @@ class Flag:
     """A second, shorter flag for a nested field."""
 
     name: str
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A named set of changes to an agent's, its environments' and its run's defaults, with the source of its numbers."""
-
-    source: str
-    agent: dict[str, Any] = field(default_factory=dict)
-    env: dict[str, Any] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)
-
-
-def default_presets(atari_on_a_gpu: str) -> dict[tuple[str, str], str]:
-    """(family of environments, kind of device) -> preset, for an agent that has a preset for every family."""
-    families = {(family, device): family for family in ("classic", "mdp", "memory", "ntm", "tape") for device in ("cuda", "cpu")}
-    return {("atari", "cuda"): atari_on_a_gpu, ("atari", "cpu"): "cpu-small"} | families
 
 
 def expanded(path: str) -> str:

@@ -26,6 +26,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LOWEST_LOG_PI = -1.0  # what Munchausen's log-probability is clipped to (Vieillard et al. 2020, section 4)
+
 
 def q_learning(
     q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor, q_select_t: Tensor | None = None
@@ -76,14 +78,14 @@ def munchausen_bonus(log_pi: Tensor, a_tm1: Tensor, alpha: float, temperature: f
     return alpha * (temperature * log_pi.gather(-1, a_tm1[:, None]).squeeze(-1)).clamp(lowest, 0.0)
 
 
-def lambda_returns(r_t: Tensor, discount_t: Tensor, v_t: Tensor, last_t: Tensor, lam: float) -> Tensor:
-    """G_{t-1} = r_t + discount_t [ (1 - lam) v_t + lam G_t ], where G_t = v_t at the last row of an episode and of the rollout; [T, N].
+def lambda_returns(r_t: Tensor, discount_t: Tensor, v_t: Tensor, last_t: Tensor, lambda_: float) -> Tensor:
+    """G_{t-1} = r_t + discount_t [ (1 - lambda) v_t + lambda G_t ], where G_t = v_t at the last row of an episode and of the rollout; [T, N].
 
-    lam = 1: the n-step return to the end of the rollout (Mnih et al. 2016), or the whole return of an episode that ends in it.
-    G - v is the generalized advantage estimate of parameter lam (Schulman et al. 2016, equation 16).
+    lambda = 1: the n-step return to the end of the rollout (Mnih et al. 2016), or the whole return of an episode that ends in it.
+    G - v is the generalized advantage estimate of parameter lambda (Schulman et al. 2016, equation 16).
     """
     bootstrap = discount_t * v_t
-    onward = lam * discount_t * ~last_t
+    onward = lambda_ * discount_t * ~last_t
     fixed = r_t + bootstrap - onward * v_t
     G, out = v_t[-1], []
     for t in reversed(range(len(r_t))):
@@ -133,3 +135,12 @@ def linear_schedule(step: int, initial: float, final: float, start: int, duratio
     if step >= start + duration:
         return final
     return initial + (final - initial) * (step - start) / duration
+
+
+def cross_entropy(log_pi: Tensor, answer: Tensor, valid: Tensor) -> Tensor:
+    """[N], in nats: - sum over rows that ask, components and choices of answer * log pi.
+
+    log_pi [T, N, k, choices] (-inf where there is no such choice); answer [T, N, k, choices] probabilities; valid [T, N] bool.
+    """
+    each = torch.where(answer > 0, answer * log_pi, 0).sum((-2, -1))
+    return -torch.where(valid, each, 0).sum(0)

@@ -217,7 +217,7 @@ class QNetwork(nn.Module):
         if streams or atoms > 1:
             self.head = ValueHead(features_, num_actions, atoms, hidden=hidden, dueling=dueling, noisy=noisy)
         self.expectation = expectation or (nn.Flatten(-2) if isinstance(self.head, ValueHead) else nn.Identity())
-        self.now: Callable[..., tuple[Tensor, State]] = self.unroll  # for acting: place() may record it
+        self.act_fn: Callable[..., tuple[Tensor, State]] = self.unroll  # for acting: place() may record it
 
     def forward(self, obs: Tensor, noise: torch.Generator | None = None) -> Tensor:
         return self.expectation(self.atoms(obs, noise))
@@ -276,7 +276,7 @@ class ActorCritic(nn.Module):
         for torso_ in (self.torso, self.value_torso):
             if isinstance(torso_, Torso):  # one of your own begins as you made it
                 orthogonal(torso_, 2**0.5)
-        self.now: Callable[..., tuple[Tensor, Tensor, State]] = self.unroll  # for acting: place() may record it
+        self.act_fn: Callable[..., tuple[Tensor, Tensor, State]] = self.unroll  # for acting: place() may record it
         orthogonal(self.policy, 0.01)
         if self.value is not None:
             orthogonal(self.value, 1.0)
@@ -307,7 +307,7 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, explore: bool, generator: torch.Generator | None = None) -> Act:
         """A sampled action (explore) or the likeliest one.  extras: log_prob [N], logits [N, L], and value [N] if it has one."""
-        logits, v, state = self.now(ts.obs[None], ts.first[None], state)
+        logits, v, state = self.act_fn(ts.obs[None], ts.first[None], state)
         logits = logits[0]
         action = self.actions.sample(logits, generator) if explore else self.actions.mode(logits)
         extras = {"log_prob": self.actions.log_prob(logits, action), "logits": logits}

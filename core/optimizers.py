@@ -122,7 +122,16 @@ def _with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-class Descent:
+def adam_or_graves(
+    parameters: list[nn.Parameter], name: str, learning_rate: float, eps: float
+) -> torch.optim.Optimizer:
+    """adam, or rmsprop: the centred one of Graves 2013 (arXiv:1308.0850, equations 38-45), decay 0.95 and momentum 0.9."""
+    if name == "adam":
+        return adam(parameters, learning_rate, eps)
+    return RMSProp(parameters, learning_rate, rho=0.95, eps=eps, momentum=0.9)
+
+
+class GradientStep:
     """Gradient steps: backward, every number of the gradient clipped to [-max_grad_value, max_grad_value] and then its norm to
     max_grad_norm (0: not), the optimiser's step.
 

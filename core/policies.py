@@ -48,6 +48,15 @@ class Categoricals:
             start += n
         self.places = torch.tensor(places)  # [k, most]; on the device of the newest logits
 
+    @property
+    def one_hot_shape(self) -> tuple[int, int]:
+        """(k, most): of one action told by probabilities."""
+        return len(self.choices), self.most
+
+    def one_hot(self, action: Tensor) -> Tensor:
+        """action [N, *shape] int64 -> [N, k, most] float32."""
+        return F.one_hot(action.reshape(len(action), -1), self.most).float()
+
     def log_probs(self, logits: Tensor) -> Tensor:
         """[..., k, most] normalised log-probabilities; -inf where a component has fewer choices."""
         if self.binary:

@@ -67,11 +67,11 @@ def layout() -> torch.memory_format:
     return torch.channels_last if fast() else torch.contiguous_format
 
 
-def place(network: Network, device: torch.device) -> Network:
+def to_device(network: Network, device: torch.device) -> Network:
     """A network on its device, its convolutions in the layout that is meant; on CUDA what it acts by is recorded."""
     acting: Any = network
-    if hasattr(network, "now"):
-        acting.now = Captured(acting.unroll, device, kept=True)
+    if hasattr(network, "act_fn"):
+        acting.act_fn = Captured(acting.unroll, device, kept=True)
     return network.to(device=device, memory_format=layout())  # type: ignore[call-overload]
 
 

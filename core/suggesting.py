@@ -30,12 +30,12 @@ FLAGS = {
     "clip-range": "--agent.clip",
     "gamma": "--agent.gamma",
     "discount": "--agent.gamma",
-    "gae-lambda": "--agent.lam",
+    "gae-lambda": "--agent.gae-lambda",
     "batch-size": "--agent.batch-size",
     "buffer-size": "--agent.capacity",
     "replay-capacity": "--agent.capacity",
-    "learning-starts": "--agent.learn-start",
-    "min-replay-history": "--agent.learn-start",
+    "learning-starts": "--agent.learning-starts",
+    "min-replay-history": "--agent.learning-starts",
     "target-network-frequency": "--agent.target-period",
     "target-update-interval": "--agent.target-period",
     "target-update-period": "--agent.target-period",
@@ -64,7 +64,7 @@ def preset_called(name: str) -> str:
     """'train-agent c51 --preset rainbow' for the name of an algorithm that is a preset of some agent; "" for others."""
     plain = name.lower().replace("-", "").replace("_", "")
     for agent in agents.names():
-        for preset in agents.card(agent).presets:
+        for preset in agents.presets(agent).named:
             if plain and preset.replace("-", "").replace("_", "") == plain:
                 return f"train-agent {agent} --preset {preset}"
     return ""

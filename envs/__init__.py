@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from arcturus.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from arcturus.envs.lockstep import Lockstep
     from arcturus.envs.tasks.device import TaskEnvs
     from arcturus.envs.vector import Backend, DeviceEnvs
 
@@ -46,8 +44,6 @@ class EnvConfig:
     """Atari: all 18 actions instead of the game's own."""
     threads: Annotated[int, Bounds(0, 256)] = 0
     """Atari: emulator threads; 0: one a core."""
-    groups: Annotated[int, Bounds(1, 16)] = 1
-    """Atari: groups of environments that take turns, so that one's emulators run while the agent acts for another."""
     curriculum: Literal["uniform", "mixture", "lessons", "promotion"] = "uniform"
     """Tasks: which lengths training plays next, by how it goes; an evaluation never sees it."""
 
@@ -215,35 +211,6 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
     return envs
 
 
-def open_groups(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs | TaskEnvs | Lockstep:
-    """What a run trains on: as open_training; Atari's in groups that take turns, with a share of the emulator threads each, if asked for."""
-    if config.groups == 1:
-        return open_training(config, seed, device)
-    from arcturus.envs.lockstep import Lockstep
-
-    k, fix = config.groups, "--env.groups 1"
-    if not is_atari(config.id):
-        raise ConfigError(
-            f"{config.id} steps its environments together", where="--env.groups", fix=f"groups are for Atari: {fix}"
-        )
-    if config.num_envs % k:
-        raise ConfigError(
-            f"{config.num_envs} environments aren't {k} groups of one size", where="--env.groups", fix=f"a divisor, or {fix}"
-        )
-    threads = max((config.threads or os.cpu_count() or 1) // k, 1)
-    part = replace(config, num_envs=config.num_envs // k, threads=threads)
-    groups: list[DeviceEnvs] = []
-    try:
-        for i in range(k):
-            groups.append(open_envs(part, seed, device))
-            groups[-1].backend.offset = i * part.num_envs  # type: ignore[attr-defined]
-    except BaseException:
-        for group in groups:
-            group.close()
-        raise
-    return Lockstep(groups)
-
-
 def make(
     env_id: str, num_envs: int = 8, seed: int = 0, device: torch.device | str = "cpu", **options: Any
 ) -> DeviceEnvs | TaskEnvs:
@@ -257,6 +224,4 @@ def make(
 
     config = from_mapping(EnvConfig, {"id": env_id, "num_envs": num_envs, **options}, "make()")
     check_settings(config)
-    if config.groups > 1:
-        raise ConfigError("groups take turns in training only", where="make()", fix="train-agent ... --env.groups")
     return open_training(config, seed, device)

@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from arcturus.envs.vector import HostRow
+from arcturus.envs.vector import HostTimeStep
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 
 FRAME_SKIP = 4  # emulator frames per agent step
@@ -216,7 +216,7 @@ class AtariBackend:
         self.over: dict[int, str] = {}  # of the newest row, which episodes were ended here and why
         self._clock = CLOCKS.get(env_id, 1 << 62)
 
-    def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
+    def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostTimeStep:
         # ale-py wants one seed per environment that is reset
         options = None if mask is None else {"reset_mask": mask.copy()}
         obs, info = self._envs.reset(seed=seeds if mask is None else seeds[mask], options=options)
@@ -226,12 +226,12 @@ class AtariBackend:
         self._closed, self._young[chosen], self.over = self._closed & ~chosen, 0, {}
         for i in np.flatnonzero(chosen):
             self._again[i] = np.random.default_rng(int(seeds[i]))
-        return HostRow(self._frames(obs), np.zeros(self.num_envs, np.float32), no, no, no)
+        return HostTimeStep(self._frames(obs), np.zeros(self.num_envs, np.float32), no, no, no)
 
     def send(self, action: np.ndarray) -> None:
         self._envs.send(action)
 
-    def recv(self) -> HostRow:
+    def recv(self) -> HostTimeStep:
         obs, reward, terminated, truncated, info = self._envs.recv()
         if self._closed.any():
             obs, reward, terminated, truncated, info = self._open_again(obs, reward, terminated, truncated)
@@ -248,7 +248,7 @@ class AtariBackend:
             self.over = {int(i): RESTARTED if restarted[i] else RUN_OUT for i in np.flatnonzero(closed)}
             truncated, reward = truncated | closed, np.where(restarted, 0, reward)
         self._closed, self._lives, self._ended = closed, lives, ended
-        return HostRow(self._frames(obs), reward.astype(np.float32), terminated, truncated, life_lost)
+        return HostTimeStep(self._frames(obs), reward.astype(np.float32), terminated, truncated, life_lost)
 
     def _open_again(self, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> Any:
         """What recv() says where the episodes that were closed here are reset now; the step that their emulators made meanwhile is not

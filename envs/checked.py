@@ -25,13 +25,13 @@ class Checked(gym.Wrapper):
     """Says which environment is busy, so that one that raises or hangs can be named, and gives on only what is read of its answers.
 
     name: of the entry of Dict observations that is seen; "": all of it.  asks: whether info says which rows ask for an answer
-    ("asked"); nothing else in an info is read, whatever is in it.  TrainingFailed for a reward, flag or observation that isn't what
+    ("valid"); nothing else in an info is read, whatever is in it.  TrainingFailed for a reward, flag or observation that isn't what
     Gymnasium's interface and the observation space say.
     """
 
     def __init__(self, env: gym.Env, owner: Watched, index: int, name: str = "", asks: bool = False):
         super().__init__(env)
-        self._owner, self._index, self._name, self._asks = owner, index, name, asks
+        self._owner, self._index, self._name, self._has_valid = owner, index, name, asks
         self._space = env.observation_space[name] if name else env.observation_space  # type: ignore[index]
         self.observation_space = self._space
         self._right = checker(self._space)
@@ -52,7 +52,7 @@ class Checked(gym.Wrapper):
         self._owner.calls += 1
 
     def _read(self, info: Any) -> dict[str, Any]:
-        return {"asked": info["asked"]} if self._asks else {}
+        return {"valid": info["valid"]} if self._has_valid else {}
 
     def _wrong(self, where: str, what: str) -> TrainingFailed:
         return TrainingFailed(f"{self._owner.env_id}: environment {self._index} gave {what}", where=f"its {where}()")

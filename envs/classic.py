@@ -16,7 +16,7 @@ from arcturus.envs.checked import Checked
 from arcturus.envs.encoding import encoding, entry
 from arcturus.envs.opening import open_one
 from arcturus.envs.tasks.scalar import TaskEnv
-from arcturus.envs.vector import HostRow
+from arcturus.envs.vector import HostTimeStep
 from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem, TrainingFailed
 from arcturus.extensions import told
 
@@ -57,7 +57,7 @@ class ClassicBackend:
         self.options = (options or {}) | ({"render_mode": "rgb_array"} if drawn else {})
         self.busy = self.calls = 0  # the environment that is being stepped, reset or opened, and how often one was
         self.opening = 0.0  # seconds that the slowest took to be opened, but for the first, which loads its modules
-        self._observation, self._schedule, self._asks = observation, None, False
+        self._observation, self._schedule, self._has_valid = observation, None, False
         envs: list[gym.Env] = []
         try:
             envs.append(self._open(0))
@@ -101,7 +101,7 @@ class ClassicBackend:
         # of tasks with lengths: what a curriculum runs through, and how Gym's own promoted
         self.ranges = getattr(getattr(one.unwrapped, "task", one.unwrapped), "ranges", ())
         self.promotion = getattr(one.unwrapped, "promotion", (10, -1.0))
-        self._asks = isinstance(one.unwrapped, TaskEnv)  # it says which rows ask for an answer
+        self._has_valid = isinstance(one.unwrapped, TaskEnv)  # it says which rows ask for an answer
         self._start: Any = getattr(actions, "start", 0)
         self.action_space: gym.Space = actions  # agents count actions from 0
         if isinstance(actions, spaces.Discrete):
@@ -121,7 +121,7 @@ class ClassicBackend:
         for env in self._envs.envs:
             env.unwrapped.schedule = schedule  # type: ignore[attr-defined]
 
-    def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
+    def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostTimeStep:
         wanted = np.ones(self.num_envs, bool) if mask is None else mask
         for i in np.flatnonzero(wanted & ~self._untouched):
             if self.reopen or self._closed:
@@ -133,19 +133,19 @@ class ClassicBackend:
         with self._told("reset"):
             obs, info = self._envs.reset(seed=[int(s) for s in seeds], options=options)
         no = np.zeros(self.num_envs, bool)
-        return HostRow(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no, self._asked(info))
+        return HostTimeStep(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no, self._valid(info))
 
     def send(self, action: np.ndarray) -> None:
         self._action = action + self._start
 
-    def recv(self) -> HostRow:
+    def recv(self) -> HostTimeStep:
         assert self._action is not None
         with self._told("step"):
             obs, reward, terminated, truncated, info = self._envs.step(self._action)
         # the flags are the vector environment's own arrays, which its next step writes again
         no = np.zeros(self.num_envs, bool)
         ended = terminated.copy(), truncated & ~terminated
-        return HostRow(self._encode(obs), reward.astype(np.float32), *ended, no, self._asked(info))
+        return HostTimeStep(self._encode(obs), reward.astype(np.float32), *ended, no, self._valid(info))
 
     @property
     def render_modes(self) -> list[str]:
@@ -158,8 +158,8 @@ class ClassicBackend:
         except (Exception, SystemExit) as e:
             raise EnvironmentProblem(f"{self.env_id}: its render() raised {told(e)}", where="--video") from e
 
-    def _asked(self, info: dict[str, Any]) -> np.ndarray | None:
-        return info["asked"] if self._asks else None
+    def _valid(self, info: dict[str, Any]) -> np.ndarray | None:
+        return info["valid"] if self._has_valid else None
 
     @contextlib.contextmanager
     def _told(self, where: str) -> Iterator[None]:

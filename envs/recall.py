@@ -41,9 +41,9 @@ class Recall(gym.Env):
         return obs
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        asked = self.t == self.delay + 1
+        valid = self.t == self.delay + 1
         self.t += 1
-        return self._obs(), float(asked and action == self.cue), asked, False, {}
+        return self._obs(), float(valid and action == self.cue), valid, False, {}
 
     def render(self) -> Any:
         """[H, W, 3] uint8: a tile for each cue, lit while it is shown; the last tile is lit when the question is."""

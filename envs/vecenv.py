@@ -28,14 +28,14 @@ class SB3VecEnv(VecEnv):
 
     A finished environment is reset in the same step: the observation returned is the next episode's first, the episode's last
     one is infos[i]["terminal_observation"], and infos[i]["TimeLimit.truncated"] says that a limit ended it.  reward_clip and
-    life_loss do what its Atari wrappers do: rewards clipped to [-reward_clip, reward_clip] (0: raw), and the loss of a life told
+    end_on_life_loss do what its Atari wrappers do: rewards clipped to [-reward_clip, reward_clip] (0: raw), and the loss of a life told
     as an end while the game goes on.  infos[i]["episode"] has the raw score of whole episodes.
 
     Without envs it has the spaces only, enough to build a model; bind() gives it environments.
     """
 
-    def __init__(self, spec: EnvSpec, reward_clip: float = 0.0, life_loss: bool = False):
-        self.reward_clip, self.life_loss, self.render_mode = reward_clip, life_loss, None
+    def __init__(self, spec: EnvSpec, reward_clip: float = 0.0, end_on_life_loss: bool = False):
+        self.reward_clip, self.end_on_life_loss, self.render_mode = reward_clip, end_on_life_loss, None
         self.envs: DeviceEnvs | None = None
         super().__init__(spec.num_envs, *spaces_of(spec))
 
@@ -66,7 +66,7 @@ class SB3VecEnv(VecEnv):
         self.row = ts = self.envs.recv()
         reward, host = ts.reward.cpu().numpy(), self.envs.host
         over = host.terminated | host.truncated
-        done = over | host.life_lost if self.life_loss else over
+        done = over | host.life_lost if self.end_on_life_loss else over
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         obs = self._host(ts)
         for i in np.flatnonzero(done):

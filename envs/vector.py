@@ -24,7 +24,7 @@ from arcturus.envs.watch import Call
 from arcturus.seeding import Seeds
 
 
-class HostRow(NamedTuple):
+class HostTimeStep(NamedTuple):
     """What a backend says at time t, as numpy arrays [N, ...]; reward and flags belong to arriving at obs."""
 
     obs: np.ndarray  # [N, *frame_shape]
@@ -32,7 +32,7 @@ class HostRow(NamedTuple):
     terminated: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] bool
     life_lost: np.ndarray  # [N] bool
-    asked: np.ndarray | None = None  # [N] bool: the next action counts; None: it does while an episode goes on
+    valid: np.ndarray | None = None  # [N] bool: the next action counts; None: it does while an episode goes on
 
 
 class Backend(Protocol):
@@ -45,12 +45,12 @@ class Backend(Protocol):
     action_space: gym.Space
     has_lives: bool
 
-    def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostRow:
+    def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostTimeStep:
         """Seeds int64 [N].  With a mask, rows outside it must be returned as they stood (only obs of masked rows is read)."""
         ...
 
     def send(self, action: np.ndarray) -> None: ...
-    def recv(self) -> HostRow: ...
+    def recv(self) -> HostTimeStep: ...
     def close(self) -> None: ...
 
 
@@ -108,15 +108,10 @@ class DeviceEnvs:
         self.sent: np.ndarray | None = None  # the newest actions [N, *action_shape], on the host
         self._state = "new"  # new, idle, sent, receiving, closed
         self._pinned: dict[str, list[tuple[Tensor, torch.cuda.Event]]] = {}  # two buffers each, in turn
-        self._uncut = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
+        self._uninterrupted = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
         self._timestep_now: TimeStep
         self.schedule: Any = None  # a curriculum, if one chooses what is played
-        self.host: HostRow  # the newest row as the backend gave it, for those who read on the host anyway
-
-    @property
-    def groups(self) -> tuple[DeviceEnvs]:
-        """All of them, in one."""
-        return (self,)
+        self.host: HostTimeStep  # the newest row as the backend gave it, for those who read on the host anyway
 
     def follow(self, schedule: Any) -> None:
         """A curriculum (schedules.Schedule) chooses the lengths of the episodes from now on."""
@@ -162,7 +157,7 @@ class DeviceEnvs:
             terminated=before.terminated & ~chosen,
             truncated=before.truncated & ~chosen,
             life_lost=before.life_lost & ~chosen,
-            decides=torch.where(chosen, self._decides(row), before.decides),
+            valid=torch.where(chosen, self._valid(row), before.valid),
         )
         return self._timestep_now
 
@@ -277,7 +272,7 @@ class DeviceEnvs:
         if action.min() < 0 or (action >= self._high).any():
             raise ValueError(f"action {action.tolist()} is out of range for {space} (actions are counted from 0)")
 
-    def _mend(self, row: HostRow, opens: np.ndarray) -> HostRow:
+    def _mend(self, row: HostTimeStep, opens: np.ndarray) -> HostTimeStep:
         """Numbers that are not finite go no further: such a reward becomes 0, such an observation the one before it (zeros at
         the beginning), and the episode's score is not counted."""
         if not np.isfinite(row.reward).all():
@@ -296,7 +291,7 @@ class DeviceEnvs:
         self._bad += [BadRow(int(i), what) for i in np.flatnonzero(bad)]
         self._spoilt |= bad
 
-    def _timestep(self, row: HostRow) -> TimeStep:
+    def _timestep(self, row: HostTimeStep) -> TimeStep:
         self.host = row
         age, obs = self._upload("age", self._age.copy()), self._upload("obs", row.obs)
         if self._stack is not None:
@@ -308,14 +303,14 @@ class DeviceEnvs:
             terminated=self._upload("terminated", row.terminated),
             truncated=self._upload("truncated", row.truncated),
             life_lost=self._upload("life_lost", row.life_lost),
-            decides=self._decides(row),
-            cut=self._uncut,
+            valid=self._valid(row),
+            interrupted=self._uninterrupted,
         )
         return self._timestep_now
 
-    def _decides(self, row: HostRow) -> Tensor:
+    def _valid(self, row: HostTimeStep) -> Tensor:
         goes_on = ~(row.terminated | row.truncated)
-        return self._upload("decides", goes_on if row.asked is None else goes_on & row.asked)
+        return self._upload("valid", goes_on if row.valid is None else goes_on & row.valid)
 
     def _upload(self, name: str, array: np.ndarray) -> Tensor:
         """To the device, once.  On CUDA through one of two pinned buffers that are kept, and written again only when the copy from it has

@@ -24,7 +24,7 @@ def compiled(loop: Loop) -> Loop:
 
 
 @compiled
-def transitions(t, n, rows, stack, n_step, gamma, clip, last, zero_discount, decides, age, flags, reward):
+def transitions(t, n, rows, stack, n_step, gamma, clip, last, zero_discount, valid, age, flags, reward):
     """Ring.transitions() without the copying: t, n [B]; age, flags, reward [rows, N].
 
     Returns the frames' slots ([B, stack + 1] if n_step is 1, else [2 B, stack]: the first's, then the last's), the rows' own slots,
@@ -39,7 +39,7 @@ def transitions(t, n, rows, stack, n_step, gamma, clip, last, zero_discount, dec
         at, env = t[b] % rows, n[b]
         old, length = np.int64(age[at, env]), 1
         slot[b] = at * num_envs + env
-        weight[b] = 1.0 if flags[at, env] & decides else 0.0
+        weight[b] = 1.0 if flags[at, env] & valid else 0.0
         total, discount = np.float32(0.0), np.float32(1.0)
         for k in range(1, n_step + 1):
             there = (t[b] + k) % rows
@@ -63,15 +63,15 @@ def transitions(t, n, rows, stack, n_step, gamma, clip, last, zero_discount, dec
 
 
 @compiled
-def row_flags(out, weights, terminated, truncated, cut, life_lost, decides):
+def row_flags(out, weights, terminated, truncated, interrupted, life_lost, valid):
     """Sets out [N] to the flags of one row, bool [N] each; weights: their bits, in this order."""
     for i in range(len(out)):
         out[i] = (
             terminated[i] * weights[0]
             + truncated[i] * weights[1]
-            + cut[i] * weights[2]
+            + interrupted[i] * weights[2]
             + life_lost[i] * weights[3]
-            + decides[i] * weights[4]
+            + valid[i] * weights[4]
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from arcturus.replay import compiled
-from arcturus.replay.ring import DECIDES, Ring
+from arcturus.replay.ring import VALID, Ring
 from arcturus.replay.sum_tree import UNIT, SumTree
 from arcturus.speed import Captured, remembered
 
@@ -77,8 +77,8 @@ class Priorities:
         for first, last in self._places(self.left, min(oldest, self.entered)):
             self.tree.fill(first, last, 0)
         for first, last in self._places(max(self.entered, oldest), end):
-            decides = (ring.flags.view(-1)[first:last] & DECIDES).ne(0)
-            self.tree.fill(first, last, self.largest * decides)
+            valid = (ring.flags.view(-1)[first:last] & VALID).ne(0)
+            self.tree.fill(first, last, self.largest * valid)
         self.left, self.entered = max(self.left, oldest), end
 
     def _places(self, first: int, end: int) -> list[tuple[int, int]]:

@@ -20,8 +20,8 @@ class Transition(NamedTuple):
     weight: Tensor  # [B] float32: 0 where t-1 was a void row (nothing was decided there), else 1
 
 
-class Drawn(NamedTuple):
-    """Where the transitions of a minibatch begin; they are gathered as part of the update."""
+class SampleIndices(NamedTuple):
+    """Where the transitions of a minibatch begin."""
 
     t: Tensor  # [B] int64 absolute rows
     n: Tensor  # [B] int64 environments
@@ -41,11 +41,25 @@ class Sequence(NamedTuple):
     weight: Tensor  # [L, B] float32, as in Transition
 
 
+class Minibatch(NamedTuple):
+    """Part of a rollout: B sequences of L rows; L = 1 without memory.  What an agent doesn't use is None."""
+
+    obs: Tensor  # [L, B, *obs_shape]
+    first: Tensor  # [L, B] bool: the row opens an episode
+    state: State  # [B, ...] memory before the first row
+    action: Tensor  # [L, B, *action_shape] int64
+    valid: Tensor  # [L, B] bool: the rows that count
+    target: Tensor  # [L, B, ...] what the network's answer should be: returns, or probabilities of actions
+    value: Tensor = None  # type: ignore[assignment]  # [L, B] v when it acted
+    advantage: Tensor = None  # type: ignore[assignment]  # [L, B]
+    log_prob: Tensor = None  # type: ignore[assignment]  # [L, B] log pi_old(action)
+
+
 class Trajectory(NamedTuple):
     """T rows of N environments: where they acted (row t), and what came of it (row t + 1).  obs and states stay in the rollout."""
 
     first: Tensor  # [T, N] bool: row t opens an episode
-    decides: Tensor  # [T, N] bool: the action at row t counts
+    valid: Tensor  # [T, N] bool: the action at row t counts
     action: Tensor  # [T, N, *action_shape] int64
     reward: Tensor  # [T, N] float32 raw, at row t + 1, as the following
     terminated: Tensor  # [T, N] bool
@@ -57,11 +71,11 @@ class Trajectory(NamedTuple):
         """[T, N] clipped to [-clip, clip]; 0: raw."""
         return self.reward.clamp(-clip, clip) if clip else self.reward
 
-    def discounts(self, gamma: float, *, bootstrap_truncated: bool = True, life_loss: bool = False) -> Tensor:
+    def discounts(self, gamma: float, *, bootstrap_truncated: bool = True, end_on_life_loss: bool = False) -> Tensor:
         """[T, N] gamma, or 0 where row t + 1 ends the return: terminated; truncated if that doesn't bootstrap; a life lost."""
         ends = self.terminated
         if not bootstrap_truncated:
             ends = ends | self.truncated
-        if life_loss:
+        if end_on_life_loss:
             ends = ends | self.life_lost
         return gamma * ~ends

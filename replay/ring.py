@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcturus.api import EnvSpec, State, Step, state_leaves, state_like
+from arcturus.api import ActedStep, EnvSpec, State, state_leaves, state_like
 from arcturus.available import available_bytes
 from arcturus.envs.frames import reach
 from arcturus.errors import ConfigError
@@ -24,8 +24,8 @@ from arcturus.replay import compiled
 from arcturus.replay.records import Sequence, Transition
 from arcturus.speed import fast
 
-TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES = 1, 2, 4, 8, 16
-LAST = TERMINATED | TRUNCATED | CUT
+TERMINATED, TRUNCATED, INTERRUPTED, LIFE_LOST, VALID = 1, 2, 4, 8, 16
+LAST = TERMINATED | TRUNCATED | INTERRUPTED
 ROW_TENSORS = ("frame", "action", "reward", "flags", "age")
 
 Draw = Callable[[int, int, int, int, torch.Generator], tuple[Tensor, Tensor]]
@@ -111,7 +111,7 @@ class Ring:
             (self.age.numpy(), self.flags.numpy(), self.reward.numpy()) if self.compiled else None
         )  # the same memory
         self._offsets: dict[int, Tensor] = {}  # by how far ahead
-        self._weights = torch.tensor([TERMINATED, TRUNCATED, CUT, LIFE_LOST, DECIDES], dtype=torch.uint8, device=device)
+        self._weights = torch.tensor([TERMINATED, TRUNCATED, INTERRUPTED, LIFE_LOST, VALID], dtype=torch.uint8, device=device)
 
     @property
     def oldest(self) -> int:
@@ -137,12 +137,12 @@ class Ring:
     def nbytes(self) -> int:
         return sum(getattr(self, k).nbytes for k in self.names)
 
-    def append(self, step: Step) -> None:
+    def append(self, step: ActedStep) -> None:
         ts, slot = step.timestep, self.count % self.rows
         self._frames[:, slot].copy_(ts.obs[:, -1] if self.spec.frame_stack > 1 else ts.obs)
         self.action[slot].copy_(step.action)
         self.reward[slot].copy_(ts.reward)
-        ends = (ts.terminated, ts.truncated, ts.cut, ts.life_lost, ts.decides)
+        ends = (ts.terminated, ts.truncated, ts.interrupted, ts.life_lost, ts.valid)
         if self.compiled:
             said = (x.numpy() for x in (ends if ts.obs.device == self.device else torch.stack(ends).cpu()))
             compiled.row_flags(self.flags[slot].numpy(), self._weights.numpy(), *said)
@@ -187,18 +187,18 @@ class Ring:
         n_step: int = 1,
         gamma: float = 0.99,
         reward_clip: float = 0.0,
-        life_loss: bool = False,
+        end_on_life_loss: bool = False,
         draw: Draw = uniform,
     ) -> Transition:
         """`batch` transitions over at most n_step steps.
 
         The n-step window stops where its episode does: gamma^k of the k steps it really spans; 0 after a termination, or
-        after the loss of a life with `life_loss`.  Rewards are clipped one by one to [-reward_clip, reward_clip] (0: raw).
+        after the loss of a life with `end_on_life_loss`.  Rewards are clipped one by one to [-reward_clip, reward_clip] (0: raw).
         """
         t, n = draw(batch, self.oldest, self.count - n_step, self.spec.num_envs, generator)
-        return self.transitions(t, n, n_step, gamma, reward_clip, life_loss)
+        return self.transitions(t, n, n_step, gamma, reward_clip, end_on_life_loss)
 
-    def transitions(self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool) -> Transition:
+    def transitions(self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, end_on_life_loss: bool) -> Transition:
         """The transitions that begin at rows t of environments n, [B] each; t + n_step must be stored.
 
         Their observations lie in memory of the ring's, which the next call writes again.  Where weight is 0 the rest has no
@@ -206,9 +206,9 @@ class Ring:
         """
         K = self.spec.frame_stack
         if self.compiled:
-            return self._compiled_transitions(t, n, n_step, gamma, reward_clip, life_loss)
+            return self._compiled_transitions(t, n, n_step, gamma, reward_clip, end_on_life_loss)
         slots, framed = self._window(t, n, n_step)
-        a_tm1, r_t, discount_t, length, weight = self._returns(slots, n_step, gamma, reward_clip, life_loss)
+        a_tm1, r_t, discount_t, length, weight = self._returns(slots, n_step, gamma, reward_clip, end_on_life_loss)
         if n_step > 1:
             later = framed.gather(1, length[:, None] + torch.arange(K, device=self.device))
             framed = torch.cat([framed[:, :K], later])
@@ -216,11 +216,11 @@ class Ring:
         return Transition(s_tm1, a_tm1, r_t, discount_t, s_t, weight)
 
     def _compiled_transitions(
-        self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool
+        self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, end_on_life_loss: bool
     ) -> Transition:
-        ends = TERMINATED | LIFE_LOST if life_loss else TERMINATED
+        ends = TERMINATED | LIFE_LOST if end_on_life_loss else TERMINATED
         lengths = (self.rows, self.spec.frame_stack, n_step)
-        numbers = (np.float32(gamma), np.float32(reward_clip), LAST, ends, DECIDES)
+        numbers = (np.float32(gamma), np.float32(reward_clip), LAST, ends, VALID)
         out = compiled.transitions(t.numpy(), n.numpy(), *lengths, *numbers, *self._rows)
         framed, slot, r_t, discount_t, weight = [torch.from_numpy(x) for x in out]
         s_tm1, s_t = self._stacks(framed, n_step)
@@ -233,14 +233,14 @@ class Ring:
         return (s_tm1[:, 0], s_t[:, 0]) if K == 1 else (s_tm1, s_t)
 
     def _returns(
-        self, slots: Tensor, n_step: int, gamma: float, reward_clip: float, life_loss: bool
+        self, slots: Tensor, n_step: int, gamma: float, reward_clip: float, end_on_life_loss: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of the transitions in a window's slots [B, K + n_step]: action, reward, discount, the steps they span, weight; [B] each."""
         K = self.spec.frame_stack
         flags, rewards = self.flags.view(-1)[slots[:, K - 1 :]], self.reward.view(-1)[slots[:, K:]]  # [B, n + 1], [B, n]
         if reward_clip:
             rewards = rewards.clamp(-reward_clip, reward_clip)
-        zero_discount = TERMINATED | LIFE_LOST if life_loss else TERMINATED
+        zero_discount = TERMINATED | LIFE_LOST if end_on_life_loss else TERMINATED
         goes_on = (flags & (LAST | zero_discount)).eq(0)
         discounts = gamma * (flags & zero_discount).eq(0)
         r_t, discount_t, alive = rewards[:, 0], discounts[:, 1], goes_on[:, 1]
@@ -251,7 +251,7 @@ class Ring:
             length = torch.where(alive, k, length)
             alive = alive & goes_on[:, k]
         slot = slots[:, K - 1]
-        weight = (flags[:, 0] & DECIDES).ne(0).float()
+        weight = (flags[:, 0] & VALID).ne(0).float()
         return self.action.flatten(0, 1)[slot].long(), r_t, discount_t, length, weight
 
     def sequences(
@@ -264,7 +264,7 @@ class Ring:
         n_step: int,
         gamma: float,
         reward_clip: float,
-        life_loss: bool,
+        end_on_life_loss: bool,
         whole: bool = False,
     ) -> Sequence:
         """`batch` sequences of burn_in + length + n_step rows, drawn uniformly, with the memory they began with (stored state and
@@ -281,7 +281,7 @@ class Ring:
         n = n.expand_as(every)
         learnt, ns = every[burn_in : burn_in + length], n[:length]
         slots, _ = self._window(learnt.flatten(), ns.flatten(), n_step)
-        numbers = (x.view(length, batch) for x in self._returns(slots, n_step, gamma, reward_clip, life_loss))
+        numbers = (x.view(length, batch) for x in self._returns(slots, n_step, gamma, reward_clip, end_on_life_loss))
         slot = every[0] % self.rows
         widths = [leaf[0].numel() for leaf in state_leaves(self.state)]
         parts = self.memory[slot, n[0]].split(widths, -1)
@@ -311,11 +311,11 @@ class Ring:
         frame = (self.frame.dtype, (self.spec.num_envs, *self.spec.frame_shape))
         return {"frame": frame} | {k: (getattr(self, k).dtype, tuple(getattr(self, k).shape[1:])) for k in self.names[1:]}
 
-    def cut_last(self) -> None:
+    def interrupt_last(self) -> None:
         """Makes the newest row one that a reset cut, after all: what follows it is not what followed it then."""
         slot = (self.count - 1) % self.rows
         ended = (self.flags[slot] & (TERMINATED | TRUNCATED)).ne(0)
-        self.flags[slot] = torch.where(ended, self.flags[slot], (self.flags[slot] | CUT) & ~DECIDES)
+        self.flags[slot] = torch.where(ended, self.flags[slot], (self.flags[slot] | INTERRUPTED) & ~VALID)
 
     def read_rows(self, first: int, end: int) -> dict[str, Tensor]:
         """Rows [first, end) as contiguous host tensors [rows, N, ...], detached from the ring."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcturus.api import EnvSpec, State, Step, TimeStep, map_state, state_leaves
+from arcturus.api import ActedStep, EnvSpec, State, TimeStep, map_state, state_leaves
 from arcturus.errors import ConfigError
-from arcturus.replay.records import Trajectory
-from arcturus.replay.ring import DECIDES, LAST, LIFE_LOST, ROW_TENSORS, TERMINATED, TRUNCATED, Ring
+from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.replay.ring import LAST, LIFE_LOST, ROW_TENSORS, TERMINATED, TRUNCATED, VALID, Ring
 
 
 class Rollout:
@@ -70,18 +70,13 @@ class Rollout:
     def full(self) -> bool:
         return self.count == self.rows
 
-    @property
-    def due(self) -> bool:
-        """Whether it may be complete with the row that comes next, depending on what is in it."""
-        return self.full or self.whole
-
     def complete(self, ts: TimeStep) -> bool:
         """Whether it is to be learnt from, with ts the row that follows the newest."""
         return self.full or (self.whole and self.count > 0 and bool(ts.last.all()))
 
-    def append(self, step: Step) -> None:
+    def append(self, step: ActedStep) -> None:
         t = self.count
-        if self.whole and t == 0 and not bool((step.timestep.first & ~step.timestep.cut).all()):
+        if self.whole and t == 0 and not bool((step.timestep.first & ~step.timestep.interrupted).all()):
             return  # a void row between two batches of episodes
         for name, kept in self.extras.items():
             kept[t].copy_(step.extras[name])
@@ -108,7 +103,7 @@ class Rollout:
 
         return Trajectory(
             first=self.ring.age[slots].eq(0),
-            decides=(flags & DECIDES).ne(0),
+            valid=(flags & VALID).ne(0),
             action=self.ring.action[slots].long(),
             reward=torch.cat([self.ring.reward[slots[1:]], ts.reward[None]]),
             terminated=arrived(TERMINATED, ts.terminated),
@@ -135,8 +130,8 @@ class Rollout:
         if self.every * sequences == count:
             raise ConfigError(f"{count} minibatches of {told} have one row each", where="--agent.minibatches", fix="use fewer")
 
-    def minibatches(self, count: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor, State]]:
-        """All pieces of all environments in `count` minibatches, shuffled by a generator: rows t [L, B], environments n [L, B],
+    def pieces(self, count: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor, State]]:
+        """All pieces of all environments in `count` parts, shuffled by a generator: rows t [L, B], environments n [L, B],
         and the memory [B, ...] at the first of them.  L = `every`: without memory 1, and single rows are shuffled."""
         rows = self.count if self.whole else self.rows
         every = min(self.every, rows)
@@ -149,10 +144,18 @@ class Rollout:
             piece, n = part // N, part % N
             yield piece * every + steps, n.expand(every, -1), self.state(piece, n)
 
-    def cut_last(self) -> None:
+    def minibatches(
+        self, count: int, generator: torch.Generator | None, rows: Trajectory, columns: dict[str, Tensor]
+    ) -> Iterator[Minibatch]:
+        """The same as minibatches: what read() gave of the rows, and columns [T, N, ...] by the names of Minibatch's fields."""
+        for t, n, memory in self.pieces(count, generator):
+            parts = {name: column[t, n] for name, column in columns.items()}
+            yield Minibatch(self.obs(t, n), rows.first[t, n], memory, rows.action[t, n], rows.valid[t, n], **parts)
+
+    def interrupt_last(self) -> None:
         """Makes the newest row one that a reset cut, after all."""
         if self.ring.count:
-            self.ring.cut_last()
+            self.ring.interrupt_last()
 
     def state_dict(self) -> dict[str, Any]:
         kept = {k: getattr(self.ring, k) for k in ROW_TENSORS} | {"frame": self.ring.frames_by_row()}

@@ -34,7 +34,7 @@ from arcturus.runs.folder import Run
 
 COMMON = [
     *("--deterministic", "True", "--device", "cpu", "--num-envs", "4", "--eval-episodes", "2", "--eval-every", "2300"),
-    *("--heldout-states", "16", "--log-every", "200", "--agent.learn-start", "200", "--agent.batch-size", "16"),
+    *("--heldout-states", "16", "--log-every", "200", "--agent.learning-starts", "200", "--agent.batch-size", "16"),
 ]
 SETTINGS = {
     "classic": [*("--steps", "12000", "--checkpoint-every", "1000", "--agent.capacity", "3000", "--agent.replay-ratio", "0.25")],

@@ -36,7 +36,7 @@ from arcturus.scripts.survival import command, digests, ours, stop_once
 HEADS = "| environment | package | agent and flags | observation | actions | trains | score | film | resumed after a kill |"
 COMMON = ["--preset", "classic", "--steps", "6000", "--deterministic", "True", "--device", "cpu", "--num-envs", "4"]
 COMMON += ["--eval-every", "2000", "--eval-episodes", "2", "--checkpoint-every", "1500", "--heldout-states", "16"]
-TINY = ("--agent.capacity", "3000", "--agent.learn-start", "500")
+TINY = ("--agent.capacity", "3000", "--agent.learning-starts", "500")
 IMAGE = ("--env.observation", "image")
 
 

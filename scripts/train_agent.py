@@ -80,7 +80,7 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
     env = {"id": known.env} if known.env else {}
     base = resolve(agent, preset=known.preset, file=known.config, env=env, run=run)
     sources = [
-        ("preset", Annotated[str, "one of " + ", ".join(agents.load(agent).PRESETS)], base.preset),
+        ("preset", Annotated[str, "one of " + ", ".join(agents.presets(agent).named)], base.preset),
         ("config", Annotated[Path | None, "YAML file of settings"], known.config),
     ]
     return validate(settings_over(base, argv, f"train-agent {agent}", sources))
@@ -200,11 +200,11 @@ def list_things(argv: list[str]) -> int:
         print("and every Gymnasium id with Box, Discrete, MultiDiscrete or MultiBinary observations, or module:Id-v0 of your own")
         return 0
     for name in agents.names():
-        card = agents.card(name)
-        print(f"{name:12s} {card.title}")
+        known = agents.presets(name)
+        print(f"{name:12s} {known.title}")
         if what == "presets":
-            for preset, source in card.presets.items():
-                print(f"  {preset:12s} {source}")
+            for preset, settings in known.named.items():
+                print(f"  {preset:12s} {settings['source']}")
     return 0
 
 

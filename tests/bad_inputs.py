@@ -392,7 +392,7 @@ def cases() -> list[Case]:
 def make_run(path: Path) -> None:
     """A finished run with two checkpoints and a replay, and an evaluation."""
     argv = ["dqn", "--env", "CartPole-v1", "--steps", "600", "--checkpoint-every", "300", "--eval-every", "300",
-    "--eval-episodes", "1", "--run-dir", str(path), "--heldout-states", "8", "--agent.learn-start", "100", "--agent.capacity",
+    "--eval-episodes", "1", "--run-dir", str(path), "--heldout-states", "8", "--agent.learning-starts", "100", "--agent.capacity",
     "400"]  # fmt: skip
     for number in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -24,7 +24,7 @@ import torch
 from hypothesis import settings
 
 from arcturus.api import Act
-from arcturus.envs.vector import DeviceEnvs, HostRow
+from arcturus.envs.vector import DeviceEnvs, HostTimeStep
 
 torch.set_num_threads(1)
 
@@ -50,7 +50,7 @@ class CounterBackend:
 
     def _row(self, reward, terminated, truncated, life_lost):
         obs = np.repeat(self.count.astype(np.uint8), 81).reshape(self.num_envs, 9, 9)
-        return HostRow(obs, reward.astype(np.float32), terminated, truncated, life_lost)
+        return HostTimeStep(obs, reward.astype(np.float32), terminated, truncated, life_lost)
 
     def reset(self, seeds, mask):
         assert self.sent is None, "reset while sent"
@@ -137,7 +137,7 @@ def small_run():
     """small_run(path, steps, ...): a DQN run of a second or two; other agents, environments and options on demand."""
     import arcturus
 
-    fast = {"capacity": 600, "learn_start": 64, "batch_size": 16, "epsilon_steps": 500}
+    fast = {"capacity": 600, "learning_starts": 64, "batch_size": 16, "epsilon_steps": 500}
     options = {"heldout_states": 16, "quiet": True, "device": "cpu", "eval_episodes": 2, "deterministic": True}
 
     def train(path, steps=1200, agent="dqn", env="CartPole-v1", agent_config=None, **more):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arcturus.building import playing_state
+from arcturus.runs.building import playing_state
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.depending import DEPENDING
 from arcturus.runs.folder import Run

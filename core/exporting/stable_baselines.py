@@ -31,9 +31,9 @@ REPLAY = 1_000  # transitions a loaded DQN has room for: it makes its whole repl
 # what learning would go on with: its argument -> our Config's field
 SETTINGS: dict[type[BaseAlgorithm], dict[str, str]] = {
     DQN: {"gamma": "gamma", "learning_rate": "learning_rate", "batch_size": "batch_size", "n_steps": "n_step"},
-    A2C: {"gamma": "gamma", "learning_rate": "learning_rate", "n_steps": "horizon", "gae_lambda": "lam",
+    A2C: {"gamma": "gamma", "learning_rate": "learning_rate", "n_steps": "horizon", "gae_lambda": "gae_lambda",
           "ent_coef": "entropy_cost", "vf_coef": "value_cost"},
-    PPO: {"gamma": "gamma", "learning_rate": "learning_rate", "n_steps": "horizon", "gae_lambda": "lam",
+    PPO: {"gamma": "gamma", "learning_rate": "learning_rate", "n_steps": "horizon", "gae_lambda": "gae_lambda",
           "ent_coef": "entropy_cost", "vf_coef": "value_cost", "n_epochs": "epochs", "clip_range": "clip"},
 }  # fmt: skip
 

@@ -48,6 +48,7 @@ FORMAT = 2
 STEP, NAMED = re.compile(r"step-\d{12}"), re.compile(r"(step|best)-\d{12}")
 TOLD = 3  # of those that are passed over
 TRIED = 50  # checkpoints, newest first, before a run is given up
+OPTIONAL = ("course/", "account/", "agent/noise_rng")  # not in every checkpoint: by when it was made, and by which version
 FILES = {"tensors.safetensors", "state.json"}
 COURSE_BYTES = 32 << 20  # of actions since the last restart; beyond that a course is not kept
 LARGEST_AGENT = 1 << 32  # bytes of the tensors of one that is read without knowing its shapes
@@ -261,7 +262,7 @@ class Checkpoints:
                 raise CheckpointError(f"{path.name} holds a course of {rows:,} rows", where=str(path))
         data = self._file(path, "tensors.safetensors", size_limit(shapes), manifest)
         loaded = unpack(data, shapes, path / "tensors.safetensors")
-        missing = [k for k in sorted({*tensors, *values} - {*loaded, *parsed}) if not k.startswith(("course/", "account/"))]
+        missing = [k for k in sorted({*tensors, *values} - {*loaded, *parsed}) if not k.startswith(OPTIONAL)]
         if missing:
             raise CheckpointError(f"{path.name} lacks {missing[0]}", where=str(path))
         if bad := not_finite(loaded):

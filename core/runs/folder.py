@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from arcturus.config import user_path
-from arcturus.errors import CheckpointError, ConfigError
+from arcturus.errors import ArcturusError, CheckpointError, ConfigError
 from arcturus.runs.files import read_file, read_json, refuse_strangers, write_atomically
 from arcturus.runs.settings import RunConfig, from_run
 from arcturus.telling import plain, say, typed
@@ -184,6 +184,15 @@ class Run:
         self._about = {k: v for k, v in (self._about | changes).items() if v is not None}
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "run.json", json.dumps(self._about, indent=2))
+
+    def note(self, **changes: Any) -> None:
+        """update(), by a run that trains: whatever becomes of it, training goes on."""
+        try:
+            self.update(**changes)
+        except FolderTaken:
+            pass  # nothing there is this run's
+        except (OSError, ArcturusError) as e:  # the disk may be what failed
+            say(f"warning: run.json could not be written: {e}")
 
     def begin(self, config: RunConfig, argv: list[str], step: int) -> list[str]:
         """Enters a start of a run that exists; what is not as it was at the start before, a line each."""

@@ -13,7 +13,7 @@ from arcturus.runs.settings import RunConfig
 
 WORDS = 3  # settings that a name tells; the rest are counted
 STEPS_APART = 0.1  # runs of one group were scored at steps that differ by at most this share of the fewest
-ELSEWHERE = ("id", "options", "threads", "groups")  # of env: where it was run, not how the agent was trained
+ELSEWHERE = ("id", "options", "threads")  # of env: where it was run, not how the agent was trained
 
 
 class Trained(NamedTuple):

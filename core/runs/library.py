@@ -10,12 +10,12 @@ from typing import Any
 
 from arcturus import agents
 from arcturus.api import EnvSpec
-from arcturus.building import build_agent, playing_state, restore
 from arcturus.config import from_mapping, hints, user_path
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, open_training
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.memory import give_slots
+from arcturus.runs.building import build_agent, playing_state, restore
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, RunOptions, resolve, validate

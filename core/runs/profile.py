@@ -18,29 +18,29 @@ from typing import Any
 
 import torch
 
-from arcturus.loop import Row
+from arcturus.api import LoopOutput
 from arcturus.runs.files import write_atomically
 from arcturus.telling import say
 
 # owner, method, phase; what a run doesn't have is left out
 PHASES = (
-    ("envs.groups.backend", "recv", "emulator"),
-    ("envs.groups", "_timestep", "upload"),
-    ("envs.groups", "recv", "receive"),
-    ("envs.groups", "send", "send"),
+    ("envs.envs.backend", "recv", "emulator"),
+    ("envs.envs", "_timestep", "upload"),
+    ("envs.envs", "recv", "receive"),
+    ("envs.envs", "send", "send"),
     ("envs", "restart", "restart"),
     ("agent", "act", "act"),
     ("agent", "observe", "store"),
-    ("agent.experience", "sample", "sample"),
-    ("agent.experience", "sample_sequences", "sample"),
-    ("agent.experience", "set_priorities", "priorities"),
+    ("agent.learner", "_draw", "sample"),
+    ("agent.learner.priorities", "set", "priorities"),
     ("agent", "learn", "update"),
+    ("agent", "learn_from_rollout", "update"),
     ("monitor", "row", "log"),
     ("", "_log", "log"),
     ("", "_probe", "probe"),
     ("", "_report_hidden_layer", "probe"),
     ("", "_evaluate", "evaluate"),
-    ("", "_save", "save"),
+    ("saving", "save", "save"),
 )
 ABOUT = {
     "emulator": "waiting for it: it works beside the learner",
@@ -58,28 +58,26 @@ ABOUT = {
 TRACED_ROWS = 32
 
 
-def _found(owner: Any, path: str) -> list[Any]:
-    """What the dotted path leads to; to each of them where it leads through several."""
-    owners = [owner]
+def _found(owner: Any, path: str) -> Any:
+    """What the dotted path leads to; None where there is no such thing."""
     for name in filter(None, path.split(".")):
-        found = [getattr(owner, name, None) for owner in owners]
-        owners = [each for x in found for each in (x if isinstance(x, tuple) else (x,))]
-    return owners
+        owner = getattr(owner, name, None)
+    return owner
 
 
 class Profile:
-    """Of a Trainer that is about to train: hears every row, and says at the end where the time went."""
+    """Of a Training that is about to begin: hears every row, and says at the end where the time went."""
 
-    def __init__(self, trainer: Any, folder: Path):
-        self.folder, self.device = folder, torch.device(trainer.config.device)
+    def __init__(self, training: Any, folder: Path):
+        self.folder, self.device = folder, torch.device(training.config.device)
         self.seconds: dict[str, float] = defaultdict(float)
         self.running: list[tuple[str, float]] = []  # phases begun, and since when the innermost runs by itself
         self.rows = self.steps = self.traced = 0
         self.trace: torch.profiler.profile | None = None
         for path, method, phase in PHASES:
-            for owner in _found(trainer, path):
-                if callable(getattr(owner, method, None)):
-                    setattr(owner, method, self._timed(getattr(owner, method), phase))
+            owner = _found(training, path)
+            if callable(getattr(owner, method, None)):
+                setattr(owner, method, self._timed(getattr(owner, method), phase))
         self.began = time.perf_counter()
 
     def _timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:
@@ -107,7 +105,7 @@ class Profile:
             phase, since = self.running[-1]
             self.seconds[phase] += time.perf_counter() - since
 
-    def __call__(self, row: Row) -> None:
+    def __call__(self, row: LoopOutput) -> None:
         self.rows += 1
         self.steps += len(row.step.action)
         if self.trace is None and row.metrics:  # learning has begun

@@ -28,14 +28,14 @@ def introduce(monitor: Monitor, config: RunConfig, agent: Any, envs: Any, saved:
     a resumed run goes on from."""
     backend: Any = getattr(envs, "backend", None)
     if saved is None and envs.spec.told:
-        torso = getattr(getattr(getattr(agent, "network", None), "torso", None), "name", "")
+        torso = getattr(getattr(agent.network, "torso", None), "name", "")
         monitor.text(f"observations: {envs.spec.told}" + (f"; read by the torso {torso}" if torso else ""))
     if config.env.reopen and getattr(backend, "opening", 0.0) > SLOW_OPENING:
         monitor.text(
             f"{config.env.id} takes {backend.opening:.1f} s to open, which every checkpoint and every scored episode does; where reset(seed) "
             "sets all that it keeps, --env.reopen False saves that"
         )
-    if saved is None and single(config.env) and hasattr(agent, "fit") and config.eval_every:
+    if saved is None and single(config.env) and agent.own_loop and config.eval_every:
         monitor.text("no evaluations in training: they would need a second environment beside the only one (--num-envs 1)")
     if saved is not None:
         for line in _moved_schedules(config, saved):
@@ -74,7 +74,7 @@ def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: i
     if "start_value" in extra:
         values |= {f"eval/start_value_{k}": v for k, v in extra["start_value"].items()}
     monitor.scalars(steps, values)
-    if getattr(agent, "network", None) is not None and (picture := first_filters(agent.network)) is not None:
+    if agent.network is not None and (picture := first_filters(agent.network)) is not None:
         monitor.picture("network/first_layer_filters", picture, steps)
     of = f" of {result.about['highest']:.2f}" if "highest" in result.about else ""
     monitor.text(

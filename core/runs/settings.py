@@ -13,9 +13,7 @@ from arcturus.config import (
     YAML_LIMIT,
     Bounds,
     Flag,
-    Preset,
     check,
-    default_presets,
     expanded,
     from_mapping,
     parse_options,
@@ -29,6 +27,7 @@ from arcturus.envs import EnvConfig, is_atari, longest_episode, longest_scored, 
 from arcturus.envs.own import OWN
 from arcturus.errors import CheckpointError, ConfigError, by_users_code, nearest
 from arcturus.extensions import attribute, told
+from arcturus.runs.renamed import todays
 from arcturus.trusting import Outside, check_trust
 
 ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # an agent's settings in steps of which -1 means as many as the run has
@@ -156,7 +155,7 @@ def resolve(
     complete: every setting is given, as in a run's folder, so that a preset which is called otherwise by now is only a name.
     """
     module = agents.load(agent_name)
-    values = read_yaml(file) if file else {}
+    values = todays(read_yaml(file), agent_name) if file else {}
     parts: dict[str, dict[str, Any]] = {"agent": {}, "env": {}, "run": {}}
     for key, value in values.items():
         if key == "env" and isinstance(value, str):
@@ -180,22 +179,19 @@ def resolve(
         parts[key] |= dict(given or {})
     device = choose_device(str(parts["run"].get("device", "auto")))
     env_id = str(parts["env"].get("id", ""))
+    known = agents.presets(agent_name)
     if preset is None:
-        first = next(iter(module.PRESETS))
-        defaults = getattr(module, "DEFAULT_PRESETS", None) or default_presets(first)  # an agent of one's own may have PRESETS alone
-        preset = defaults.get((suited(env_id), device.split(":")[0]), first)
-        preset = preset if preset in module.PRESETS else first
-    if preset not in module.PRESETS and not complete:
-        raise ConfigError(
-            f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, module.PRESETS, "presets")
-        )
-    base = module.PRESETS.get(preset, Preset(""))
+        preset = known.suited(suited(env_id), device.split(":")[0])
+    if preset not in known.named and not complete:
+        raise ConfigError(f"{agent_name} has no preset {preset!r}", where="--preset", fix=nearest(preset, known.named, "presets"))
+    base = known.named.get(preset, {})
+    agent_settings, env_settings, run_settings = ({**base.get(part, {}), **parts[part]} for part in agents.PARTS)
     config = RunConfig(
         agent_name,
         preset,
-        from_mapping(module.Config, base.agent | parts["agent"], "agent"),
-        from_mapping(EnvConfig, base.env | parts["env"], "env"),
-        from_mapping(RunOptions, base.run | parts["run"], "run"),
+        from_mapping(module.Config, agent_settings, "agent"),
+        from_mapping(EnvConfig, env_settings, "env"),
+        from_mapping(RunOptions, run_settings, "run"),
     )
     return replace(config, run=replace(config.run, device=device))
 
@@ -275,6 +271,7 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
         values = parse_yaml(read_file(path / "config.yaml", YAML_LIMIT), path / "config.yaml")
     except ConfigError as e:
         raise CheckpointError(e.what, where=e.where, fix=e.fix) from e
+    values = todays(values)
     agent, env, run = values.get("agent"), values.get("env"), values.get("run")
     if not (isinstance(agent, dict) and isinstance(env, dict) and isinstance(run, dict) and isinstance(agent.get("name"), str)):
         raise CheckpointError(f"{path / 'config.yaml'} is no run's", where=str(path))

@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 
-from arcturus import agents
 from arcturus.envs import check_settings
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed, by_users_code
+from arcturus.runs.building import agent_class
 from arcturus.runs.checkpoint import TRIED, Checkpoints
 from arcturus.runs.depending import pinned
 from arcturus.runs.folder import Run
+from arcturus.runs.renamed import todays
 from arcturus.runs.settings import RunConfig, validate
-from arcturus.training import Trainer
+from arcturus.runs.trainer import Trainer
 
 # What may change from one stretch of a run to the next: its end, its logging, and where it is computed.
 FREE = {
@@ -60,7 +61,7 @@ def resume_run(
     """
     run = Run(path)
     before = run.config(trust)
-    if not getattr(agents.load(before.agent_name), "RESUMABLE", True):
+    if not agent_class(before.agent_name).resumable:
         raise ConfigError(
             f"a run of {before.agent_name} can't go on: only its policy is saved", where=str(path), fix="train a new one"
         )
@@ -74,7 +75,7 @@ def resume_run(
         try:
             return _guarded(trainer)
         except ArcturusError:
-            if not trainer.restored and hasattr(trainer, "run"):
+            if not trainer.restored and trainer.run is not None:
                 shutil.rmtree(trainer.run.path, ignore_errors=True)
             raise
     changed = differences(with_defaults(saved_settings(run), config), config.to_mapping())
@@ -93,7 +94,7 @@ def saved_settings(run: Run) -> dict[str, Any] | None:
     checkpoints = Checkpoints(run.path)
     for path in checkpoints.resumable()[: -TRIED - 1 : -1]:
         try:
-            return json.loads(checkpoints.values(path)["config"])
+            return todays(json.loads(checkpoints.values(path)["config"]))
         except (CheckpointError, KeyError, TypeError, ValueError, RecursionError):
             continue
     return None

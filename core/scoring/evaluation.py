@@ -166,7 +166,7 @@ def obtained_return(rewards: Sequence[float], lives_lost: Sequence[bool], object
             reward = min(max(reward, -objective.reward_clip), objective.reward_clip)
         total += discount * reward
         discount *= objective.gamma
-        if lost and objective.life_loss:
+        if lost and objective.end_on_life_loss:
             break
     return total
 

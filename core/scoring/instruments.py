@@ -97,7 +97,7 @@ class HeldOut:
                     sums[1] += out.double().square().sum()
                     counts[name] = counts.get(name, 0) + out.numel()
                 if seen:
-                    hidden.append(list(seen.values())[-1].flatten(1))
+                    hidden.append(list(seen.values())[-1].reshape(len(part), -1))  # acting is [1, B, width]
         scalars: dict[str, float] = {}
         arrays: dict[str, np.ndarray] = {"action": torch.cat(actions).cpu().numpy()}
         if values:

@@ -29,7 +29,7 @@ from arcturus.seeding import Seeds
 class TaskEnvs:
     """The face of DeviceEnvs (envs/vector.py), but that all environments are reset at once or not at all.
 
-    TimeStep.target is the answer as an action [N, *action_shape] (None where no action says it); decides is true where it is asked for.
+    TimeStep.target is the answer as an action [N, *action_shape] (None where no action says it); valid is true where it is asked for.
     """
 
     def __init__(
@@ -79,11 +79,6 @@ class TaskEnvs:
         """The newest actions [N, *action_shape], on the host."""
         return None if self._action is None else self._action.cpu().numpy()
 
-    @property
-    def groups(self) -> tuple[TaskEnvs]:
-        """All of them, in one."""
-        return (self,)
-
     # -- the records' face -------------------------------------------------------------------------------------------
 
     def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:
@@ -122,7 +117,7 @@ class TaskEnvs:
     def _timestep(self, reward: Tensor) -> TimeStep:
         over = self.t == len(self._mask)
         t = min(self.t, len(self._mask) - 1)
-        asked = not over and self._mask[t]
+        valid = not over and self._mask[t]
         return TimeStep(
             obs=torch.zeros_like(self.tapes.inputs[0]) if over else self.tapes.inputs[t],
             reward=reward,
@@ -130,8 +125,8 @@ class TaskEnvs:
             terminated=self._yes if over else self._no,
             truncated=self._no,
             life_lost=self._no,
-            decides=self._yes if asked else self._no,
-            cut=self._no,
+            valid=self._yes if valid else self._no,
+            interrupted=self._no,
             target=None if self._target is None else self._target[t],
         )
 
@@ -206,7 +201,7 @@ class TaskEnvs:
     def reset(
         self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """obs [N, inputs], and an info with the rows that ask ("decides" [N]).  options {"lengths": (5,)} or {"tapes": Tapes of N}
+        """obs [N, inputs], and an info with the rows that ask ("valid" [N]).  options {"lengths": (5,)} or {"tapes": Tapes of N}
         say what the first episodes are."""
         if seed is None:
             seeds = self._seeds.branch("reset", self._resets).environments(self.num_envs)
@@ -221,11 +216,11 @@ class TaskEnvs:
             ts = self.open(self.task.sample(self._tapes, self.num_envs, tuple(options["lengths"])))
         elif "tapes" in options:
             ts = self.open(Tapes(*options["tapes"]))
-        return ts.obs, {"decides": ts.decides}
+        return ts.obs, {"valid": ts.valid}
 
     def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """obs, reward, terminated, truncated as tensors on the device; info holds age, decides and target."""
+        """obs, reward, terminated, truncated as tensors on the device; info holds age, valid and target."""
         self._finished = []  # whoever steps them so keeps the account
         self.send(torch.as_tensor(action))
         ts = self.recv()
-        return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "decides": ts.decides, "target": ts.target}
+        return ts.obs, ts.reward, ts.terminated, ts.truncated, {"age": ts.age, "valid": ts.valid, "target": ts.target}

@@ -38,7 +38,7 @@ class TaskEnv(gym.Env):
     Row t of a tape is observation t; the action taken there answers row t if the mask asks for it, else it changes nothing.  After
     the last row the episode terminates, with zeros as its last observation.  Lengths are drawn from the task's ranges, or by
     `schedule` if one was set from outside; reset(options={"lengths": (5,)}) and {"tape": Tapes of one} play what they say.
-    info: "asked" (whether the next action answers), and at the end "solved".
+    info: "valid" (whether the next action answers), and at the end "solved".
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -69,7 +69,7 @@ class TaskEnv(gym.Env):
         self._end = np.zeros_like(self._x[0])
         self.t, self._total, self._all_right = 0, 0.0, True
         self._answers = np.full(self._y.shape, np.nan)
-        return self._x[0].copy(), {"asked": self._mask[0]}
+        return self._x[0].copy(), {"valid": self._mask[0]}
 
     def _lengths(self) -> tuple[int, ...]:
         if self.schedule is not None:
@@ -96,10 +96,10 @@ class TaskEnv(gym.Env):
             reward = float(self._all_right)
         self._total += reward
         if not over:
-            return self._x[self.t].copy(), reward, False, False, {"asked": self._mask[self.t]}
+            return self._x[self.t].copy(), reward, False, False, {"valid": self._mask[self.t]}
         if self.schedule is not None and self._free:
             self.schedule.note(self._all_right, self.play.shortfall(self._total, sum(self._mask)))
-        return self._end.copy(), reward, True, False, {"asked": False, "solved": self._all_right}
+        return self._end.copy(), reward, True, False, {"valid": False, "solved": self._all_right}
 
     def render(self) -> Any:
         """[420, 640, 3] uint8 (picture.py)."""

@@ -34,7 +34,7 @@ class TaskVectorEnv(VectorEnv):
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         obs, info = self.envs.reset(seed=seed, options=options)
-        return obs.numpy().copy(), {"asked": info["decides"].numpy().copy()}
+        return obs.numpy().copy(), {"valid": info["valid"].numpy().copy()}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         actions = np.asarray(actions)
@@ -45,7 +45,7 @@ class TaskVectorEnv(VectorEnv):
             reward.numpy().astype(np.float64),
             terminated.numpy().copy(),
             truncated.numpy().copy(),
-            {"asked": info["decides"].numpy().copy()},
+            {"valid": info["valid"].numpy().copy()},
         )
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from arcturus.envs import EnvConfig, open_training
 from arcturus.errors import ConfigError
 from arcturus.loop import run
 from arcturus.pictures.style import BLUE, DIM, GRID, INK, VERMILION, Sheet, save, styled
-from arcturus.replay.records import Drawn, Sequence, Transition
+from arcturus.replay.records import SampleIndices
 from arcturus.runs.settings import RunConfig, resolve
 from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.floors import Floors, floors
@@ -115,17 +116,19 @@ class Watched(dqn.Agent):
         super().__init__(config, spec, device, seeds)
         self.every, self.neighbours = every, Neighbours()
 
-    def _samples(self) -> tuple[Transition | Drawn | Sequence, ...]:
-        batches = super()._samples()
-        if not isinstance(batches[0], Sequence) and self.updates % self.every == 0:
-            self.neighbours.add(self.experience.gathered(batches[0]).s_tm1)
-        return batches
+        self.learner.sample = partial(self._sample, self.learner.sample)  # type: ignore[method-assign]
+
+    def _sample(self, draw: Callable[[], SampleIndices]) -> SampleIndices:
+        indices = draw()
+        if self.updates % self.every == 0:
+            self.neighbours.add(self.learner.materialise(indices).s_tm1)
+        return indices
 
 
 def measure(cell: Cell, steps: int, seed: int, device: str) -> dict[str, float]:
     """One training, scored on fresh episodes."""
     seeds, c = Seeds(seed), cell.agent
-    every = max(int((steps - c.learn_start) * c.replay_ratio) // MEASURED, 1)
+    every = max(int((steps - c.learning_starts) * c.replay_ratio) // MEASURED, 1)
     with open_training(cell.env, seed, device) as envs:
         agent = Watched(c, envs.spec, device, seeds, every)
         restarts = partial(seeds.branch("env").environments, envs.num_envs)

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from arcturus.building import build_agent
 from arcturus.envs import open_envs
 from arcturus.loop import run as run_loop
-from arcturus.replay.ring import Ring
+from arcturus.runs.building import build_agent
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.saver import Saver
 from arcturus.runs.segments import SEGMENT_STEPS
@@ -43,7 +42,7 @@ class Training:
             steps=1 << 60,
             seeds=self._seeds,
             generator=Seeds(0).torch(config.device),
-            cut_due=lambda steps: bool(every) and steps // every > (steps - config.env.num_envs) // every,
+            interrupt_due=lambda steps: bool(every) and steps // every > (steps - config.env.num_envs) // every,
         )
 
     def _seeds(self) -> Any:
@@ -58,12 +57,12 @@ class Training:
         row = next(self.rows)
         n = row.steps - self.steps
         self.steps = row.steps
-        replay: Ring = self.agent.replay
+        replay: Any = self.agent.replay
         began = time.perf_counter()
         if self.segments and (piece := self.checkpoints.segments.full(replay)) is not None:
             self.saver.submit(("segment",), partial(self._timed, "segment, CPU", partial(self.checkpoints.segments.write, piece)))
             self.spent["segment, training stops"].append(time.perf_counter() - began)
-        if self.every and row.step.timestep.cut.any():
+        if self.every and row.step.timestep.interrupted.any():
             state = {"agent": self.agent.state_dict(), "policy_rng": torch.get_rng_state(), "steps": self.steps}
             snapshot = self.checkpoints.snapshot(self.steps, state, replay)
             self.saver.submit(("checkpoint",), partial(self._timed, "checkpoint, CPU", partial(self.checkpoints.write, snapshot)))
@@ -86,7 +85,7 @@ def benchmark_checkpoint(args: argparse.Namespace) -> list[dict[str, Any]]:
             f"and a checkpoint every {often:,} steps": Training(config, Path(folder) / "c", segments=True, every=often),
         }
         for training in runs.values():
-            while training.steps < config.agent.learn_start + 4 * config.env.num_envs:  # warm-up: the updates have begun
+            while training.steps < config.agent.learning_starts + 4 * config.env.num_envs:  # warm-up: the updates have begun
                 training.row()
         contenders = [Contender(name, timed(training.row)) for name, training in runs.items()]
         title = f"DQN training with saving, {args.game}, preset cpu-small, {args.num_envs} envs, {args.device}"

@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcturus.envs import EnvConfig, make, open_groups
+from arcturus.envs import make
 from arcturus.envs.atari import FRAME_SKIP, PROTOCOLS, games, open_emulator
-from arcturus.envs.lockstep import Lockstep
-from arcturus.envs.vector import DeviceEnvs
 from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
-from arcturus.seeding import Seeds
 
 RULES = PROTOCOLS["v5"]
 
@@ -70,32 +67,6 @@ class AsyncEnvPool(Counted):
         self.ended[who] = ended
         self.steps, self.resets = self.steps + done, self.resets + int(ended.sum())
         self.envs.send(self.rng.integers(self.actions, size=self.batch, dtype=np.int32), who)
-        return done
-
-
-class InTurns(Counted):
-    """Our environments in groups, as the loop plays them: one's emulators run while another's row is read and answered."""
-
-    def __init__(self, envs: Lockstep, actions: int):
-        self.envs, self.actions, self.rng = envs, actions, np.random.default_rng(0)
-        self.opening = [0] * len(envs.groups)
-        envs.restart(Seeds(0).environments(envs.num_envs))
-        for group in envs.groups:
-            self._send(group)
-
-    def _send(self, group: DeviceEnvs) -> None:
-        group.send(torch.from_numpy(self.rng.integers(self.actions, size=group.num_envs)))
-
-    def step(self) -> int:
-        done = 0
-        for i, group in enumerate(self.envs.groups):
-            group.recv()
-            ended = int((group.host.terminated | group.host.truncated).sum())
-            self._send(group)
-            done += group.num_envs - self.opening[i]
-            self.opening[i] = ended
-            self.resets += ended
-        self.steps += done
         return done
 
 
@@ -168,10 +139,6 @@ def benchmark_env(args: argparse.Namespace) -> list[dict[str, Any]]:
         single: gymnasiums(ale(args.game, n, 1, threads), n, actions),
     }
     opened: list[Any] = [envs]
-    if n % 2 == 0:
-        pair = open_groups(EnvConfig(args.game, num_envs=n, groups=2, threads=threads), 0, args.device)
-        players[f"arcturus, 4 stacked on {args.device}, two groups"] = InTurns(pair, actions)  # type: ignore[arg-type]
-        opened.append(pair)
     pool = envpool_atari(args.game, n, threads, stack_num=4)
     if pool is not None:
         opened += [pool, envpool_atari(args.game, n, threads, stack_num=1)]

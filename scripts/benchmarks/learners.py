@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from arcturus.agents import c51, dqn
 from arcturus.envs import make
 from arcturus.loop import run
+from arcturus.runs.settings import resolve
 from arcturus.scripts.benchmarks.measuring.arithmetic import benchmark_updates, update_products
 from arcturus.scripts.benchmarks.measuring.loops import BATCH, LEARNING_RATE, WARM, Training
 from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
@@ -27,9 +28,9 @@ class Ours(Training):
         self.n = args.num_envs
         self.envs = make(args.game, self.n, device=args.device, threads=emulator_threads(self.n, args.env_threads))
         self.agent = dqn.Agent(config, self.envs.spec, args.device, Seeds(0))
-        self.optimizer = self.agent.descent.optimizer
+        self.optimizer = self.agent.gradient_step.optimizer
         self.rows = rows_of(self.envs, self.agent, args)
-        for _ in range(config.learn_start // self.n + 10):
+        for _ in range(config.learning_starts // self.n + 10):
             next(self.rows)
 
     def steps(self) -> int:
@@ -39,7 +40,7 @@ class Ours(Training):
         return self.n if next(self.rows) else 0
 
     def update(self) -> int:
-        self.agent.update(self.agent.experience.sample())  # one, also where a graph has several
+        self.agent.learner.update_once()
         return 1
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ def benchmark_dqn(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Equal network (Nature), batch 32, one update per 4 agent steps, Adam; all updates are counted by the optimisers."""
     n = args.num_envs
     config = dqn.Config(
-        torso="nature", huber=True, batch_size=BATCH, capacity=args.capacity, learn_start=WARM, learning_rate=LEARNING_RATE
+        torso="nature", huber=True, batch_size=BATCH, capacity=args.capacity, learning_starts=WARM, learning_rate=LEARNING_RATE
     )
     sb3 = StableBaselines(config, False, args), StableBaselines(config, True, args)
     other, ours = torchrl_training(config, args), Ours(config, args)
@@ -147,7 +148,9 @@ def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tup
     """An agent with its replay full: whole training, and updates alone."""
     n = args.num_envs
     envs = make(args.game, n, device=args.device, threads=emulator_threads(n, args.env_threads))
-    config = module.Config(**module.PRESETS[preset].agent | {"capacity": FILLED, "learn_start": FILLED, "importance_steps": 0})
+    config = resolve(
+        name, preset=preset, agent={"capacity": FILLED, "learning_starts": FILLED, "importance_steps": 0}
+    ).agent
     agent = module.Agent(config, envs.spec, args.device, Seeds(0))
     rows = rows_of(envs, agent, args)
     for _ in range(FILLED // n + 10):
@@ -157,8 +160,7 @@ def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tup
         return n if next(rows) else 0
 
     def update() -> int:
-        _, each = agent.update(agent.experience.sample())
-        agent.experience.set_priorities(each)
+        agent.learner.update_once()
         return 1
 
     weights = sum(p.numel() for p in agent.network.parameters())

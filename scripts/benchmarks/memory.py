@@ -28,6 +28,7 @@ from arcturus.envs.vector import DeviceEnvs
 from arcturus.loop import run
 from arcturus.memory import make_core
 from arcturus.networks import ActorCritic
+from arcturus.runs.settings import resolve
 from arcturus.seeding import Seeds
 
 ENV, CUES, ENVS, EPISODES = "Memory/Recall-v0", 4, 64, 256
@@ -41,7 +42,7 @@ def open_recall(delay: int, num_envs: int, device: str) -> DeviceEnvs | TaskEnvs
 
 def new_agent(core: str, delay: int, envs: DeviceEnvs | TaskEnvs, seed: int) -> ppo.Agent:
     """horizon: cue, delay, question and the row that closes the episode; so rollouts begin and end with episodes."""
-    preset = ppo.Config(**ppo.PRESETS["memory"].agent)
+    preset = resolve("ppo", preset="memory").agent
     config = replace(preset, core=core, horizon=delay + 3, anneal_steps=0)
     return ppo.Agent(config, envs.spec, envs.device, Seeds(seed))
 

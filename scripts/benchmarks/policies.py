@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from arcturus.device import torch_threads
-from arcturus.envs import EnvConfig, open_groups
+from arcturus.envs import make
 from arcturus.loop import run
 from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
@@ -24,19 +24,17 @@ SUBPROCESSES = 16  # more environments than this run in one process: each of the
 
 
 class Ours:
-    """Our loop, with the time its parts take; environments in groups, and torch's threads while it learns."""
+    """Our loop, with the time its parts take; with so many threads of torch while it learns."""
 
-    def __init__(
-        self, module: Any, config: Any, n: int, rollouts: int, args: argparse.Namespace, groups: int = 1, learner_threads: int = 0
-    ):
+    def __init__(self, module: Any, config: Any, n: int, rollouts: int, args: argparse.Namespace, learner_threads: int = 0):
         self.n, self.rollouts, self.spent = n, rollouts, defaultdict(float)  # type: ignore[var-annotated]
         threads = emulator_threads(n, args.env_threads)
-        self.envs = open_groups(EnvConfig(args.game, num_envs=n, groups=groups, threads=threads), 0, args.device)
+        self.envs: Any = make(args.game, n, device=args.device, threads=threads)
         self.agent = module.Agent(config, self.envs.spec, args.device, Seeds(0))
         for owner, method, part in (
-            *((group, "recv", "emulator") for group in self.envs.groups),
+            (self.envs, "recv", "emulator"),
             (self.agent, "act", "acting"),
-            (self.agent, "learn", "learning"),
+            (self.agent, "learn_from_rollout", "learning"),
         ):
             setattr(owner, method, self._clocked(getattr(owner, method), part))
         seeds = Seeds(0).branch("env")
@@ -159,13 +157,10 @@ def _table(
     title = f"arcturus {module.__name__.rsplit('.', 1)[-1]}"
     ours = {
         title: Ours(module, config, n, rollouts, args),
-        f"{title}, two groups": Ours(module, config, n, rollouts, args, 2),
-        f"{title}, two groups, {args.learner_threads} torch threads to learn": Ours(
-            module, config, n, rollouts, args, 2, args.learner_threads
-        ),
+        f"{title}, {args.learner_threads} torch threads to learn": Ours(module, config, n, rollouts, args, args.learner_threads),
     }
     with in_bf16():
-        ours[f"{title}, all this and bfloat16"] = Ours(module, config, n, rollouts, args, 2, args.learner_threads)
+        ours[f"{title}, all this and bfloat16"] = Ours(module, config, n, rollouts, args, args.learner_threads)
     contenders = [*peers, *(Contender(name, timed(each.step, args.device), each.note) for name, each in ours.items())]
     threads = f"{args.threads} torch and {emulator_threads(n, args.env_threads)} emulator thread(s)"
     title = f"{name} training, {args.game}, {n} environments, {args.device}, {threads}"

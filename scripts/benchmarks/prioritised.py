@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from arcturus.api import EnvSpec
-from arcturus.replay.experience import Experience, ReplayConfig
-from arcturus.replay.ring import DECIDES
+from arcturus.replay.learner import ReplayConfig, ReplayLearner
+from arcturus.replay.ring import VALID
 from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.seeding import Seeds
 
@@ -186,7 +186,7 @@ def fill_cpprb(buffer: Any, world: World) -> None:
         buffer.update_priorities(index, np.abs(error))
 
 
-def fill_ours(world: World, device: str) -> Experience:
+def fill_ours(world: World, device: str, update: Callable[[Any], Any]) -> ReplayLearner:
     if world.size:
         spec = EnvSpec("x", 1, (STACK, world.size, world.size), torch.uint8, gym.spaces.Discrete(6), STACK)
     else:
@@ -199,8 +199,8 @@ def fill_ours(world: World, device: str) -> Experience:
         importance_exponent=BETA,
         importance_steps=0,
     )
-    experience = Experience(config, spec, torch.device(device), Seeds(0))
-    ring = experience.ring
+    learner = ReplayLearner(config, spec, torch.device(device), Seeds(0), update)
+    ring = learner.ring
     for at, frames in chunks(world):
         n = at.stop - at.start
         ring.write_rows(
@@ -209,33 +209,32 @@ def fill_ours(world: World, device: str) -> Experience:
                 "frame": torch.from_numpy(frames).view(n, 1, *spec.frame_shape),
                 "action": torch.zeros(n, 1, dtype=torch.uint8),
                 "reward": torch.zeros(n, 1),
-                "flags": torch.full((n, 1), DECIDES, dtype=torch.uint8),
+                "flags": torch.full((n, 1), VALID, dtype=torch.uint8),
                 "age": torch.full((n, 1), 255, dtype=torch.uint8),
             },
         )
     ring.count = world.rows
-    return experience
+    return learner
 
 
 def ours(world: World, device: str) -> Contender:
-    experience = fill_ours(world, device)
-    ring, priorities = experience.ring, experience.priorities
-    assert priorities is not None
-    priorities.draw(BATCH, experience.generator, BETA)  # takes the rows in
-    for index, error in first_errors(world):
-        priorities.set(torch.as_tensor(index, device=device), torch.as_tensor(error, device=device))
     some = errors()
     new = [torch.as_tensor(next(some), dtype=torch.float32, device=device) for _ in range(64)]
     done = 0
+    learner = fill_ours(world, device, lambda batch: ({}, new[done % 64]))
+    ring, priorities = learner.ring, learner.priorities
+    assert priorities is not None
+    priorities.draw(BATCH, learner.generator, BETA)  # takes the rows in
+    for index, error in first_errors(world):
+        priorities.set(torch.as_tensor(index, device=device), torch.as_tensor(error, device=device))
 
     def step() -> int:
         nonlocal done
         done += 1
         if world.size:
-            experience.sample()
-            experience.set_priorities(new[done % 64])
+            learner.update_once()
         else:
-            index, _ = priorities.draw(BATCH, experience.generator, BETA)
+            index, _ = priorities.draw(BATCH, learner.generator, BETA)
             ring.reward.view(-1)[index]
             priorities.set(index, new[done % 64])
         return 1

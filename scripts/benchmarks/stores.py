@@ -103,11 +103,11 @@ def row_of(frames: Any) -> Any:
     """Stacks [N, 4, 84, 84] as a row in the middle of an episode."""
     import torch
 
-    from arcturus.api import Step
+    from arcturus.api import ActedStep
     from arcturus.scoring.instruments import as_timestep
 
     ts = as_timestep(frames)
-    return Step(ts._replace(age=torch.full_like(ts.age, 255)), (), torch.zeros(ENVS, dtype=torch.int64, device=frames.device), {})
+    return ActedStep(ts._replace(age=torch.full_like(ts.age, 255)), (), torch.zeros(ENVS, dtype=torch.int64, device=frames.device), {})
 
 
 def size(buffer: Any, capacity: int) -> Callable[[], str]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.agents import reinforce
-from arcturus.api import EnvSpec, Step
+from arcturus.api import ActedStep, EnvSpec
 from arcturus.envs import make
 from arcturus.envs.mdp import MDP, policy_gradient, policy_values
 from arcturus.envs.tasks.device import TaskEnvs
@@ -47,7 +47,7 @@ class Rung(NamedTuple):
     reward_to_go: bool = True
     discounted: bool = True
     baseline: str = "learned"  # none, average, learned, exact (of a known process)
-    lam: float = 1.0
+    gae_lambda: float = 1.0
 
 
 RUNGS = (
@@ -56,8 +56,8 @@ RUNGS = (
     Rung("+ discounting", baseline="none"),
     Rung("+ average baseline", baseline="average"),
     Rung("+ learned baseline v(s)", baseline="learned"),
-    Rung("critic, GAE 0.95", lam=0.95),
-    Rung("critic, GAE 0 (one-step TD)", lam=0.0),
+    Rung("critic, GAE 0.95", gae_lambda=0.95),
+    Rung("critic, GAE 0 (one-step TD)", gae_lambda=0.0),
 )
 EXACT = Rung("reward-to-go less exact v(s)", discounted=False, baseline="exact")  # only where the process is known
 
@@ -103,8 +103,8 @@ def play(envs: DeviceEnvs | TaskEnvs, network: ActorCritic, rollout: Rollout, ep
     ended, kept = torch.zeros(N, dtype=torch.int64, device=envs.device), []
     while True:
         act = network.act(ts, state, explore=True, generator=generator)
-        rollout.append(Step(ts, state, act.action, act.extras))
-        kept.append(torch.where(ts.decides & (ended < episodes), ended * N + torch.arange(N, device=envs.device), -1))
+        rollout.append(ActedStep(ts, state, act.action, act.extras))
+        kept.append(torch.where(ts.valid & (ended < episodes), ended * N + torch.arange(N, device=envs.device), -1))
         envs.send(act.action)
         ts, state = envs.recv(), act.state
         ended += ts.last
@@ -122,9 +122,9 @@ def weights(rung: Rung, played: Played, world: World, average: float, exact: Ten
     """[T, N] what stands beside grad log pi(a_t|s_t).  average: the constant baseline; exact [T, N]: v from the process."""
     c = replace(world.config, reward_to_go=rung.reward_to_go, gamma=world.config.gamma if rung.discounted else 1.0)
     rows = played.rows
-    if rung.lam < 1:
+    if rung.gae_lambda < 1:
         discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated)
-        G = lambda_returns(rows.rewards(c.reward_clip), discount, played.next_value, rows.last, rung.lam)
+        G = lambda_returns(rows.rewards(c.reward_clip), discount, played.next_value, rows.last, rung.gae_lambda)
     else:
         G = reinforce.returns(rows, played.next_value, c)
     if rung.baseline == "exact":
@@ -147,7 +147,7 @@ def estimates(network: ActorCritic, played: Played, beside: list[Tensor], batch:
             logits, _, _ = network.unroll(played.rollout.obs(t, n), played.rows.first[t, n], network.initial_state(len(part)))
             log_prob = network.actions.log_prob(logits, played.rows.action[t, n])
             for i, weight in enumerate(beside):
-                loss = reinforce.policy_loss(log_prob, weight[t, n], played.rows.decides[t, n], batch)
+                loss = -torch.where(played.rows.valid[t, n], weight[t, n] * log_prob, 0).sum() / batch
                 gradient = torch.autograd.grad(loss, parameters, retain_graph=True)
                 total[i] = total[i] - torch.cat([g.flatten() for g in gradient]).double()
         out.append(torch.stack(total))

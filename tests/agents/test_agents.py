@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,6 @@ import torch
 
 import arcturus
 from arcturus import agents
-from arcturus.config import from_mapping
 from arcturus.errors import ConfigError
 from arcturus.loop import run
 from arcturus.runs.files import flatten, shapes_of
@@ -20,15 +20,16 @@ from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 
 OURS = [name for name in agents.names() if name != "sb3"]  # stable-baselines3 brings a loop of its own: tests/agents/test_sb3.py
-WORLDS = {"q_learning": "MDP/Grid-v0", "teacher": "NTM/Copy-v0"}  # for agents that ask for more than pixels
-REPLAY = {"capacity": 300, "learn_start": 8, "n_step": 3, "torso": "mlp", "batch_size": 8}
+WORLDS = {"q_learning": "MDP/Grid-v0", "supervised": "NTM/Copy-v0"}  # for agents that ask for more than pixels
+REPLAY = {"capacity": 300, "learning_starts": 8, "n_step": 3, "torso": "mlp", "batch_size": 8}
 SMALL = {
     "dqn": REPLAY,
+    "drqn": REPLAY | {"core_width": 8, "bptt": 4, "burn_in": 2},
     "a2c": {"torso": "mlp"},
     "ppo": {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2},
     "pqn": {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2},
     "reinforce": {"torso": "mlp", "episodes": 4, "horizon": 30},
-    "teacher": {"core_width": 8, "core_options": "slots=20,word=4"},
+    "supervised": {"core_width": 8, "core_options": "slots=20,word=4"},
     "c51": REPLAY | {"double": True, "dueling": True, "noisy": 0.5, "prioritised": True},  # Rainbow
     "qr_dqn": REPLAY | {"quantiles": 5},
     "iqn": REPLAY | {"samples": 4, "target_samples": 4, "policy_samples": 4},
@@ -89,14 +90,9 @@ def test_the_same_seed_trains_the_same_agent(name, world):
 def test_one_file_one_algorithm(name):
     module = agents.load(name)
     source = inspect.getsource(module)
-    assert "from arcturus.agents" not in source
-    assert "import arcturus.agents" not in source
+    assert not re.search(r"arcturus\.agents(\.[a-z]| import [a-z])", source)  # what is shared has a name with an underscore
     assert source.count("\nclass ") <= 3
-    card = agents.card(name)
-    assert card.title
-    assert set(card.presets) == set(module.PRESETS)
-    for preset in module.PRESETS.values():
-        from_mapping(module.Config, preset.agent, name)
+    assert len(source.splitlines()) <= (250 if name == "reinforce" else 150)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -116,7 +112,7 @@ def test_unknown_agents_name_the_nearest():
         agents.load("unifrom")
     with pytest.raises(ConfigError, match="can't be imported"):
         agents.load("no_such.module")
-    with pytest.raises(ConfigError, match="is no agent"):
+    with pytest.raises(ConfigError, match="is not an agent module"):
         agents.load("json.decoder")
 
 

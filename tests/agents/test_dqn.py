@@ -9,14 +9,15 @@ import pytest
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
 
+from arcturus import agents
 from arcturus.agents import dqn
 from arcturus.api import EnvSpec
-from arcturus.config import from_mapping
 from arcturus.errors import ConfigError
 from arcturus.losses import linear_schedule, q_learning, td_loss
 from arcturus.networks import TORSOS, QNetwork
 from arcturus.optimizers import RMSProp, load_optimizer_tensors, optimizer_tensors
 from arcturus.replay.records import Transition
+from arcturus.runs.settings import resolve
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 
@@ -27,20 +28,20 @@ def spec(shape=(4, 84, 84), actions=4, n=2, stack=4):
 
 
 def agent(n=2, shape=(3,), **settings):
-    c = dqn.Config(**{"capacity": 1000, "learn_start": 20, **settings})
+    c = dqn.Config(**{"capacity": 1000, "learning_starts": 20, **settings})
     return dqn.Agent(c, spec(shape, n=n), "cpu", Seeds(0))
 
 
 def feed(a, rows, shape=(3,)):
     """rows rows of one-decision-per-row experience through act, observe, learn."""
-    from arcturus.api import Step
+    from arcturus.api import ActedStep
 
     generator, metrics = torch.Generator().manual_seed(0), []
     for t in range(rows):
         obs = torch.randn(a.spec.num_envs, *shape, generator=torch.Generator().manual_seed(t))
         ts = as_timestep(obs)._replace(age=torch.full((a.spec.num_envs,), min(t, 255), dtype=torch.uint8))
         act = a.act(ts, (), explore=True, generator=generator)
-        a.observe(Step(ts, (), act.action, act.extras))
+        a.observe(ActedStep(ts, (), act.action, act.extras))
         metrics.append(a.learn())
     return metrics
 
@@ -94,11 +95,11 @@ def test_epsilon_starts_where_it_should_passes_the_middle_and_ends():
 @pytest.mark.parametrize("n", [1, 2, 8])
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 3.0])
 def test_updates_per_agent_step_hold_for_any_number_of_environments(n, ratio):
-    a = agent(n, replay_ratio=ratio, learn_start=16)
+    a = agent(n, replay_ratio=ratio, learning_starts=16)
     feed(a, 96 // n)
     assert a.updates == int((96 - 16) * ratio)
     if a.config.optimizer == "adam":
-        assert int(next(iter(a.descent.optimizer.state.values()))["step"]) == a.updates
+        assert int(next(iter(a.gradient_step.optimizer.state.values()))["step"]) == a.updates
 
 
 def test_every_environment_throws_its_own_coin():
@@ -112,7 +113,7 @@ def test_every_environment_throws_its_own_coin():
 
 
 def test_the_target_network_moves_only_at_its_period():
-    a, moves, before = agent(2, target_period=40, learn_start=4), [], None
+    a, moves, before = agent(2, target_period=40, learning_starts=4), [], None
     for t in range(60):
         feed(a, 1)
         now = a.target.head.weight.clone()
@@ -130,7 +131,7 @@ def test_without_a_target_network_the_network_is_its_own():
 
 
 def test_nothing_is_learnt_before_learn_start():
-    a = agent(2, learn_start=50)
+    a = agent(2, learning_starts=50)
     assert not any(feed(a, 25))
     assert any(feed(a, 10))
 
@@ -146,14 +147,12 @@ def test_the_loss_ignores_void_rows():
     torch.testing.assert_close(one, two)
 
 
-def test_presets_are_valid_and_each_names_its_source():
-    for name, preset in dqn.PRESETS.items():
-        config = from_mapping(dqn.Config, preset.agent, name)
-        assert preset.source
-        assert config.torso in TORSOS
-    nature = from_mapping(dqn.Config, dqn.PRESETS["nature"].agent, "nature")
+def test_presets_are_the_papers():
+    for preset in agents.presets("dqn").named:
+        assert resolve("dqn", preset=preset).agent.torso in TORSOS
+    nature = resolve("dqn", preset="nature").agent
     assert (nature.optimizer, nature.learning_rate, nature.optimizer_eps, nature.huber) == ("rmsprop", 2.5e-4, 0.01 / 32**2, True)
-    assert from_mapping(dqn.Config, dqn.PRESETS["mnih2013"].agent, "x").target_period == 0
+    assert resolve("dqn", preset="mnih2013").agent.target_period == 0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_rmsprop_is_the_papers(centred, momentum):
 def test_a_restored_agent_goes_on_exactly_as_the_saved_one(optimizer):
     """Contiguous moments on channels_last parameters make fused Adam silently wrong."""
     shape = (4, 20, 20)
-    make = lambda: agent(2, shape=shape, torso="small", optimizer=optimizer, learn_start=4, capacity=200)  # noqa: E731
+    make = lambda: agent(2, shape=shape, torso="small", optimizer=optimizer, learning_starts=4, capacity=200)  # noqa: E731
     first = make()
     b = lambda k: Transition(  # noqa: E731
         torch.randint(255, (8, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(k)), torch.zeros(8).long(),

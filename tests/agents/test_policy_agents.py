@@ -49,7 +49,7 @@ def test_a_rollout_gives_back_what_was_acted_on(horizon, stack, counter, random_
             later = [*rows[1:], ts]
             for t in range(horizon):
                 assert torch.equal(rollout.obs(torch.full((3,), t), torch.arange(3)), rows[t].obs)
-                for name in ("first", "decides"):
+                for name in ("first", "valid"):
                     assert torch.equal(getattr(read, name)[t], getattr(rows[t], name))
                 for name in ("reward", "terminated", "truncated", "life_lost", "last"):
                     assert torch.equal(getattr(read, name)[t], getattr(later[t], name))
@@ -86,7 +86,7 @@ def test_what_does_not_divide_is_refused_before_training(counter):
     with pytest.raises(ConfigError, match="reaches 0 at step 500, before the run ends at step 1,000"):
         arcturus.train("ppo", "CartPole-v1", steps=1000, agent_config={"anneal_steps": 500}, quiet=True)
     with pytest.raises(ConfigError, match="whole trajectory"):
-        build("reinforce", counter(4), reward_to_go=False, life_loss=True)
+        build("reinforce", counter(4), reward_to_go=False, end_on_life_loss=True)
 
 
 # -- on-policy ---------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_void_rows_train_nothing(name, counter):
         observe = agent.observe
 
         def poisoned(step):
-            void = ~step.timestep.decides
+            void = ~step.timestep.valid
             step.extras["log_prob"][void] += poison
             if "value" in step.extras and not step.timestep.truncated.any():
                 step.extras["value"][void & step.timestep.terminated] += poison
@@ -163,7 +163,7 @@ def test_time_limits_bootstrap_unless_told_otherwise(name, counter, monkeypatch)
 
     def returns(bootstrap):
         envs, targets = counter(4), []
-        agent = build(name, envs, bootstrap_truncated=bootstrap, lam=0.0, gamma=0.5, reward_clip=0.0, horizon=8)
+        agent = build(name, envs, bootstrap_truncated=bootstrap, gae_lambda=0.0, gamma=0.5, reward_clip=0.0, horizon=8)
         lambda_returns = module.lambda_returns
 
         def watched(r, discount, v, last, lam):
@@ -193,10 +193,10 @@ def test_ppo_normalises_over_the_rows_that_count_in_each_minibatch():
     obs, action = torch.randn(1, 6, 3), torch.tensor([[0, 1, 0, 1, 0, 1]])
     logits, v, _ = agent.network.unroll(obs, torch.ones(1, 6, dtype=torch.bool), agent.initial_state(6))
     advantage = torch.tensor([[1.0, 2.0, -3.0, 0.5, 1e6, -1e6]])
-    decides = torch.tensor([[True, True, True, True, False, False]])
+    valid = torch.tensor([[True, True, True, True, False, False]])
     log_prob = agent.network.actions.log_prob(logits, action).detach()
     batch = ppo.Minibatch(
-        obs, torch.ones(1, 6, dtype=torch.bool), agent.initial_state(6), action, log_prob, advantage, v, v, decides
+        obs, torch.ones(1, 6, dtype=torch.bool), agent.initial_state(6), action, log_prob, advantage, v, v, valid
     )
     value, metrics = ppo.loss(agent.network, batch, agent.config)
     grads = torch.autograd.grad(value, list(agent.network.policy.parameters()))
@@ -235,7 +235,7 @@ def test_a_ratio_that_overflows_is_skipped_and_counted():
     before = [p.clone() for p in agent.network.parameters()]
     for i in (1, 2):
         value, _ = ppo.loss(agent.network, batch, agent.config)
-        assert agent.descent(value)["health/skipped_updates"] == i
+        assert agent.gradient_step(value)["health/skipped_updates"] == i
     assert all(torch.equal(a, b) for a, b in zip(before, agent.network.parameters(), strict=True))
 
 
@@ -318,7 +318,7 @@ def test_an_agent_with_long_sequences_can_be_loaded(tmp_path):
         "bptt": 600,
         "burn_in": 0,
         "capacity": 5_000,
-        "learn_start": 1_300,
+        "learning_starts": 1_300,
         "batch_size": 2,
         "replay_ratio": 0.02,
     }

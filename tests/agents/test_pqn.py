@@ -21,17 +21,17 @@ def build(envs, **changes):
     return pqn.Agent(pqn.Config(**(SMALL | changes)), envs.spec, "cpu", Seeds(0))
 
 
-def rows_of(agent, envs, rows, cut_due=lambda steps: False):
+def rows_of(agent, envs, rows, interrupt_due=lambda steps: False):
     g = torch.Generator().manual_seed(0)
     n = envs.num_envs
-    return run(envs, agent, steps=rows * n, seeds=lambda: np.arange(n), generator=g, cut_due=cut_due)
+    return run(envs, agent, steps=rows * n, seeds=lambda: np.arange(n), generator=g, interrupt_due=interrupt_due)
 
 
 # -- targets and loss --------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 9), st.sampled_from([0.0, 0.5, 0.8125, 1.0]), st.booleans(), st.integers(0, 10_000))
-def test_targets_are_pengs_across_ends_time_limits_cuts_and_lives(rows, lam, life_loss, seed):
+def test_targets_are_pengs_across_ends_time_limits_cuts_and_lives(rows, lam, end_on_life_loss, seed):
     g = torch.Generator().manual_seed(seed)
     how = torch.randint(
         8, (rows, 3), generator=g
@@ -40,12 +40,12 @@ def test_targets_are_pengs_across_ends_time_limits_cuts_and_lives(rows, lam, lif
     reward, q = torch.randn(rows, 3, dtype=torch.float64, generator=g), torch.randn(rows, 3, 4, dtype=torch.float64, generator=g)
     no, last = torch.zeros_like(cut), terminated | truncated | cut
     trajectory = Trajectory(no, ~no, no.long(), reward, terminated, truncated, lost, last)
-    c = pqn.Config(gamma=0.9375, lam=lam, reward_clip=1.0, life_loss=life_loss)
+    c = pqn.Config(gamma=0.9375, q_lambda=lam, reward_clip=1.0, end_on_life_loss=end_on_life_loss)
     G = pqn.q_lambda_targets(trajectory, q, c)
 
     def plain(t, n):
         r = min(max(float(reward[t, n]), -1.0), 1.0)
-        if how[t, n] == 0 or (how[t, n] == 3 and life_loss):
+        if how[t, n] == 0 or (how[t, n] == 3 and end_on_life_loss):
             return r
         v = max(float(x) for x in q[t, n])
         if how[t, n] in (1, 2) or t == rows - 1:
@@ -62,8 +62,8 @@ def test_the_loss_is_half_the_mean_squared_error_of_the_actions_taken_where_they
     q = torch.randn(1, 6, 3, dtype=torch.float64, generator=g, requires_grad=True)
     action, target = torch.tensor([[0, 1, 2, 2, 1, 0]]), torch.randn(1, 6, dtype=torch.float64, generator=g)
     target[0, 4] = 1e9
-    decides = torch.tensor([[True, True, False, True, False, True]])
-    value, _ = pqn.loss(q, action, target, decides)
+    valid = torch.tensor([[True, True, False, True, False, True]])
+    value, _ = pqn.loss(q, action, target, valid)
     errors = {i: float(target[0, i] - q.detach()[0, i, action[0, i]]) for i in (0, 1, 3, 5)}
     assert value.item() == pytest.approx(sum(0.5 * e**2 for e in errors.values()) / 4, rel=1e-12)
     value.backward()
@@ -95,8 +95,8 @@ def test_a_rollout_is_learnt_from_once_when_the_row_after_it_is_there(counter):
 def test_the_learning_rate_falls_to_zero_over_anneal_steps(counter):
     agent = build(counter(4), learning_rate=1.0, anneal_steps=128)
     used = []
-    set_rate = agent.descent.set_learning_rate
-    agent.descent.set_learning_rate = lambda value: (used.append(value), set_rate(value))
+    set_rate = agent.gradient_step.set_learning_rate
+    agent.gradient_step.set_learning_rate = lambda value: (used.append(value), set_rate(value))
     list(rows_of(agent, counter(4), 41))
     assert used == [1.0, 0.75, 0.5, 0.25, 0.0]
 
@@ -105,7 +105,7 @@ def test_the_learning_rate_falls_to_zero_over_anneal_steps(counter):
 def test_every_bootstrap_is_the_present_networks(core, counter, monkeypatch):
     """At every update, before it, the action-values of the targets are those the network gives the rows after each."""
     envs, checked = counter(4), []
-    agent = build(envs, core=core, core_width=8, learning_rate=1e-2, life_loss=True)
+    agent = build(envs, core=core, core_width=8, learning_rate=1e-2, end_on_life_loss=True)
     targets, learn = pqn.q_lambda_targets, agent.learn
 
     def watched(rows, q_t, c):
@@ -126,7 +126,7 @@ def test_every_bootstrap_is_the_present_networks(core, counter, monkeypatch):
 
     agent.learn = noted
     monkeypatch.setattr(pqn, "q_lambda_targets", watched)
-    list(rows_of(agent, envs, 41, cut_due=lambda steps: steps == 76))
+    list(rows_of(agent, envs, 41, interrupt_due=lambda steps: steps == 76))
     assert len(checked) == 5
     assert not torch.allclose(checked[0], checked[-1])
 
@@ -140,12 +140,12 @@ def test_void_rows_train_nothing(counter):
         observe = agent.observe
 
         def poisoned(step):
-            void = ~step.timestep.decides
+            void = ~step.timestep.valid
             step.extras["q_values"][step.timestep.terminated] += poison
             observe(step._replace(action=torch.where(void, (step.action + int(poison)) % 3, step.action)))
 
         agent.observe = poisoned
-        list(rows_of(agent, envs, 60, cut_due=lambda steps: steps == 80))
+        list(rows_of(agent, envs, 60, interrupt_due=lambda steps: steps == 80))
         return [p.clone() for p in agent.network.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(weights(0.0), weights(7.0), strict=True))
@@ -153,7 +153,7 @@ def test_void_rows_train_nothing(counter):
 
 def test_time_limits_and_cuts_bootstrap(counter):
     """The same poison where an episode was truncated (the counter's odd environments) or cut does change them."""
-    for name in ("truncated", "cut"):
+    for name in ("truncated", "interrupted"):
         found = []
         for poison in (0.0, 7.0):
             envs = counter(4)
@@ -165,7 +165,7 @@ def test_time_limits_and_cuts_bootstrap(counter):
                 observe(step)
 
             agent.observe = poisoned
-            list(rows_of(agent, envs, 30, cut_due=lambda steps: steps == 80))
+            list(rows_of(agent, envs, 30, interrupt_due=lambda steps: steps == 80))
             found.append([p.clone() for p in agent.network.parameters()])
         assert any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
 
@@ -202,7 +202,7 @@ def test_radam_is_torchs_and_its_state_can_be_saved_at_any_step():
 
 
 def test_radam_changes_nothing_where_a_gradient_was_found_infinite():
-    """As Descent tells it on CUDA, where it doesn't wait to see the number."""
+    """As GradientStep tells it on CUDA, where it doesn't wait to see the number."""
     (mine, gradients), (clean, _) = problem(), problem()
     optimizer, reference = radam([mine], 0.1, 1e-8), radam([clean], 0.1, 1e-8)
     for i, gradient in enumerate(gradients):

@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from arcturus import agents
-from arcturus.agents import a2c, c51, dqn
-from arcturus.config import from_mapping
+from arcturus.config import hints
+from arcturus.envs import EnvConfig, check_settings, open_envs, open_training
 from arcturus.envs.atari import PROTOCOLS
+from arcturus.errors import ConfigError
 from arcturus.optimizers import RMSProp
+from arcturus.runs.building import build_agent
+from arcturus.runs.settings import RunOptions, resolve, validate
 from arcturus.scoring.evaluation import policy_of
 
 PUBLISHED = {  # preset -> protocol of its source
@@ -27,10 +30,10 @@ PUBLISHED = {  # preset -> protocol of its source
 
 @pytest.mark.parametrize(("agent", "preset"), PUBLISHED)
 def test_a_published_preset_plays_by_its_sources_protocol_and_says_so(agent, preset):
-    given = agents.load(agent).PRESETS[preset]
-    name = given.env.get("protocol", "v5")
+    given = agents.presets(agent).named[preset]
+    name = given.get("env", {}).get("protocol", "v5")
     assert name == PUBLISHED[agent, preset]
-    assert re.search(rf"protocol\s+{name}\b", given.source)
+    assert re.search(rf"protocol\s+{name}\b", given["source"])
     rules = PROTOCOLS[name]
     assert rules.max_frames == (18_000 if name == "nature" else 108_000)
     assert (rules.repeat_action_probability == 0) is (name != "v5")
@@ -89,7 +92,7 @@ def lua(grad_sum, steps):
 @pytest.mark.parametrize("preset", ["nature", "mnih2013"])
 @pytest.mark.parametrize("scale", [1e-3, 1e-1, 10.0])
 def test_the_first_steps_of_2015_are_dqn_zoos_and_the_authors(preset, scale):
-    c = from_mapping(dqn.Config, dqn.PRESETS[preset].agent, preset)
+    c = resolve("dqn", preset=preset).agent
     rng = np.random.default_rng(0)
     sums = [scale * rng.standard_normal(1000) for _ in range(100)]
     p = nn.Parameter(torch.zeros(1000, dtype=torch.float64))
@@ -109,7 +112,7 @@ def test_the_first_steps_of_2015_are_dqn_zoos_and_the_authors(preset, scale):
 def test_the_first_steps_of_a2c_are_tensorflows(scale):
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-    c = from_mapping(a2c.Config, a2c.PRESETS["atari"].agent, "atari")
+    c = resolve("a2c", preset="atari").agent
     assert c.mean_square == 1.0
     a, b = (nn.Parameter(torch.zeros(1000)) for _ in range(2))
     ours = RMSProp([a], c.learning_rate, rho=0.99, eps=c.optimizer_eps, centred=False, mean_square=c.mean_square)
@@ -125,15 +128,62 @@ def test_the_first_steps_of_a2c_are_tensorflows(scale):
             assert float(steps[0]) == pytest.approx(float(steps[1]), rel=0.02)
 
 
-def test_every_number_of_every_preset_is_one_of_its_agent():
-    from arcturus.envs import EnvConfig
-    from arcturus.runs.settings import RunOptions
+def built(name: str, preset: str, env_id: str) -> None:
+    """As a run is made: settings checked, environments opened, the agent built on them (with a small replay)."""
+    small = {"capacity": 2_000} if hasattr(agents.load(name).Config, "capacity") else {}
+    config = resolve(name, preset=preset, agent=small, env={"id": env_id})
+    check_settings(config.env)
+    validate(config)
+    with (open_envs if agents.load(name).Agent.own_loop else open_training)(config.env, 0, "cpu") as envs:
+        build_agent(config, envs.spec, "cpu")
 
+
+WORLDS = {"atari": "ALE/Pong-v5", "classic": "CartPole-v1", "mdp": "MDP/Grid-v0", "memory": "Memory/Recall-v0", "ntm": "NTM/Copy-v0",
+          "tape": "Tape/Copy-v0"}  # fmt: skip
+EVERY = [(name, preset) for name in agents.names() for preset in agents.presets(name).named]
+
+
+def world_of(name: str, preset: str) -> str:
+    """The family whose default it is, or else the one that its names say."""
+    known = agents.presets(name)
+    for family, found in known.default.items():
+        if preset in (found.values() if isinstance(found, dict) else [found]):
+            return WORLDS[family]
+    settings = known.named[preset]
+    if name == "supervised" or preset.startswith("ntm"):
+        return WORLDS["ntm"]
+    if name == "q_learning":
+        return WORLDS["mdp"]
+    pixels = "protocol" in settings.get("env", {}) or "frame_size" in settings.get("env", {}) or "nature" in str(settings)
+    return WORLDS["atari" if pixels else "classic"]
+
+
+@pytest.mark.parametrize(("name", "preset"), EVERY, ids="-".join)
+def test_an_unknown_or_impossible_number_in_a_preset_fails_here_and_not_at_run_time(name, preset):
+    settings = agents.presets(name).named[preset]
+    module = agents.load(name)
+    assert settings["source"].strip()
+    for cls, part in ((module.Config, "agent"), (EnvConfig, "env"), (RunOptions, "run")):
+        assert set(settings.get(part, {})) <= set(hints(cls))
+    built(name, preset, world_of(name, preset))
+
+
+def test_every_agent_has_a_preset_that_begins_with_nothing_else_given():
     for name in agents.names():
-        module = agents.load(name)
-        for preset, given in module.PRESETS.items():
-            for cls, values in ((module.Config, given.agent), (EnvConfig, given.env), (RunOptions, given.run)):
-                from_mapping(cls, values, f"{name} {preset}")
+        known = agents.presets(name)
+        assert known.title == (agents.load(name).__doc__ or "").splitlines()[0] or known.title.startswith("DRQN"), name
+        for family in WORLDS:
+            for device in ("cpu", "cuda"):
+                assert known.suited(family, device) in known.named
+
+
+@pytest.mark.parametrize("text", ["title: x", "title: x\npresets: {}", "title: x\npresets: {a: {agent: {}}}",
+                                  "title: x\npresets: {a: {source: x, agnt: {}}}", "title: x\npresets: {a: {source: x, agent: 3}}",
+                                  "title: x\ndefault: {classic: b}\npresets: {a: {source: x}}"])  # fmt: skip
+def test_a_file_of_presets_of_another_shape_is_refused(text, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        agents.read_presets(tmp_path / "mine.yaml")
 
 
 def test_what_lies_beyond_a_support_is_told():
@@ -150,10 +200,10 @@ def test_a_support_that_holds_no_return_is_warned_of(tmp_path, capfd):
     import arcturus
 
     options = {"steps": 2_500, "eval_every": 0, "heldout_states": 0, "log_every": 100}
-    wrong = {"v_min": 0.0, "v_max": 100.0, "learn_start": 100, "learning_rate": 5e-3}
+    wrong = {"v_min": 0.0, "v_max": 100.0, "learning_starts": 100, "learning_rate": 5e-3}
     run = arcturus.train("c51", "Acrobot-v1", run_dir=tmp_path / "a", agent_config=wrong, **options)
     assert "lies beyond the support from 0 to 100" in capfd.readouterr().err
     assert max(line.get("health/clipped_mass", 0) for line in arcturus.read_metrics(run)) > 0.1
-    arcturus.train("c51", "Acrobot-v1", run_dir=tmp_path / "b", agent_config={"learn_start": 100}, **options)
+    arcturus.train("c51", "Acrobot-v1", run_dir=tmp_path / "b", agent_config={"learning_starts": 100}, **options)
     assert "beyond the support" not in capfd.readouterr().err
-    assert c51.PRESETS["classic"].agent["v_min"] < 0
+    assert resolve("c51", preset="classic").agent.v_min < 0

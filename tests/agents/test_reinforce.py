@@ -48,7 +48,7 @@ def test_reinforce_updates_on_the_first_episodes_to_begin_all_of_them_whole(base
             for n in range(4):
                 if ts.first[n] and begun < K:
                     playing[n], begun = True, begun + 1
-            want[t] = playing & ts.decides
+            want[t] = playing & ts.valid
             playing &= ~ts.last
         assert begun == K
         assert torch.equal(counts, want)
@@ -61,7 +61,7 @@ def test_reinforces_gradient_does_not_depend_on_how_it_is_accumulated(core, coun
     def weights(chunk):
         envs = counter(4)
         agent = build(envs, core=core, chunk=chunk, episodes=6, horizon=60, entropy_cost=0.1)
-        agent.descent = type(agent.descent)(torch.optim.SGD(agent.network.parameters(), 0.01))
+        agent.gradient_step = type(agent.gradient_step)(torch.optim.SGD(agent.network.parameters(), 0.01))
         list(rows_of(agent, envs, 40))
         assert agent.updates
         return [p.clone() for p in agent.network.parameters()]
@@ -115,7 +115,7 @@ def test_a_cut_never_makes_an_update_of_the_short_episodes_only(counter):
     agent = build(envs, episodes=6, horizon=60, baseline="none")
     g = torch.Generator().manual_seed(0)
     cut = lambda steps: steps // 68 > (steps - 4) // 68  # noqa: E731
-    for row in run(envs, agent, steps=2000, seeds=lambda: np.arange(4), generator=g, cut_due=cut):
+    for row in run(envs, agent, steps=2000, seeds=lambda: np.arange(4), generator=g, interrupt_due=cut):
         sizes += [int(row.metrics["charts/update_episodes"])] if row.metrics else []
     assert len(sizes) > 10
     assert set(sizes) == {6}
@@ -135,7 +135,7 @@ def test_rows_that_decide_nothing_leave_an_episode_whole(counter):
     agent._pieces = watched
     observe = agent.observe
     agent.observe = lambda step: observe(
-        step._replace(timestep=step.timestep._replace(decides=step.timestep.decides & (step.timestep.age % 2 == 1)))
+        step._replace(timestep=step.timestep._replace(valid=step.timestep.valid & (step.timestep.age % 2 == 1)))
     )
     list(rows_of(agent, envs, 60))
     assert seen
@@ -149,7 +149,7 @@ def test_rows_that_decide_nothing_leave_an_episode_whole(counter):
 def test_the_ladders_stages_are_switches(counter):
     rows = reinforce.Trajectory(
         first=torch.tensor([[True], [False], [False], [True]]),
-        decides=torch.ones(4, 1, dtype=torch.bool),
+        valid=torch.ones(4, 1, dtype=torch.bool),
         action=torch.zeros(4, 1),
         reward=torch.tensor([[1.0], [2.0], [4.0], [8.0]]),
         terminated=torch.tensor([[False], [False], [True], [True]]),
@@ -161,5 +161,5 @@ def test_the_ladders_stages_are_switches(counter):
     assert reinforce.returns(rows, zero, c)[:, 0].tolist() == [7, 6, 4, 8]
     assert reinforce.returns(rows, zero, replace(c, reward_to_go=False))[:, 0].tolist() == [7, 7, 7, 8]
     assert reinforce.returns(rows, zero, replace(c, gamma=0.5))[:, 0].tolist() == [3, 4, 4, 8]
-    weight = normalised(reinforce.returns(rows, zero, c), rows.decides)
+    weight = normalised(reinforce.returns(rows, zero, c), rows.valid)
     assert weight.mean().abs() < 1e-6

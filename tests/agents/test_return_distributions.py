@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from arcturus.agents import c51, dqn, iqn, qr_dqn
 from arcturus.api import EnvSpec
-from arcturus.config import from_mapping
 from arcturus.losses import munchausen_bonus, soft_value, td_loss, weighted_mean
 from arcturus.networks import QNetwork
 from arcturus.replay.records import Transition
 from arcturus.return_distributions import CategoricalMean, categorical_projection, midpoints, quantile_huber
+from arcturus.runs.settings import resolve
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 from arcturus.value_heads import NoisyLinear, ValueHead
@@ -112,11 +112,11 @@ def test_quantile_regression_finds_the_quantiles():
     g = torch.Generator().manual_seed(0)
     theta, tau = torch.zeros(1, 5, dtype=torch.float64, requires_grad=True), midpoints(5).double()
     returns = torch.randn(1, 4_000, dtype=torch.float64, generator=g)
-    descent = torch.optim.Adam([theta], lr=0.05)
+    gradient_step = torch.optim.Adam([theta], lr=0.05)
     for _ in range(300):
-        descent.zero_grad()
+        gradient_step.zero_grad()
         quantile_huber(theta, returns, tau, 0.0).sum().backward()
-        descent.step()
+        gradient_step.step()
     torch.testing.assert_close(theta[0].detach(), returns[0].quantile(tau), rtol=0, atol=0.03)
 
 
@@ -178,7 +178,7 @@ def test_rainbows_network_has_the_papers_layers():
     """Wang et al. 2016, figure 1: two streams of 512 behind the convolutions; Hessel et al. 2018: both layers of each are noisy."""
     spec = EnvSpec("x", 1, (4, 84, 84), torch.uint8, Discrete(6), 4)
     agent = c51.Agent(
-        replace(from_mapping(c51.Config, c51.PRESETS["rainbow"].agent, "rainbow"), capacity=100), spec, "cpu", Seeds(0)
+        replace(resolve("c51", preset="rainbow").agent, capacity=100), spec, "cpu", Seeds(0)
     )
     noisy = {k: tuple(m.mu_weight.shape) for k, m in agent.network.named_modules() if isinstance(m, NoisyLinear)}
     assert noisy == {
@@ -305,13 +305,7 @@ def test_returns_and_probabilities_make_the_action_values(module, settings):
     extras = agent.act(as_timestep(torch.randn(3, 3)), (), explore=False).extras
     torch.testing.assert_close(extras["probabilities"].sum(-1), torch.ones(3, 4))
     torch.testing.assert_close((extras["returns"] * extras["probabilities"]).sum(-1), extras["q_values"], rtol=1e-4, atol=1e-5)
-    each, _ = agent.loss(transitions())
-    assert each.shape == (12,)
-    assert each.isfinite().all()
-
-
-@pytest.mark.parametrize("module", [c51, qr_dqn, iqn])
-def test_presets_are_valid_and_each_names_its_source(module):
-    for name, preset in module.PRESETS.items():
-        from_mapping(module.Config, preset.agent, name)
-        assert preset.source
+    value, _, priority = agent.loss(transitions())
+    assert value.shape == ()
+    assert priority.shape == (12,)
+    assert priority.isfinite().all()

@@ -9,14 +9,16 @@ import pytest
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
 
+from arcturus import agents
 from arcturus.agents import sac
-from arcturus.api import EnvSpec, Step
+from arcturus.api import ActedStep, EnvSpec
 from arcturus.config import from_mapping
 from arcturus.errors import ConfigError
 from arcturus.losses import expected_soft_value, soft_value
 from arcturus.networks import TORSOS
 from arcturus.replay.records import Transition
 from arcturus.runs.files import flatten
+from arcturus.runs.settings import resolve
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 
@@ -29,7 +31,7 @@ def spec(shape=(3,), n=2):
 
 
 def agent(n=2, shape=(3,), **settings):
-    c = sac.Config(**{"capacity": 1000, "learn_start": 20, "learning_rate": 1e-2, **settings})
+    c = sac.Config(**{"capacity": 1000, "learning_starts": 20, "learning_rate": 1e-2, **settings})
     return sac.Agent(c, spec(shape, n), "cpu", Seeds(0))
 
 
@@ -49,7 +51,7 @@ def feed(a, rows):
         obs = torch.randn(a.spec.num_envs, 3, generator=torch.Generator().manual_seed(t))
         ts = as_timestep(obs)._replace(age=torch.full((a.spec.num_envs,), min(t, 255), dtype=torch.uint8))
         act = a.act(ts, state, explore=True, generator=generator)
-        a.observe(Step(ts, state, act.action, act.extras))
+        a.observe(ActedStep(ts, state, act.action, act.extras))
         metrics.append(a.learn())
     return metrics
 
@@ -140,7 +142,7 @@ def test_an_update_is_the_algorithms():
     torch.nn.init.normal_(a.network.policy.weight, generator=torch.Generator().manual_seed(1))
     for p, q in zip(a.target.parameters(), a.critics.parameters(), strict=True):
         p.copy_(q.detach() * 1.5)
-    a.descents["critics"].set_learning_rate(0.0)  # so that the policy's loss sees the critics that are looked at here
+    a.gradient_steps["critics"].set_learning_rate(0.0)  # so that the policy's loss sees the critics that are looked at here
     with torch.no_grad():
         log_pi, log_pi_t = a.log_policy(batch.s_tm1).tolist(), a.log_policy(batch.s_t).tolist()
         q, q_t = a.critics(batch.s_tm1).tolist(), a.target(batch.s_t).tolist()
@@ -165,7 +167,7 @@ def test_the_actor_does_not_move_the_critics_nor_the_critics_the_actor():
         a = agent()
         parts = {"critics": a.critics, "actor": a.network}
         before = {k: weights(part) for k, part in parts.items()}
-        a.descents[still].set_learning_rate(0.0)
+        a.gradient_steps[still].set_learning_rate(0.0)
         a._update(transitions())
         assert same(weights(parts[still]), before[still])
         assert not same(weights(parts[moving]), before[moving])
@@ -198,7 +200,7 @@ def test_a_bad_reward_is_told_even_if_only_the_critics_skip_it():
 
 
 def test_the_targets_move_only_at_their_period():
-    a, moves, before = agent(target_period=40, learn_start=4), [], None
+    a, moves, before = agent(target_period=40, learning_starts=4), [], None
     for t in range(60):
         feed(a, 1)
         now = weights(a.target)
@@ -210,7 +212,7 @@ def test_the_targets_move_only_at_their_period():
 
 
 def test_nothing_is_learnt_before_learn_start_and_play_is_nearly_uniform():
-    a = agent(learn_start=50)
+    a = agent(learning_starts=50)
     assert not any(feed(a, 25))
     assert any(feed(a, 10))
     for shape in ((4,), (4, 42, 42)):
@@ -283,9 +285,9 @@ def test_other_actions_than_discrete_ones_are_refused():
 
 
 def test_presets_are_valid_and_the_papers_is_the_papers():
-    for name, preset in sac.PRESETS.items():
-        assert from_mapping(sac.Config, preset.agent, name).torso in TORSOS
-    c = from_mapping(sac.Config, sac.PRESETS["christodoulou2019"].agent, "x")
+    for preset in agents.presets("sac").named:
+        assert resolve("sac", preset=preset).agent.torso in TORSOS
+    c = resolve("sac", preset="christodoulou2019").agent
     assert (c.batch_size, c.learning_rate, c.optimizer_eps, c.replay_ratio) == (64, 3e-4, 1e-4, 1 / 4)
-    assert (c.target_period, c.learn_start, c.capacity, c.reward_clip) == (8_000, 20_000, 1_000_000, 1.0)
+    assert (c.target_period, c.learning_starts, c.capacity, c.reward_clip) == (8_000, 20_000, 1_000_000, 1.0)
     assert (c.gamma, c.n_step, c.autotune, c.target_entropy, c.alpha) == (0.99, 1, True, 0.98, 1.0)

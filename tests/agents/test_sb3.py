@@ -55,7 +55,7 @@ def test_a_finished_environment_begins_again_in_the_same_step(counter):
 
 def test_its_wrappers_clipping_and_lives_are_ours(counter):
     envs = counter(4)
-    env = bound(envs, reward_clip=1.0, life_loss=True)
+    env = bound(envs, reward_clip=1.0, end_on_life_loss=True)
     env.reset()
     lost = 0
     for _ in range(30):

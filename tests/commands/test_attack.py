@@ -127,7 +127,7 @@ def test_what_cannot_be_attacked_is_refused():
 @pytest.mark.slow
 def test_the_command_scores_the_same_episodes_under_every_strength(small_run, tmp_path, capsys):
     run = small_run(tmp_path / "r", 200, env="ALE/Pong-v5", eval_every=0, heldout_states=0,
-                    env_config={"frame_size": 42}, agent_config={"learn_start": 5000})  # fmt: skip
+                    env_config={"frame_size": 42}, agent_config={"learning_starts": 5000})  # fmt: skip
     arguments = [str(run.path), "--attack", "noise", "--strength", "0.2", "--episodes", "1", "--json"]
     assert main(arguments) == 0
     reports = json.loads(capsys.readouterr().out)

@@ -30,7 +30,7 @@ def call(module, *argv, cwd=None, env=None):
 @pytest.fixture(scope="module")
 def pong(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "pong"
-    done = call(TRAIN, "dqn", "--env", "ALE/Pong-v5", "--steps", "640", "--run-dir", str(path), "--agent.learn-start", "200",
+    done = call(TRAIN, "dqn", "--env", "ALE/Pong-v5", "--steps", "640", "--run-dir", str(path), "--agent.learning-starts", "200",
                 "--agent.capacity=2000", "--eval-every", "0", "--heldout-states=16", "--agent.double", "False",
                 "--num-envs", "4")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def test_flags_reach_the_run(pong):
     text = (pong / "config.yaml").read_text()
     assert "double: false" in text
     assert "num_envs: 4" in text
-    assert "learn_start: 200" in text
+    assert "learning_starts: 200" in text
     about = json.loads((pong / "run.json").read_text())
     assert about["command"][:2] == ["train-agent", "dqn"]
 

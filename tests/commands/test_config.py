@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arcturus import agents
 from arcturus.agents import dqn
 from arcturus.config import from_mapping, read_yaml
 from arcturus.envs import EnvConfig
@@ -23,7 +24,7 @@ NUMBERS = {
 
 @settings(max_examples=150)
 @given(agent=st.fixed_dictionaries({}, optional=NUMBERS), seed=st.integers(0, 2**63 - 1), steps=st.integers(16, 10**12),
-       frame_size=st.integers(12, 210), preset=st.sampled_from(sorted(dqn.PRESETS)))  # fmt: skip
+       frame_size=st.integers(12, 210), preset=st.sampled_from(sorted(agents.presets("dqn").named)))  # fmt: skip
 def test_a_config_file_reads_back_as_it_was_written(tmp_path_factory, agent, seed, steps, frame_size, preset):
     config = validate(resolve("dqn", preset=preset, agent=agent, env={"id": "ALE/Pong-v5", "frame_size": frame_size},
                               run={"seed": seed, "steps": steps, "device": "cpu"}))  # fmt: skip

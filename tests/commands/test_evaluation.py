@@ -35,7 +35,7 @@ def build(name, config, **settings):
 
 @pytest.fixture(scope="module")
 def dqn_breakout():
-    return build("dqn", BREAKOUT, capacity=10, torso="small", life_loss=True)
+    return build("dqn", BREAKOUT, capacity=10, torso="small", end_on_life_loss=True)
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_the_first_filters_are_a_picture(dqn_breakout):
 @pytest.mark.slow
 def test_loading_gives_the_agent_that_was_trained(tmp_path):
     run = arcturus.train("dqn", "ALE/Pong-v5", steps=400, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0,
-                         heldout_states=8, agent_config={"capacity": 2_000, "learn_start": 100})  # fmt: skip
+                         heldout_states=8, agent_config={"capacity": 2_000, "learning_starts": 100})  # fmt: skip
     actor = arcturus.load(run)
     assert actor.step == 400
     assert actor.config.env.frame_size == 42

@@ -40,7 +40,7 @@ def test_the_table_goes_on_and_is_never_trained_twice(quick, tmp_path, capsys, s
 def test_a_human_is_marked_where_passed_and_nowhere_else(tmp_path, small_run):
     for folder, mean in (("a", 100.0), ("b", 5.0)):
         run = small_run(tmp_path / folder, 80, env="ALE/Breakout-v5", eval_every=0, heldout_states=0, env_config={"frame_size": 42},
-                        agent_config={"learn_start": 5000})  # fmt: skip
+                        agent_config={"learning_starts": 5000})  # fmt: skip
         kept = run.path / "evaluations" / "x"
         kept.mkdir(parents=True)
         score = {"mean": mean, "ci95_low": mean - 1, "ci95_high": mean + 1, "episodes": 30}

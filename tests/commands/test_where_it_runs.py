@@ -375,7 +375,7 @@ def test_the_package_lists_its_calls():
 ])  # fmt: skip
 def test_what_code_of_ones_own_returns_is_not_called_our_fault(agent, code, says, tmp_path):
     (tmp_path / "mine").mkdir()
-    head = f"from dataclasses import dataclass\nfrom arcturus.agents import {agent}\nfrom arcturus.agents.{agent} import PRESETS\n"
+    head = f"from dataclasses import dataclass\nfrom arcturus.agents import {agent}\nPRESETS = {agent!r}\n"
     (tmp_path / "mine" / "odd.py").write_text(head + code.replace("class Config", "@dataclass(frozen=True)\nclass Config") + "\n")
     argv = ["mine.odd", "--env", "CartPole-v1", "--steps", "4000", "--eval-every", "0", "--run-dir", "r"]
     done = subprocess.run([sys.executable, "-m", "arcturus.scripts.train_agent", *argv], cwd=tmp_path, capture_output=True, text=True,

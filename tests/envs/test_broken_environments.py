@@ -48,7 +48,7 @@ for how in ('raises', 'leaves', 'dies', 'hangs'):
 def test_an_environment_that_breaks_is_named_and_the_run_goes_on_once_it_is_mended(tmp_path, how, code, says, start):
     (tmp_path / "breaking_envs.py").write_text(BREAKING)
     env, path = {**os.environ, "PYTHONPATH": str(tmp_path)}, tmp_path / "r"
-    flags = [*FLAGS, "--checkpoint-every", "160", "--env-timeout", "2", "--steps", "1600", "--agent.learn-start", "64"]
+    flags = [*FLAGS, "--checkpoint-every", "160", "--env-timeout", "2", "--steps", "1600", "--agent.learning-starts", "64"]
     began = time.monotonic()
     process = start("dqn", "--env", f"breaking_envs:{how}-v0", "--run-dir", path, *flags, env=env)
     out = process.communicate(timeout=60)[0]

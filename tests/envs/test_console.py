@@ -148,7 +148,7 @@ def test_breakout_is_over_where_its_counter_of_frames_runs_over():
 
 def test_stable_baselines3_sees_the_loss_of_the_last_spare_life_as_an_end():
     with make("ALE/DonkeyKong-v5", 1, protocol="nature", frame_size=12) as envs:
-        view = SB3VecEnv(envs.spec, life_loss=True)
+        view = SB3VecEnv(envs.spec, end_on_life_loss=True)
         view.bind(envs, Seeds(0))
         view.reset()
         rng, ends = np.random.default_rng(1), []

@@ -202,7 +202,7 @@ def test_rewards_are_raw_and_lives_are_derived_while_the_game_goes_on():
             ends += int(ts.last.sum())
             assert not (ts.life_lost & ts.last).any()
             assert (ts.reward[ts.first] == 0).all()
-            assert (ts.decides == ~ts.last).all()
+            assert (ts.valid == ~ts.last).all()
         assert torch.stack(rewards).max() > 1
         assert ends >= 2
         assert lost >= ends  # three lives a game: two are lost before its end

@@ -363,7 +363,7 @@ def test_one_environment_never_opens_a_second(walk, tmp_path):
     assert not single(EnvConfig(id=env_id, num_envs=2))
     assert not single(EnvConfig(id="CartPole-v1", num_envs=1))
     run = arcturus.train("dqn", env_id, steps=300, eval_every=50, quiet=True, run_dir=tmp_path / "r", env_config={"num_envs": 1},
-                         checkpoint_every=120, agent_config={"learn_start": 50, "capacity": 300})  # fmt: skip
+                         checkpoint_every=120, agent_config={"learning_starts": 50, "capacity": 300})  # fmt: skip
     scores = [line for line in arcturus.read_metrics(run) if "eval/episodic_return_mean" in line]
     assert len(scores) >= 4
     assert main([str(run.path), "--episodes", "2", "--video", str(tmp_path / "f.mp4"), "--floors"]) == 0
@@ -378,7 +378,7 @@ def test_stopping_and_resuming_an_only_environment_ends_as_one_never_stopped(wal
     Only.open.clear()
     env_id = walk(Only)
     options = {"steps": 400, "eval_every": 60, "quiet": True, "env_config": {"num_envs": 1}, "deterministic": True, "log_every": 40,
-               "agent_config": {"learn_start": 50, "capacity": 300}}  # fmt: skip
+               "agent_config": {"learning_starts": 50, "capacity": 300}}  # fmt: skip
     whole = arcturus.train("dqn", env_id, run_dir=tmp_path / "a", **options)
     stop_at(170)
     stopped = arcturus.train("dqn", env_id, run_dir=tmp_path / "b", **options)
@@ -408,21 +408,21 @@ def test_whatever_is_drawn_becomes_a_picture_of_bytes(drawn, wanted):
 
 @pytest.mark.parametrize("drawn", [None, "text", np.zeros((2, 3, 4, 5)), np.zeros((7, 7, 9), np.uint8), np.zeros((0, 5, 3), np.uint8), []])
 def test_what_is_no_picture_is_told_before_the_episodes_are_played(walk, drawn):
-    class Drawn(Walk):
+    class DrawnWalk(Walk):
         def render(self):
             return drawn
 
     with pytest.raises(EnvironmentProblem, match="its render.. gave"):
-        check_screen(EnvConfig(id=walk(Drawn)))
+        check_screen(EnvConfig(id=walk(DrawnWalk)))
 
 
 def test_what_render_raises_is_the_environments_own(walk):
-    class Drawn(Walk):
+    class DrawnWalk(Walk):
         def render(self):
             raise ValueError("no display")
 
     with pytest.raises(EnvironmentProblem, match="its render.. raised ValueError: no display"):
-        check_screen(EnvConfig(id=walk(Drawn)))
+        check_screen(EnvConfig(id=walk(DrawnWalk)))
 
 
 def test_a_replay_of_a_course_that_chance_led_says_what_may_be_why(walk):

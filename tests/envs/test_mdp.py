@@ -260,22 +260,22 @@ def test_a_table_needs_states():
 
 def test_two_environments_at_the_same_entry_are_two_updates():
     from arcturus.agents import q_learning
-    from arcturus.api import EnvSpec, Step
+    from arcturus.api import ActedStep, EnvSpec
     from arcturus.seeding import Seeds
 
     spec = EnvSpec("x", 2, (3,), torch.float32, gym.spaces.Discrete(2), states=3)
     agent = q_learning.Agent(q_learning.Config(omega=1.0, gamma=0.5), spec, "cpu", Seeds(0))
     agent.q[1] = torch.tensor([2.0, 4.0])
 
-    def row(states, rewards, action, terminated=(False, False), decides=(True, True)):
+    def row(states, rewards, action, terminated=(False, False), valid=(True, True)):
         ts = as_timestep(torch.eye(3)[list(states)])._replace(
-            reward=torch.tensor(rewards), terminated=torch.tensor(terminated), decides=torch.tensor(decides)
+            reward=torch.tensor(rewards), terminated=torch.tensor(terminated), valid=torch.tensor(valid)
         )
-        agent.observe(Step(ts, (), torch.tensor(action), {}))
+        agent.observe(ActedStep(ts, (), torch.tensor(action), {}))
         return agent.learn()
 
     assert row((0, 0), (9.0, 9.0), (1, 1)) == {}
-    row((1, 2), (1.0, 0.0), (0, 0), terminated=(False, True), decides=(True, False))
+    row((1, 2), (1.0, 0.0), (0, 0), terminated=(False, True), valid=(True, False))
     assert agent.q[0].tolist() == [0.0, pytest.approx((1 + 0.5 * 4) / 2)]  # first target 3 with step 1, then 0 with step 1/2
     assert agent.visits[0].tolist() == [0, 2]
     row((2, 0), (0.0, 7.0), (0, 0))  # environment 1 opens an episode: its reward belongs to no action

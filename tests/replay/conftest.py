@@ -19,7 +19,7 @@ def played():
         n = envs.num_envs
         due = (lambda steps: steps // n % cut_every == 0) if cut_every else (lambda steps: False)
         seeds = (np.arange(n) + 100 * k for k in itertools.count())
-        out = run(envs, actor, steps=rows * n, seeds=lambda: next(seeds), generator=torch.Generator().manual_seed(0), cut_due=due)
+        out = run(envs, actor, steps=rows * n, seeds=lambda: next(seeds), generator=torch.Generator().manual_seed(0), interrupt_due=due)
         return [row.step for row in out]
 
     return rows_of

@@ -52,7 +52,7 @@ def test_loops_and_tensors_draw_and_change_the_same(alpha):
     st.booleans(),
     st.integers(0, 2**31),
 )
-def test_loops_and_tensors_give_the_same_transitions(shape, clip, life_loss, seed):
+def test_loops_and_tensors_give_the_same_transitions(shape, clip, end_on_life_loss, seed):
     """Over rows that no environment would give, too: flags, ages and rewards of all kinds, not finite ones among them."""
     stack, n_step, n = shape
     g = torch.Generator().manual_seed(seed)
@@ -65,10 +65,10 @@ def test_loops_and_tensors_give_the_same_transitions(shape, clip, life_loss, see
     ring.reward[3], ring.reward[4], ring.reward[5] = torch.nan, torch.inf, -torch.inf
     ring.count = 40 + int(torch.randint(90, (), generator=g))
     t, env = uniform(64, ring.oldest, ring.count - n_step, n, g)
-    first = [x.clone() for x in ring.transitions(t, env, n_step, 0.9, clip, life_loss)]
+    first = [x.clone() for x in ring.transitions(t, env, n_step, 0.9, clip, end_on_life_loss)]
     ring.compiled = False
     for name, x, y in zip(("s_tm1", "a_tm1", "r_t", "discount_t", "s_t", "weight"), first,
-                          ring.transitions(t, env, n_step, 0.9, clip, life_loss), strict=True):  # fmt: skip
+                          ring.transitions(t, env, n_step, 0.9, clip, end_on_life_loss), strict=True):  # fmt: skip
         assert x.dtype == y.dtype
         assert torch.equal(x.nan_to_num(5.0, 6.0, 7.0), y.nan_to_num(5.0, 6.0, 7.0)), name
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arcturus.agents import c51, dqn
 from arcturus.errors import ConfigError
-from arcturus.replay.experience import EpsilonConfig, Experience
+from arcturus.replay.learner import EpsilonConfig, ReplayLearner
 from arcturus.replay.prioritised import LEAST, Priorities
 from arcturus.replay.ring import Ring
 from arcturus.replay.sum_tree import UNIT, SumTree
@@ -102,7 +102,7 @@ def test_only_rows_with_a_decision_and_a_whole_window_can_be_drawn(counter, rand
         valid = {
             t % kept * 3 + n
             for t, n in itertools.product(range(ring.oldest, ring.count - reach), range(3))
-            if rows[t].timestep.decides[n]
+            if rows[t].timestep.valid[n]
         }
         assert set(torch.nonzero(priorities.tree.leaf).squeeze(1).tolist()) == valid
         assert set(index.tolist()) <= valid
@@ -197,10 +197,10 @@ def test_restored_priorities_draw_as_the_saved_ones(stored):
 def test_beta_rises_to_1_over_its_steps(counter):
     spec = counter(2).spec
     config = EpsilonConfig(capacity=200, prioritised=True, importance_exponent=0.4, importance_steps=100)
-    experience = Experience(config, spec, torch.device("cpu"), Seeds(0))
+    learner = ReplayLearner(config, spec, torch.device("cpu"), Seeds(0))
     seen = []
-    for experience.steps in (0, 50, 100, 500):
-        seen.append(experience.beta)
+    for learner.steps in (0, 50, 100, 500):
+        seen.append(learner.beta)
     assert seen == pytest.approx([0.4, 0.7, 1.0, 1.0])
 
 

@@ -12,13 +12,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from arcturus.api import EnvSpec, Step, TimeStep
+from arcturus.api import ActedStep, EnvSpec, TimeStep
 from arcturus.errors import ConfigError
 from arcturus.replay.ring import Ring, check_memory, row_bytes, uniform
 from arcturus.replay.rollout import Rollout
 
 
-def expected(rows, t, n, n_step, gamma, clip, life_loss):
+def expected(rows, t, n, n_step, gamma, clip, end_on_life_loss):
     """The n-step transition from row t of environment n, by its definition, from the rows as the actor saw them."""
     reward, discount, i = 0.0, 1.0, t
     for _ in range(n_step):
@@ -27,19 +27,19 @@ def expected(rows, t, n, n_step, gamma, clip, life_loss):
         r = ts.reward[n].item()
         reward += discount * (max(-clip, min(clip, r)) if clip else r)
         discount *= gamma
-        if ts.terminated[n] or (life_loss and ts.life_lost[n]):
+        if ts.terminated[n] or (end_on_life_loss and ts.life_lost[n]):
             discount = 0.0
             break
-        if ts.truncated[n] or ts.cut[n]:
+        if ts.truncated[n] or ts.interrupted[n]:
             break
     return rows[t].timestep.obs[n], rows[t].action[n], reward, discount, rows[i].timestep.obs[n]
 
 
 @pytest.mark.parametrize(
-    ("stack", "n_step", "clip", "life_loss", "cut_every"),
+    ("stack", "n_step", "clip", "end_on_life_loss", "cut_every"),
     [(4, 1, 0.0, False, 0), (4, 3, 1.0, True, 11), (1, 2, 2.0, False, 7), (5, 5, 0.0, True, 13)],
 )
-def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack, n_step, clip, life_loss, cut_every, played):
+def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack, n_step, clip, end_on_life_loss, cut_every, played):
     envs = counter(3, stack)
     rows = played(envs, random_actor(), 137, cut_every)
     for kept in (40, 137):  # wrapped more than three times; never wrapped
@@ -48,7 +48,7 @@ def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack
             ring.append(step)
         pairs = list(itertools.product(range(ring.oldest, ring.count - n_step), range(3)))
         t, n = (torch.tensor(x) for x in zip(*pairs, strict=True))
-        batch = ring.transitions(t, n, n_step, 0.9, clip, life_loss)
+        batch = ring.transitions(t, n, n_step, 0.9, clip, end_on_life_loss)
         assert len(pairs) > 50
         for j, (tt, nn) in enumerate(pairs):
             void = bool(rows[tt].timestep.last[nn])
@@ -56,7 +56,7 @@ def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack
             assert torch.equal(batch.s_tm1[j], rows[tt].timestep.obs[nn])
             if void:
                 continue
-            s, a, r, d, s_next = expected(rows, tt, nn, n_step, 0.9, clip, life_loss)
+            s, a, r, d, s_next = expected(rows, tt, nn, n_step, 0.9, clip, end_on_life_loss)
             assert torch.equal(batch.s_tm1[j], s)
             assert batch.a_tm1[j] == a
             assert math.isclose(batch.r_t[j].item(), r, rel_tol=1e-5)
@@ -132,7 +132,7 @@ class RingMachine(RuleBasedStateMachine):
         self.age = [0] * self.N
 
     @rule(
-        ends=st.lists(st.sampled_from(["go", "go", "go", "terminated", "truncated", "cut"]), min_size=2, max_size=2),
+        ends=st.lists(st.sampled_from(["go", "go", "go", "terminated", "truncated", "interrupted"]), min_size=2, max_size=2),
         lost=st.lists(st.booleans(), min_size=2, max_size=2),
         reward=st.floats(-9, 9, width=32),
         action=st.integers(0, 3),
@@ -149,7 +149,7 @@ class RingMachine(RuleBasedStateMachine):
             obs[n, self.K - len(window) :] = torch.stack(window)
             self.open[n] = ends[n] != "go"
         flag = lambda name: torch.tensor([e == name for e in ends])  # noqa: E731
-        last = flag("terminated") | flag("truncated") | flag("cut")
+        last = flag("terminated") | flag("truncated") | flag("interrupted")
         ts = TimeStep(
             obs,
             torch.full((self.N,), reward),
@@ -158,14 +158,14 @@ class RingMachine(RuleBasedStateMachine):
             flag("truncated"),
             torch.tensor(lost) & ~last,
             ~last,
-            flag("cut"),
+            flag("interrupted"),
         )
-        step = Step(ts, (), torch.full((self.N,), action), {})
+        step = ActedStep(ts, (), torch.full((self.N,), action), {})
         self.ring.append(step)
         self.rows.append(step)
 
-    @rule(n_step=st.integers(1, 4), clip=st.sampled_from([0.0, 1.0]), life_loss=st.booleans(), seed=st.integers(0, 99))
-    def sample(self, n_step, clip, life_loss, seed):
+    @rule(n_step=st.integers(1, 4), clip=st.sampled_from([0.0, 1.0]), end_on_life_loss=st.booleans(), seed=st.integers(0, 99))
+    def sample(self, n_step, clip, end_on_life_loss, seed):
         if not self.ring.ready(n_step):
             assert self.ring.count - n_step <= self.ring.oldest
             return
@@ -176,14 +176,14 @@ class RingMachine(RuleBasedStateMachine):
             return draws["tn"]
 
         b = self.ring.sample(
-            16, torch.Generator().manual_seed(seed), n_step=n_step, gamma=0.9, reward_clip=clip, life_loss=life_loss, draw=draw
+            16, torch.Generator().manual_seed(seed), n_step=n_step, gamma=0.9, reward_clip=clip, end_on_life_loss=end_on_life_loss, draw=draw
         )
         for j, (t, n) in enumerate(zip(*(x.tolist() for x in draws["tn"]), strict=True)):
             assert len(self.rows) - self.ROWS <= t < len(self.rows)
-            assert b.weight[j] == float(self.rows[t].timestep.decides[n])
+            assert b.weight[j] == float(self.rows[t].timestep.valid[n])
             if not b.weight[j]:
                 continue
-            s, a, r, d, s_next = expected(self.rows, t, n, n_step, 0.9, clip, life_loss)
+            s, a, r, d, s_next = expected(self.rows, t, n, n_step, 0.9, clip, end_on_life_loss)
             assert torch.equal(b.s_tm1[j], s)
             assert torch.equal(b.s_t[j], s_next)
             assert b.a_tm1[j] == a

@@ -43,7 +43,7 @@ def lived(envs, capacity, reach, rows=70):
     ring = Ring(capacity, envs.spec, "cpu", reach, state=actor.initial_state(3))
     g = torch.Generator().manual_seed(0)
     cut = lambda steps: steps // 57 > (steps - 3) // 57  # noqa: E731
-    for row in run(envs, actor, steps=rows * 3, seeds=lambda: np.arange(3), generator=g, cut_due=cut):
+    for row in run(envs, actor, steps=rows * 3, seeds=lambda: np.arange(3), generator=g, interrupt_due=cut):
         ring.append(row.step)
     return actor.rows, ring
 
@@ -53,7 +53,7 @@ def lived(envs, capacity, reach, rows=70):
 def test_sequences_are_what_was_lived_through(burn_in, length, n_step, stack, counter):
     """70 rows through a ring of 40, cut every 19 rows."""
     rows, ring = lived(counter(3, stack), 120, burn_in + length + n_step - 1)
-    how = {"n_step": n_step, "gamma": 0.9, "reward_clip": 2.0, "life_loss": True}
+    how = {"n_step": n_step, "gamma": 0.9, "reward_clip": 2.0, "end_on_life_loss": True}
     g = torch.Generator().manual_seed(1)
     seen = set()
     for _ in range(40):
@@ -84,7 +84,7 @@ def test_without_memory_the_loss_over_sequences_is_that_over_their_transitions(c
     _, ring = lived(counter(3), 200, 7)
     q, target = (QNetwork(ring.spec, 3, "mlp") for _ in range(2))
     c = dqn.Config(double=True, n_step=3, bptt=4, burn_in=0)
-    how = {"n_step": 3, "gamma": 0.9, "reward_clip": 2.0, "life_loss": False}
+    how = {"n_step": 3, "gamma": 0.9, "reward_clip": 2.0, "end_on_life_loss": False}
     batch = ring.sequences(6, torch.Generator().manual_seed(0), burn_in=0, length=4, **how)
     t = (batch.state[0][:, 0].long() + torch.arange(4)[:, None]).flatten()
     n = batch.state[0][:, 1].long().repeat(4)
@@ -95,11 +95,11 @@ def test_without_memory_the_loss_over_sequences_is_that_over_their_transitions(c
 
 def test_burn_in_brings_the_stored_memory_up_to_date_and_trains_nothing(counter):
     envs = counter(3)
-    c = dqn.Config(core="gru", core_width=4, torso="mlp", capacity=120, learn_start=6, bptt=3, burn_in=4, batch_size=4)
+    c = dqn.Config(core="gru", core_width=4, torso="mlp", capacity=120, learning_starts=6, bptt=3, burn_in=4, batch_size=4)
     agent = dqn.Agent(c, envs.spec, "cpu", Seeds(0))
     g = torch.Generator().manual_seed(0)
     list(run(envs, agent, steps=90, seeds=lambda: np.arange(3), generator=g))
-    batch = agent.replay.sequences(4, g, burn_in=4, length=3, n_step=1, gamma=0.9, reward_clip=0.0, life_loss=False)
+    batch = agent.replay.sequences(4, g, burn_in=4, length=3, n_step=1, gamma=0.9, reward_clip=0.0, end_on_life_loss=False)
     batch = batch._replace(obs=batch.obs.float() / 255, first=torch.zeros_like(batch.first))
     obs = batch.obs.requires_grad_()
     value, _, _ = dqn.sequence_loss(agent.network, agent.target, batch, c)

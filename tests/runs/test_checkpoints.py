@@ -20,7 +20,7 @@ from arcturus.runs import segments as segments_file
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.files import flatten, pack, read_json, unflatten
 from arcturus.runs.folder import Run
-from arcturus.training import Trainer
+from arcturus.runs.trainer import Trainer
 
 
 def save(checkpoints, step, state, replay=None, keep=2):
@@ -33,10 +33,10 @@ def reader(path):
     trainer = Trainer(config, lambda: None, resume=True, quiet=True)
     with open_envs(config.env, 0, "cpu") as envs:
         spec = envs.spec
-        from arcturus.building import build_agent
-        from arcturus.runs.course import Course
+        from arcturus.runs.action_log import ActionLog
+        from arcturus.runs.building import build_agent
 
-        trainer.agent, trainer.envs = build_agent(config, spec, "cpu"), Course(envs)
+        trainer.agent, trainer.envs = build_agent(config, spec, "cpu"), ActionLog(envs)
         trainer.generator = torch.Generator()
         template = trainer._template()
 
@@ -307,7 +307,7 @@ def test_a_row_cut_afterwards_reaches_the_disk(tmp_path, counter, random_actor, 
     for step in rows_of(envs, random_actor(), 40)[:30]:
         ring.append(step)
     save(c, 30, {"x": 1}, ring)
-    ring.cut_last()
+    ring.interrupt_last()
     c.segments.forget_last(ring)
     save(c, 31, {"x": 1}, ring)
     same_rows(tmp_path, ring)

@@ -25,9 +25,9 @@ def learnt(small_run, tmp_path_factory):
 
 @pytest.mark.parametrize("agent", ["dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qr_dqn", "sac"))])
 def test_a_run_begins_with_exactly_the_weights_it_is_given(small_run, tmp_path, agent):
-    settings = {"agent": agent, "agent_config": {"learn_start": 100}}
+    settings = {"agent": agent, "agent_config": {"learning_starts": 100}}
     first = small_run(tmp_path / "a", 400, **settings, **QUICK)
-    settings["agent_config"] = {"learn_start": 1000}  # so that nothing is learnt in the second
+    settings["agent_config"] = {"learning_starts": 1000}  # so that nothing is learnt in the second
     second = small_run(tmp_path / "b", 400, init_from=str(first.path), seed=3, **settings, **QUICK)
     before, after = weights(first), weights(second)
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -39,9 +39,9 @@ def test_a_run_begins_with_exactly_the_weights_it_is_given(small_run, tmp_path, 
 
 def test_a_new_head_is_new_and_the_rest_is_not(learnt, small_run, tmp_path):
     run = small_run(
-        tmp_path / "b", 400, init_from=str(learnt.path), new_head=True, seed=3, agent_config={"learn_start": 900}, **QUICK
+        tmp_path / "b", 400, init_from=str(learnt.path), new_head=True, seed=3, agent_config={"learning_starts": 900}, **QUICK
     )
-    plain = small_run(tmp_path / "c", 400, seed=3, agent_config={"learn_start": 900}, **QUICK)
+    plain = small_run(tmp_path / "c", 400, seed=3, agent_config={"learning_starts": 900}, **QUICK)
     before, after, fresh = weights(learnt), weights(run), weights(plain)
     assert all(torch.equal(after[k], before[k]) for k in before if k.startswith("torso."))
     assert all(torch.equal(after[k], fresh[k]) for k in before if k.startswith("head."))

@@ -115,7 +115,7 @@ def test_init_from_keeps_which_checkpoint_it_was(small_run, tmp_path):
 
 @pytest.fixture
 def finished(small_run, tmp_path):
-    return small_run(tmp_path / "r", 800, checkpoint_every=400, agent_config={"learn_start": 200}, **OPTIONS)
+    return small_run(tmp_path / "r", 800, checkpoint_every=400, agent_config={"learning_starts": 200}, **OPTIONS)
 
 
 def test_a_fork_of_damaged_checkpoints_is_refused(finished, tmp_path, capsys):

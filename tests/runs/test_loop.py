@@ -12,9 +12,9 @@ from arcturus.api import Act
 from arcturus.loop import run
 
 
-def rows_of(envs, agent, rows, cut_due=lambda steps: False):
+def rows_of(envs, agent, rows, interrupt_due=lambda steps: False):
     seeds = (np.arange(envs.num_envs) + 100 * k for k in itertools.count())
-    return run(envs, agent, steps=rows * envs.num_envs, seeds=lambda: next(seeds), generator=torch.Generator(), cut_due=cut_due)
+    return run(envs, agent, steps=rows * envs.num_envs, seeds=lambda: next(seeds), generator=torch.Generator(), interrupt_due=interrupt_due)
 
 
 class OnPolicy:
@@ -80,12 +80,12 @@ def test_the_state_given_back_is_the_state_of_the_next_row(counter):
 
 def test_a_cut_row_is_void_bootstraps_and_never_counts_as_an_episode(counter, random_actor):
     envs, actor = counter(2), random_actor()
-    rows = list(rows_of(envs, actor, 60, cut_due=lambda steps: steps % 26 == 0))
-    cuts = [i for i, row in enumerate(rows) if row.step.timestep.cut.any()]
+    rows = list(rows_of(envs, actor, 60, interrupt_due=lambda steps: steps % 26 == 0))
+    cuts = [i for i, row in enumerate(rows) if row.step.timestep.interrupted.any()]
     assert cuts
     for i in cuts:
         ts = rows[i].step.timestep
-        assert not ts.decides.any()
+        assert not ts.valid.any()
         assert ts.last.all()
         if i + 1 < len(rows):
             assert rows[i + 1].step.timestep.first.all()

@@ -16,16 +16,16 @@ from arcturus.runs.profile import Profile
 def test_no_second_is_counted_twice(tmp_path):
     """learn() samples: the time of the sampling is the sampling's alone."""
 
-    class Experience:
+    class ReplayLearner:
         def sample(self):
             time.sleep(0.03)
 
     class Agent:
-        experience = Experience()
+        learner = ReplayLearner()
 
         def learn(self):
             time.sleep(0.01)
-            self.experience.sample()
+            self.learner.sample()
             time.sleep(0.01)
 
     agent = Agent()

@@ -45,7 +45,7 @@ def test_tall_pictures_reach_the_projector_and_the_first_lines_say_how_they_are_
     gym.register("Tall-v0", entry_point=Tall)
     try:
         run = arcturus.train("dqn", "Tall-v0", steps=200, eval_every=0, run_dir=tmp_path / "r", heldout_states=16,
-                             agent_config={"learn_start": 64, "capacity": 500})  # fmt: skip
+                             agent_config={"learning_starts": 64, "capacity": 500})  # fmt: skip
     finally:
         del gym.registry["Tall-v0"]
     said = capfd.readouterr().err

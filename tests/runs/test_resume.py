@@ -20,10 +20,10 @@ from arcturus.scripts.survival import digests
 # 4 environments; the ring holds 100 rows; learning starts at 100 steps, the schedule ends at 500, target copies every 150
 LSTM = {"core": "lstm", "core_width": 8}
 SETTINGS = {
-    "dqn": {"capacity": 400, "learn_start": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
+    "dqn": {"capacity": 400, "learning_starts": 100, "epsilon_steps": 400, "target_period": 150, "batch_size": 16},
     "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
     "pqn": {"horizon": 16, "minibatches": 2, "epsilon_steps": 400},
-    "sac": {"capacity": 400, "learn_start": 100, "target_period": 150, "batch_size": 16, "autotune": True, "prioritised": True},
+    "sac": {"capacity": 400, "learning_starts": 100, "target_period": 150, "batch_size": 16, "autotune": True, "prioritised": True},
 }
 SETTINGS |= {
     "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True},  # Rainbow
@@ -206,13 +206,12 @@ MEMORY_AGENT = '''
 """Remembers a sum of what it saw, and acts on it; learns nothing."""
 from dataclasses import dataclass
 import torch
+from arcturus import api
 from arcturus.api import Act
-from arcturus.config import Preset
 @dataclass(frozen=True)
 class Config: ...
-PRESETS = {"default": Preset("a test")}
-class Agent:
-    stochastic, on_policy, network, objective = True, True, None, None
+class Agent(api.Agent):
+    stochastic, on_policy = True, True
     def __init__(self, config, spec, device, seeds): self.spec, self.seen = spec, torch.zeros(4)
     def initial_state(self, n): return (torch.zeros(n), (torch.zeros(n, 4),))
     def act(self, ts, state, *, explore, generator=None):
@@ -222,7 +221,6 @@ class Agent:
         noise = torch.rand(len(total), generator=generator)
         return Act(((total.abs() * 10 + noise) % 2).long(), (total, (trace,)), {})
     def observe(self, step): self.seen += step.state[1][0].sum(0)
-    def learn(self, ts=None, state=()): return {}
     def state_dict(self): return {"seen": self.seen}
     def load_state_dict(self, state): self.seen.copy_(state["seen"])
 '''
@@ -284,7 +282,7 @@ def test_environments_that_do_not_come_back_are_told_and_their_last_row_is_cut(s
     assert arcturus.resume(run, quiet=True, trust=("restless:Restless-v0",)).status == "finished"
     assert "not an exact continuation" in capsys.readouterr().err
     from arcturus.envs import open_envs
-    from arcturus.replay.ring import CUT, DECIDES, LAST, TERMINATED, Ring
+    from arcturus.replay.ring import INTERRUPTED, LAST, TERMINATED, VALID, Ring
     from arcturus.runs.checkpoint import Checkpoints
     from arcturus.runs.files import read_json
 
@@ -293,14 +291,14 @@ def test_environments_that_do_not_come_back_are_told_and_their_last_row_is_cut(s
         checkpoints.segments.load(ring, read_json(checkpoints.resumable()[-1] / "manifest.json")["replay"])
     seam = ring.flags[304 // 8 - 1]
     assert ((seam & LAST) != 0).all()
-    assert ((seam & CUT) != 0)[(seam & TERMINATED) == 0].all()
-    assert ((seam & DECIDES) == 0).all()
+    assert ((seam & INTERRUPTED) != 0)[(seam & TERMINATED) == 0].all()
+    assert ((seam & VALID) == 0).all()
     assert (ring.age[304 // 8] == 0).all()
 
 
 def test_without_the_replay_a_resumed_run_fills_it_before_it_learns(small_run, stop_at, tmp_path, capsys):
     stop_at(600)
-    run = small_run(tmp_path / "r", checkpoint_replay="none", agent_config={"learn_start": 200})
+    run = small_run(tmp_path / "r", checkpoint_replay="none", agent_config={"learning_starts": 200})
     assert not (run.path / "replay").exists()
     before = arcturus.load(run).agent.updates
     stop_at(760)

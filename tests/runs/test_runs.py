@@ -15,7 +15,7 @@ from arcturus.errors import ArcturusError, ConfigError
 from arcturus.runs.folder import Run
 from arcturus.runs.monitor import WALL_CLOCK
 
-FAST = {"capacity": 600, "learn_start": 64, "batch_size": 16, "epsilon_steps": 500}
+FAST = {"capacity": 600, "learning_starts": 64, "batch_size": 16, "epsilon_steps": 500}
 OPTIONS = {"heldout_states": 16, "quiet": True, "device": "cpu", "eval_episodes": 2}
 
 

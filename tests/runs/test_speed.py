@@ -12,14 +12,14 @@ import torch
 
 import arcturus
 from arcturus import agents
-from arcturus.api import EnvSpec, Step, state_leaves
+from arcturus.agents._value import ValueAgent
+from arcturus.api import ActedStep, EnvSpec, state_leaves
 from arcturus.errors import TrainingFailed
-from arcturus.optimizers import Descent, adam
+from arcturus.optimizers import GradientStep, adam
 from arcturus.runs.files import flatten
 from arcturus.scoring.instruments import as_timestep
 from arcturus.seeding import Seeds
 from arcturus.speed import Captured, eagerly, in_bf16
-from arcturus.value_agent import ValueAgent
 
 DEVICES = [
     "cpu",
@@ -29,7 +29,7 @@ DEVICES = [
 ]
 REPLAY = {
     "capacity": 800,
-    "learn_start": 200,
+    "learning_starts": 200,
     "batch_size": 16,
     "replay_ratio": 0.25,
     "learning_rate": 6.25e-5,
@@ -72,7 +72,7 @@ def learnt(name, device, eager, updates, **settings):
         act = agent.act(ts, state, explore=True, generator=torch.Generator(device).manual_seed(0))
         action = torch.randint(5, (8,), generator=stream).to(device)
         extras = {k: torch.randn(v.shape, generator=stream).to(device) for k, v in sorted(act.extras.items())}
-        agent.observe(Step(ts, state, action, extras))
+        agent.observe(ActedStep(ts, state, action, extras))
         if not agent.on_policy:
             agent.learn()
     return agent
@@ -100,14 +100,14 @@ def test_the_flag_is_heard_by_every_part_and_only_while_it_lasts(small_run, tmp_
     assert eager.config().run.eager
     with eagerly():
         agent = learnt("dqn", "cpu", True, 1, prioritised=True)
-        descent = Descent(adam([torch.nn.Parameter(torch.zeros(2))], 0.1, 1e-8))
-        assert not descent.optimizer.defaults["fused"]
+        gradient_step = GradientStep(adam([torch.nn.Parameter(torch.zeros(2))], 0.1, 1e-8))
+        assert not gradient_step.optimizer.defaults["fused"]
     assert not agent.replay.compiled
-    assert not agent.experience.priorities.tree.compiled
+    assert not agent.learner.priorities.tree.compiled
     assert agent.network.torso.layers.conv2.weight.is_contiguous()
     fast = learnt("dqn", "cpu", False, 1)
     assert fast.replay.compiled
-    assert fast.descent.optimizer.defaults["fused"]
+    assert fast.gradient_step.optimizer.defaults["fused"]
     assert fast.network.torso.layers.conv2.weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -160,15 +160,15 @@ class Recorder:
 def descending(monkeypatch, fails=False, recording=True, waits=False):
     """Gradient steps on a moving target with noise, captured."""
     weight = torch.nn.Parameter(torch.zeros(3))
-    descent, generator = Descent(adam([weight], 0.1, 1e-8)), torch.Generator().manual_seed(5)
+    gradient_step, generator = GradientStep(adam([weight], 0.1, 1e-8)), torch.Generator().manual_seed(5)
 
     def step(x, shift):
         if waits and torch.cuda.get_sync_debug_mode() == "error":
             raise RuntimeError("called a synchronizing CUDA operation")
-        descent(((weight - x - shift[0].sum()) ** 2).sum() + torch.rand(3, generator=generator) @ weight)
+        gradient_step(((weight - x - shift[0].sum()) ** 2).sum() + torch.rand(3, generator=generator) @ weight)
         return (weight.detach().clone(),)
 
-    captured = Captured(step, torch.device("cpu"), [generator, None], descent.remember)
+    captured = Captured(step, torch.device("cpu"), [generator, None], gradient_step.remember)
     if recording:
         Recorder(monkeypatch, captured, fails=fails)
     return captured, weight
@@ -201,11 +201,11 @@ def test_an_agent_whose_calls_are_recorded_learns_what_it_learns_without(name, m
         agent = learnt(name, "cpu", True, 0)
     captured = [agent.update]
     if not isinstance(agent, ValueAgent):  # they act by other calls
-        captured.append(agent.network.now)
+        captured.append(agent.network.act_fn)
     if hasattr(agent, "experience"):
-        agent.experience.inside = True
-        if agent.experience.priorities is not None:
-            captured += [agent.experience.priorities._drawn, agent.experience.priorities._set]
+        agent.learner.inside = True
+        if agent.learner.priorities is not None:
+            captured += [agent.learner.priorities._drawn, agent.learner.priorities._set]
     cuda = Recorder(monkeypatch, *captured)
     monkeypatch.setattr(agents.load(name.split()[0]), "Agent", lambda *_: agent)
     learnt(name, "cpu", True, 40)

@@ -64,7 +64,7 @@ def test_a_task_of_ones_own_is_stepped_as_one_batch_and_says_the_right_answers(r
         for _ in range(8):
             obs, _, _, _, info = envs.step(torch.zeros(3, 3, dtype=torch.int64))
             shown.append(obs)
-            answers += [info["target"]] if bool(info["decides"].all()) else []
+            answers += [info["target"]] if bool(info["valid"].all()) else []
     assert torch.equal(torch.stack(answers), torch.stack(shown[:4])[:, :, :3].long().flip(0))
 
 

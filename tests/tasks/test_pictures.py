@@ -11,7 +11,6 @@ from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
 import arcturus
-from arcturus.building import build_agent
 from arcturus.envs import open_training
 from arcturus.envs.tasks.sequences import Copy, PrioritySort
 from arcturus.pictures.album import panels, pictures_of, write_pictures
@@ -21,6 +20,7 @@ from arcturus.pictures.memory import USED, memory_panel, used_slots
 from arcturus.pictures.sort import fit_heads, priorities
 from arcturus.pictures.style import inked
 from arcturus.pictures.tapes import Tape, choose_moments, play_tape
+from arcturus.runs.building import build_agent
 from arcturus.runs.library import load
 from arcturus.runs.settings import resolve, validate
 from arcturus.scoring.sequences import score_lengths

@@ -195,7 +195,7 @@ def test_right_answers_earn_the_most_and_any_other_less(name, actions, reward):
         rewards, ended, count = [], False, 0
         while not ended:
             y = env._y[env.t].copy()
-            if asked := info["asked"]:
+            if asked := info["valid"]:
                 y[-1] ^= count in slips
                 count += 1
             _, reward, ended, _, info = env.step(answer(y))
@@ -225,10 +225,10 @@ def test_a_step_after_the_end_or_before_a_reset_is_refused():
     with pytest.raises(gym.error.ResetNeeded):
         env.step(np.zeros(3, np.int8))
     _, info = env.reset(seed=0, options={"lengths": (3,)})
-    while not info["asked"]:
+    while not info["valid"]:
         *_, info = env.step(np.zeros(3, np.int8))
     _, reward, ended, _, info = env.step(1 - env._y[env.t])
-    assert (reward, ended, info) == (-0.5, True, {"asked": False, "solved": False})
+    assert (reward, ended, info) == (-0.5, True, {"valid": False, "solved": False})
     with pytest.raises(gym.error.ResetNeeded):
         env.step(np.zeros(3, np.int8))
 
@@ -243,7 +243,7 @@ def test_an_impossible_action_raises_instead_of_being_scored_as_another(actions,
     env = scalar("Copy", **settings)
     env.action_space.seed(0)
     _, info = env.reset(seed=0)
-    while not info["asked"]:
+    while not info["valid"]:
         *_, info = env.step(env.action_space.sample())
     before = env.t
     with pytest.raises(ValueError, match="is not in"):
@@ -310,12 +310,12 @@ def test_make_vec_keeps_gymnasiums_contract(env_id):
     kept, seen = obs.copy(), []
     for _ in range(300):
         assert envs.observation_space.contains(obs)
-        assert info["asked"].dtype == bool
+        assert info["valid"].dtype == bool
         obs, reward, terminated, truncated, info = envs.step(envs.action_space.sample())
-        assert reward.shape == terminated.shape == truncated.shape == info["asked"].shape == (3,)
+        assert reward.shape == terminated.shape == truncated.shape == info["valid"].shape == (3,)
         assert (terminated.dtype, truncated.dtype) == (bool, bool)
         seen.append((obs.copy(), terminated.copy()))
-        for written in (obs, reward, terminated, truncated, info["asked"]):
+        for written in (obs, reward, terminated, truncated, info["valid"]):
             written[:] = 1  # what is handed out is the caller's own
     ends = [i for i, (_, t) in enumerate(seen[:-1]) if t.all()]
     assert ends

@@ -83,8 +83,8 @@ def test_three_views_of_the_same_tapes_say_the_same_at_every_step(name, actions,
         for other in (seen_too, np.stack(seen_one)):
             assert np.array_equal(seen.numpy(), other)
             assert other.dtype == np.float32
-        asked = [i["asked"] for i in infos]
-        assert info["decides"].tolist() == info_too["asked"].tolist() == asked
+        asked = [i["valid"] for i in infos]
+        assert info["valid"].tolist() == info_too["valid"].tolist() == asked
         action = np.stack([arrays.single_action_space.sample() for _ in range(N)])
         if info.get("target") is not None:
             action = np.where(rng.random(N).reshape(N, *[1] * (action.ndim - 1)) < 0.5, info["target"].numpy(), action)
@@ -159,7 +159,7 @@ def test_a_reset_takes_a_seed_seeds_lengths_or_tapes():
     tapes = envs.task.sample(torch.Generator(), N, (2,))
     obs, info = envs.reset(options={"tapes": tapes})
     assert torch.equal(obs, tapes.inputs[0])
-    assert not info["decides"].any()
+    assert not info["valid"].any()
 
 
 @pytest.mark.parametrize(("name", "actions", "reward"), PLAYS)
@@ -177,8 +177,8 @@ def test_flags_targets_and_rewards_of_rows(name, actions, reward):
         assert ts.age.dtype == torch.uint8
         assert (ts.terminated == over).all()
         assert (ts.last == over).all()
-        assert (ts.decides == (not over and mask[t])).all()
-        assert not (ts.truncated | ts.life_lost | ts.cut).any()
+        assert (ts.valid == (not over and mask[t])).all()
+        assert not (ts.truncated | ts.life_lost | ts.interrupted).any()
         total += ts.reward
         if over:
             ends += 1
@@ -251,12 +251,12 @@ def test_environments_that_stop_say_which_rows_ask():
     """At a reset, at a step, at the row that closes an episode, and where single ones are reset."""
     with make("NTM/CopyStop-v0", 3, options="low=2,high=2,width=1") as envs:
         ts = envs.restart(np.arange(3))
-        assert not ts.decides.any()  # two rows and the end flag are shown, then two are asked for
+        assert not ts.valid.any()  # two rows and the end flag are shown, then two are asked for
         for _ in range(40):
             asked = (ts.age >= 3) & ~ts.terminated
-            assert torch.equal(ts.decides, asked)
+            assert torch.equal(ts.valid, asked)
             envs.send(torch.zeros(3, 1, dtype=torch.int64))
             ts = envs.recv()
-            if ts.decides.any():
+            if ts.valid.any():
                 ts = envs.restart(np.arange(3), np.array([True, False, False]))
-                assert not ts.decides[0]
+                assert not ts.valid[0]

@@ -1,0 +1,201 @@
+"""What the value agents share: algorithm 1 of Mnih et al. 2013 with the target network of 2015.  An agent's own file has its network
+and its loss.
+
+    (1) initialise the replay memory D                          (6) store the transition in D
+    (2) initialise Q with random weights                        (7) sample a random minibatch of transitions from D
+    (3) preprocess the sequence: phi(s)                         (8) the target y, and the loss: the agent's own
+    (4) with probability epsilon a random action, else argmax   (9) a step of gradient descent on the loss
+    (5) execute it in the emulator, observe reward and image   (10) every C steps theta- = theta (2015)
+
+(3) and (5) are the environments' (envs/) and the loop's (core/loop.py).
+
+Switches of all of them: n-step returns, C = 0 for no target network (2013), the loss of a life as an end (2015), double Q-learning
+(van Hasselt et al. 2016), prioritised replay (Schaul et al. 2016), dueling streams (Wang et al. 2016), noisy layers (Fortunato et al.
+2018).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, Objective, State, TimeStep
+from arcturus.config import Bounds
+from arcturus.errors import ConfigError
+from arcturus.networks import QNetwork
+from arcturus.optimizers import GradientStep, RMSProp, adam
+from arcturus.policies import epsilon_greedy
+from arcturus.replay.learner import EpsilonConfig, ReplayLearner, SequenceSpan
+from arcturus.seeding import Seeds
+from arcturus.speed import Captured, to_device
+
+
+@dataclass(frozen=True)
+class ValueConfig(EpsilonConfig):
+    """Settings of these agents."""
+
+    torso: str = "auto"
+    """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
+    average_pool: bool = False
+    """Average-pool the IMPALA torso's last feature maps."""
+    dueling: bool = False
+    """State-value and advantages in streams of their own (Wang et al. 2016)."""
+    noisy: Annotated[float, Bounds(0, 10)] = 0.0
+    """sigma_0 of noisy layers in the head, which explore by themselves (Fortunato et al. 2018); 0: none."""
+    double: bool = False
+    """Choose the bootstrap action with the online network (van Hasselt et al. 2016)."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Adam, or the centred RMSProp of Mnih et al. 2015."""
+
+
+def q_network(config: ValueConfig, spec: EnvSpec, agent: str, **more: Any) -> QNetwork:
+    """The network of an agent that plays Discrete actions; more: QNetwork's further arguments."""
+    c, actions = config, spec.discrete_actions(agent)
+    return QNetwork(spec, actions, c.torso, c.average_pool, dueling=c.dueling, noisy=c.noisy, **more)
+
+
+def check_munchausen(config: Any) -> None:
+    """ConfigError for switches that contradict Munchausen targets."""
+    if config.munchausen and (config.double or config.n_step > 1):
+        raise ConfigError(
+            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
+            where="--agent.munchausen",
+            fix="set --agent.n-step 1 --agent.double False",
+        )
+
+
+class ValueAgent(Agent):
+    """A subclass has loss(); one whose network predicts more than action-values also has film_extras().
+
+    The network: obs [B, *obs_shape], generator or None -> action-values [B, A], with initial_state() and score() as QNetwork has
+    them.  It and its target draw all their noise from the generator they are called with.
+    """
+
+    copies_always = True
+
+    def __init__(
+        self,
+        config: Any,
+        spec: EnvSpec,
+        device: torch.device | str,
+        seeds: Seeds,
+        make_network: Callable[[], nn.Module],
+        span: SequenceSpan | None = None,
+    ):
+        """span: what sequences an agent with memory learns from."""
+        self.config, self.spec, self.device = config, spec, torch.device(device)
+        with seeds.branch("init").initialising():
+            network: Any = make_network()  # (2)
+        self.network: Any = to_device(network, self.device)
+        self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
+        self.noise = seeds.branch("noise").torch(self.device)
+        self.gradient_step = GradientStep(self._optimizer(), config.max_grad_norm)
+        self.learner = ReplayLearner(  # (1)
+            config,
+            spec,
+            self.device,
+            seeds,
+            self.update,
+            generators=[self.noise],
+            remember=partial(self.gradient_step.remember, self.network, self.target),
+            span=span,
+            state=() if span is None or span.whole else self.initial_state(spec.num_envs),
+        )
+        self.replay = self.learner.ring
+        self.act_fn = Captured(self.predict, self.device, kept=True)
+        self.objective = Objective(config.gamma, config.reward_clip, config.end_on_life_loss and spec.has_lives)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        c, parameters = self.config, list(self.network.parameters())
+        if c.optimizer == "adam":
+            return adam(parameters, c.learning_rate, c.optimizer_eps)
+        return RMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
+
+    @property
+    def steps(self) -> int:
+        return self.learner.steps
+
+    @property
+    def updates(self) -> int:
+        return self.learner.updates
+
+    # -- acting: the network is run once -------------------------------------------------------------------------------
+
+    def draws(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """What is drawn before the network sees n observations; without a generator the same every time."""
+        return ()
+
+    def predict(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """What the network says of every action's return, in a shape of its own: [N, A, ...]."""
+        return self.network.atoms(obs, noise)
+
+    def q_values(self, predicted: Tensor) -> Tensor:
+        """The action-values [N, A] of a prediction."""
+        return self.network.expectation(predicted)
+
+    def film_extras(self, predicted: Tensor) -> dict[str, Tensor]:
+        """What a film shows of a prediction beside the action-values: returns and their probabilities, [N, A, K] each."""
+        return {}
+
+    @torch.no_grad()
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        """extras: q_values [N, A]; where it doesn't explore also film_extras().  Noisy layers have noise only where it explores."""
+        drawn = self.draws(len(ts.obs), generator if explore else None)
+        noise = generator if explore and self.config.noisy else None
+        predicted = self.act_fn(ts.obs, *drawn) if noise is None else self.predict(ts.obs, *drawn, noise=noise)
+        q = self.q_values(predicted)
+        if explore:  # (4)
+            return Act(epsilon_greedy(q, self.config.epsilon(self.steps), generator), state, {"q_values": q})
+        return Act(q.argmax(-1), state, {"q_values": q} | self.film_extras(predicted))
+
+    # -- learning --------------------------------------------------------------------------------------------------------
+
+    def observe(self, step: ActedStep) -> None:
+        self.learner.append(step)  # (6)
+
+    def learn(self) -> Metrics:
+        metrics = self.learner.learn()  # (7), and update() for each minibatch
+        if (metrics or self.copies_always) and self.learner.copy_due():  # (10), behind an update
+            self.target.load_state_dict(self.network.state_dict())
+            self.learner.copied()
+        return metrics
+
+    def update(self, batch: Any) -> tuple[Metrics, Tensor | None]:
+        """One gradient step on a minibatch; its metrics, and the transitions' new priorities [B]."""
+        loss = self.loss(batch)  # (8)
+        metrics = loss.metrics | {"losses/td_loss": loss.value.detach()} | self.gradient_step(loss.value)  # (9)
+        return metrics, loss.priority
+
+    def loss(self, batch: Any) -> Loss:
+        """Of a Transition, or of a Sequence, with priorities [B]."""
+        raise NotImplementedError
+
+    # -- watching and saving ---------------------------------------------------------------------------------------------
+
+    def scalars(self) -> dict[str, float]:
+        shown = {"charts/epsilon": self.config.epsilon(self.steps), "charts/learning_rate": self.config.learning_rate}
+        return shown | self.learner.scalars()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.gradient_step.state_dict(),
+            "noise_rng": self.noise.get_state(),
+            **self.learner.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.target.load_state_dict(state["target"])
+        if "optimizer" in state:  # a policy saved for playing only has none
+            self.gradient_step.load_state_dict(state["optimizer"])
+        if "noise_rng" in state:  # nor had DQN of version 0.1 without noisy layers
+            self.noise.set_state(state["noise_rng"])
+        self.learner.load_state_dict(state)

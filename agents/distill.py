@@ -1,0 +1,130 @@
+"""Policy distillation (Rusu et al. 2016, arXiv:1511.06295): a student plays, and learns what its teachers, runs of other agents, would do.
+
+    (1) q_t = softmax(z_t / tau)                            z_t: a teacher's action-values or logits; of several teachers the mean
+    (2) L = - mean_t sum_a q_t(a) log pi(a|s_t)             KL(q || pi) but for a constant                               (equation 3)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from arcturus.agents._rollout import RolloutAgent, RolloutConfig, actor_critic
+from arcturus.api import Act, ActedStep, EnvSpec, Loss, State, TimeStep, map_state
+from arcturus.config import Bounds
+from arcturus.errors import ConfigError
+from arcturus.losses import cross_entropy
+from arcturus.networks import ActorCritic
+from arcturus.optimizers import adam_or_graves
+from arcturus.policies import Categoricals
+from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.runs.depending import opened, split
+from arcturus.seeding import Seeds
+
+
+@dataclass(frozen=True)
+class Config(RolloutConfig):
+    teachers: str = ""
+    """Run folders of agents whose policies are the targets, one after another with commas."""
+    temperature: Annotated[float, Bounds(1e-4, 1e4)] = 1.0
+    """tau, what teachers' logits or action-values are divided by (Rusu et al.: 0.01 for action-values)."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """Adam, or the centred RMSProp of Graves 2013 (decay 0.95, momentum 0.9)."""
+    anneal_steps: Annotated[int, Bounds(-1)] = 0
+    """Steps over which the learning rate falls to 0; -1: the whole run, 0: it stays."""
+    max_grad_norm: Annotated[float, Bounds(0)] = 10.0
+    """Clip the gradient's norm; 0: don't."""
+    max_grad_value: Annotated[float, Bounds(0)] = 0.0
+    """Clip every number of the gradient to [-x, x]; 0: don't."""
+
+
+def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
+    """L over a minibatch.  batch.target: [L, B, k, choices] the teachers' probabilities q."""
+    logits, _, _ = network.unroll(batch.obs, batch.first, batch.state)
+    log_pi, rows = network.actions.log_probs(logits), batch.valid.sum().clamp_min(1)
+    value = cross_entropy(log_pi, batch.target, batch.valid).sum() / rows  # (2)
+    with torch.no_grad():
+        differs = (log_pi.argmax(-1) != batch.target.argmax(-1)).any(-1) & batch.valid
+    return Loss(value, {"losses/cross_entropy": value.detach(), "losses/agreement": 1 - differs.sum() / rows})
+
+
+class Agent(RolloutAgent):
+    config: Config
+
+    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        c = config
+        actions = Categoricals(spec.action_space, spec.env_id)
+        super().__init__(
+            config,
+            spec,
+            device,
+            seeds,
+            lambda: actor_critic(c, spec, value=False),
+            partial(adam_or_graves, name=c.optimizer, learning_rate=c.learning_rate, eps=c.optimizer_eps),
+            kept={"answer": actions.one_hot_shape},
+            every=1 if c.core == "none" and c.horizon else 0,
+        )
+        self.teachers = [Teacher(run, c.temperature, spec, self.device) for run in split(c.teachers)]
+
+    def check_training(self) -> None:
+        if not self.teachers:
+            raise ConfigError("no teachers are named", where="--agent.teachers", fix="name run folders of agents: runs/a,runs/b")
+
+    @torch.no_grad()
+    def initial_state(self, n: int) -> State:
+        """The student's memory, and the teachers'."""
+        return (self.network.initial_state(n), *(teacher.initial_state(n) for teacher in self.teachers))
+
+    @torch.no_grad()
+    def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
+        """extras: logits [N, L]; in training answer [N, k, choices], the teachers' probabilities."""
+        mine, *theirs = state
+        action, mine, extras = self.network.act(ts, mine, explore, generator)
+        if explore:
+            told = [teacher(ts, memory) for teacher, memory in zip(self.teachers, theirs, strict=True)]
+            extras["answer"] = torch.stack([q for q, _ in told]).mean(0)
+            theirs = [memory for _, memory in told]
+        return Act(action, (mine, *theirs), extras)
+
+    def observe(self, step: ActedStep) -> None:
+        super().observe(step._replace(state=step.state[0]))
+
+    def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
+        return {"target": self.rollout.kept("answer")}
+
+    def loss(self, batch: Minibatch) -> Loss:
+        return loss(self.network, batch, self.config)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"sequences": 0}  # as its runs of version 0.1 have it
+
+
+class Teacher:
+    """Another agent's policy as probabilities q [N, k, choices]."""
+
+    def __init__(self, run: str, temperature: float, spec: EnvSpec, device: torch.device):
+        from arcturus.runs.library import load  # it builds agents, of which this is one
+
+        path, checkpoint = opened(run)
+        self.actor, self.temperature = load(path, checkpoint.name, str(device)), temperature
+        theirs = self.actor.agent.spec
+        same = (theirs.obs_shape, theirs.obs_dtype, theirs.action_space) == (spec.obs_shape, spec.obs_dtype, spec.action_space)
+        if not same:
+            raise ConfigError(
+                f"{path} plays {theirs.env_id}, which doesn't look or act like {spec.env_id}",
+                where="--agent.teachers",
+                fix="train the student with the teacher's environment settings (frame size, stack, actions)",
+            )
+        self.actions = Categoricals(spec.action_space, spec.env_id)
+
+    def initial_state(self, n: int) -> State:
+        return self.actor.initial_state(n)
+
+    def __call__(self, ts: TimeStep, state: State) -> tuple[Tensor, State]:
+        act = self.actor.act(ts, state, explore=False)
+        scores = act.extras["logits"] if "logits" in act.extras else act.extras["q_values"]
+        return self.actions.log_probs(scores / self.temperature).exp(), map_state(Tensor.detach, act.state)  # (1)

@@ -1,0 +1,85 @@
+"""Agents from their settings and from what was saved of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from arcturus import agents
+from arcturus.api import Agent, EnvSpec, state_leaves
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.memory import check_bytes
+from arcturus.runs.fine_tuning import freeze
+from arcturus.runs.settings import ALL_OF_THE_RUN, RunConfig
+from arcturus.seeding import Seeds
+
+# what an agent that only plays does without
+LEARNING_STATE = ("optimizer", "replay_rng", "noise_rng", "priorities", "minibatch_rng", "rollout")
+
+
+def agent_class(name: str) -> Any:
+    """An agent's class; ConfigError for one of your own that has another base."""
+    cls = agents.load(name).Agent
+    if isinstance(cls, type) and issubclass(cls, Agent):
+        return cls
+    raise ConfigError(
+        f"{name}.Agent is not a subclass of arcturus.api.Agent, whose members the trainer asks for",
+        where="train-agent AGENT",
+        fix="write class Agent(arcturus.api.Agent); what it doesn't define has a default there",
+    )
+
+
+def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) -> Agent:
+    settings = config.agent
+    settings = replace(settings, **{k: config.run.steps for k in ALL_OF_THE_RUN if getattr(settings, k, 0) == -1})
+    agent = agent_class(config.agent_name)(settings, spec, device, Seeds(config.run.seed))
+    freeze(agent, config.run.freeze)
+    return agent
+
+
+def check_training(agent: Agent, spec: EnvSpec, adaptive: bool) -> None:
+    """Before anything runs: whether these environments can train this agent.  adaptive: their curriculum goes by how the episodes
+    go."""
+    agent.check_training()
+    if agent.needs_targets and not spec.has_targets:
+        raise ConfigError(
+            f"{spec.env_id} doesn't tell the right answers",
+            where="--env",
+            fix="use an NTM/ task answered by bits, symbol or serial, or train-agent distill --agent.teachers RUN",
+        )
+    if adaptive and not agent.plays:
+        raise ConfigError(
+            "this curriculum goes by how the episodes go, and the agent doesn't play them in training",
+            where="--env.curriculum",
+            fix="add --agent.play True, or use the uniform one",
+        )
+    if agent.rollout is not None and agent.rollout.whole:
+        numbers = sum(leaf.numel() for leaf in state_leaves(agent.initial_state(1)))
+        check_bytes(numbers, spec.num_envs, spec.episode_rows, agent.rollout.ring.device)
+
+
+def playing_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Enough of an agent's state to play."""
+    return {k: v for k, v in state.items() if k not in LEARNING_STATE}
+
+
+def restore(agent: Agent, state: dict[str, Any], where: str) -> None:
+    """An agent's saved state, with every way not to fit told in one error."""
+    with fitting(where):
+        agent.load_state_dict(state)
+
+
+@contextmanager
+def fitting(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as e:
+        raise CheckpointError(
+            f"the checkpoint doesn't fit this agent: {(str(e).splitlines() or [type(e).__name__])[0]}",
+            where=where,
+            fix="was config.yaml changed, or is it another version's run?",
+        ) from e

@@ -1,0 +1,282 @@
+"""A run that trains: the loop is read, and every row is logged, scored and saved as the settings ask.
+
+saving.py writes checkpoints, resuming.py goes back to them, state.py is what they hold; trainer.py makes it all from settings.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from arcturus.api import LoopOutput, State, TimeStep
+from arcturus.envs import is_atari, is_own, single
+from arcturus.envs.vector import DeviceEnvs
+from arcturus.errors import ConfigError, Interrupted
+from arcturus.loop import run as run_loop
+from arcturus.runs.action_log import fingerprint
+from arcturus.runs.checkpoint import Checkpoints, Loaded
+from arcturus.runs.files import write_atomically
+from arcturus.runs.folder import Run
+from arcturus.runs.monitor import Monitor
+from arcturus.runs.probing import Probe
+from arcturus.runs.profile import Profile
+from arcturus.runs.reports import introduce, report_evaluation, report_hidden_layer, report_lengths
+from arcturus.runs.resuming import restore, return_to
+from arcturus.runs.saver import Saver
+from arcturus.runs.saving import Saving
+from arcturus.runs.settings import find_listeners
+from arcturus.runs.signals import Signals
+from arcturus.runs.state import RunState
+from arcturus.scoring.evaluation import evaluate
+from arcturus.scoring.instruments import HeldOut, collect_heldout
+from arcturus.telling import say
+
+
+def passed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` (0: there is none) lies in (before, now]."""
+    return every > 0 and now // every > before // every
+
+
+class Training:
+    """One run from where it stands to its end, or to a signal."""
+
+    def __init__(
+        self, state: RunState, run: Run, signals: Signals, *, resume: bool, quiet: bool, learner_threads: int, argv: Sequence[str]
+    ):
+        """argv: the command, as run.json keeps it of every start."""
+        self.state, self.run, self.signals, self.resume, self.quiet, self.argv = state, run, signals, resume, quiet, list(argv)
+        self.config, self.seeds, self.agent, self.envs = state.config, state.seeds, state.agent, state.envs
+        self.learner_threads = learner_threads
+        self.checkpoints = Checkpoints(run.path, run.own)
+        env_id = self.config.env.id
+        self.alone = single(self.config.env)  # nobody may open a second instance beside the one that trains
+        self.proved = is_own(env_id) or is_atari(env_id)  # that restarts with a seed lead to the same
+        self.restored = False  # something of the run may have changed
+
+    @property
+    def steps(self) -> int:
+        return self.state.steps
+
+    # -- the course of a run -----------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        state, run, total = self.state, self.run, self.config.run.steps
+        loaded = restore(state, run, self.checkpoints) if self.resume else None
+        if self.resume and (state.steps > total or (state.steps == total and run.status == "finished")):
+            raise ConfigError(
+                f"{run.path} has its {state.steps:,} steps already",
+                where="train-agent resume",
+                fix=f"go on to more with --steps {2 * state.steps}",
+            )
+        self.restored = True
+        if loaded:
+            self.checkpoints.set_aside_after(state.steps)
+        if self.resume:  # what was changed is the run's from now on
+            self._write_settings()
+            self._begin_again()
+        self.heldout = self._hold_out_states()
+        self.monitor = Monitor(run.path, self.config, state.steps, self.quiet, loaded.state["monitor"] if loaded else None)
+        introduce(self.monitor, self.config, self.agent, self.envs.envs, loaded.state if loaded else None)
+        self.listeners = [make(run.path) for make in find_listeners(self.config)]
+        try:
+            with Saver() as saver:
+                replay = self.agent.replay if self.config.run.checkpoint_replay == "all" else None
+                self.saving = Saving(state, self.checkpoints, saver, self.monitor, replay, self._checkpoint_written)
+                if self.config.run.profile:
+                    self.listeners.append(Profile(self, run.path / "profile"))
+                self._go_on(loaded)
+        except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
+            pass
+        finally:
+            self.monitor.close()
+            for listener in self.listeners:
+                getattr(listener, "close", lambda: None)()
+        if state.steps >= total and not state.eval_pending:
+            self.run.note(status="finished", steps=state.steps, best=state.best if math.isfinite(state.best) else None)
+        else:
+            self.run.note(status="preempted", steps=state.steps, signal=signal.Signals(self.signals.received or 0).name)
+
+    def _go_on(self, loaded: Loaded | None) -> None:
+        state, total = self.state, self.config.run.steps
+        if state.eval_pending:
+            self._evaluate()
+        if state.steps < total and not self.signals.stop():
+            tell = (lambda text: None) if self.quiet else self.monitor.text
+            self._loop(return_to(loaded, state, self.checkpoints, self.signals.stop, tell) if loaded else None)
+        if self.heldout and state.steps >= total and not state.eval_pending:
+            self._report_hidden_layer(self.heldout)
+
+    def _write_settings(self) -> None:
+        write_atomically(self.run.path / "config.yaml", self.config.text())
+
+    def _begin_again(self) -> None:
+        changed = self.run.begin(self.config, self.argv, self.steps)
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed[:10])
+            say(f"other versions than at the start before, so this is not an exact continuation:\n{lines}")
+        elif self.steps and not self.config.run.deterministic and not self.quiet:
+            say(f"going on from step {self.steps:,}; bit-equality with a run never stopped is promised with --deterministic only")
+
+    def _checkpoint_written(self, step: int) -> None:
+        self.run.note(checkpoint=step)
+        if not (self.run.path / "config.yaml").exists():  # the folder was removed, and is coming back
+            self._write_settings()
+
+    # -- the loop and its reader -----------------------------------------------------------------------------------------
+
+    def _loop(self, at: tuple[TimeStep, State] | None) -> None:
+        state, total = self.state, self.config.run.steps
+        if self.agent.own_loop:
+            self.agent.fit(self.envs.envs, total, self._read)
+            return
+        self.monitor.begin(state.steps)
+        rows = run_loop(
+            self.envs,
+            self.agent,
+            steps=total,
+            start=state.steps,
+            at=at,
+            generator=state.generator,
+            interrupt_due=self._interrupt_due,
+            learner_threads=self.learner_threads,
+            seeds=self._restart_seeds,
+        )
+        try:
+            for row in rows:
+                if self._read(row):
+                    return
+        finally:
+            rows.close()  # type: ignore[attr-defined]
+
+    def _restart_seeds(self) -> np.ndarray:
+        self.state.started = self.state.steps
+        return self.state.restart_seeds()
+
+    def _checkpoint_due(self, steps: int) -> bool:
+        return passed(self.config.checkpoint_every, steps - self.config.env.num_envs, steps)
+
+    def _interrupt_due(self, steps: int) -> bool:
+        """Whether environments are to restart at this row: where a checkpoint is due (or an evaluation, if it can be played by the one
+        environment only), once episodes had time to end since the last restart.  Until then a checkpoint keeps the actions since."""
+        state = self.state
+        wanted = self._checkpoint_due(steps) or (self.alone and passed(self.config.eval_every, state.started, steps))
+        rows = (steps - state.started) // self.config.env.num_envs
+        return wanted and (self.envs.full or state.account.may_restart(rows, self.envs.envs.playing))
+
+    def _read(self, row: LoopOutput) -> bool:
+        """Logs, evaluates and saves what a row asks for; whether it was the last."""
+        state, total = self.state, self.config.run.steps
+        before, state.steps, state.memory = state.steps, row.steps, row.state
+        self._log_row(row)
+        for listener in self.listeners:
+            listener(row)
+        if self._evaluation_due(before, row.interrupted):
+            state.eval_pending = True
+            self._evaluate()
+        self.saving.save_segments()
+        leaving = bool(self.signals.stop()) or state.steps >= total
+        if row.interrupted:
+            state.account.restart(self.envs.envs.playing)
+        if leaving or self._checkpoint_due(state.steps):
+            goes_on = not (row.interrupted or self.agent.own_loop)
+            self.saving.save(fingerprint(row.step.timestep) if goes_on else None, last=leaving)
+        if row.interrupted and not self.proved and not self.signals.stop():
+            self._prove()
+        self.saving.collect(last=leaving)
+        return leaving
+
+    def _log_row(self, row: LoopOutput) -> None:
+        state, envs = self.state, self.envs.envs
+        finished = state.account.take(envs.take_finished(), envs.playing)
+        self.monitor.row(state.steps, row.metrics, finished if self.agent.plays else [])
+        log = self.monitor.is_due(state.steps)
+        if log:
+            self.run.own()
+        state.health.check_rows(envs.take_bad(), state.started, state.steps)
+        state.health.check_updates(row.metrics, self.agent, state.steps, wait=log)
+        if log:
+            self._log()
+
+    def _log(self) -> None:
+        state, schedule = self.state, self.envs.envs.schedule
+        extra = self.agent.scalars()
+        if self.heldout and self.probe.due(state.steps):
+            extra |= self._probe(self.heldout)
+        if state.health.bad_rows:
+            extra["health/bad_rows"] = state.health.bad_rows
+        extra |= state.account.scalars()
+        if schedule is not None and schedule.adaptive:
+            extra["task/level"] = schedule.level
+        self.monitor.log(state.steps, extra)
+
+    # -- evaluation and held-out states --------------------------------------------------------------------------------------
+
+    def _evaluation_due(self, before: int, interrupted: bool) -> bool:
+        """before: the step of the row before.  With one environment only, an evaluation waits for it to restart."""
+        state, every = self.state, self.config.eval_every
+        since = before
+        if self.alone:
+            since = state.started if interrupted else state.steps
+        return passed(every, since, state.steps) or (every > 0 and state.steps >= self.config.run.steps)
+
+    def _evaluate(self) -> None:
+        """Leaves eval_pending set if a signal broke it off."""
+        state = self.state
+        if self.alone and self.agent.own_loop:
+            state.eval_pending = False
+            return  # it was said at the beginning
+        began = time.perf_counter()
+        self._release()
+        try:
+            result = evaluate(
+                self.agent,
+                self.config.env,
+                self.config.run.eval_episodes,
+                seed=self.seeds.branch("selection"),
+                device=self.config.device,
+                stop=self.signals.stop,
+                max_steps=self.config.run.eval_max_steps,
+                progress=self.monitor.text,
+                threads=0,
+            )
+        except Interrupted:
+            return
+        state.eval_pending = False
+        report_lengths(self.monitor, self.agent, self.config, self.seeds.branch("lengths"), state.steps)
+        best = result.mean > state.best
+        report_evaluation(self.monitor, self.agent, result, state.steps, time.perf_counter() - began, best)
+        if best:
+            self.saving.save_best(result.mean)
+
+    def _release(self) -> None:
+        """Closes the only instance of an environment, so that another may be opened."""
+        if self.alone and isinstance(self.envs.envs, DeviceEnvs):
+            self.envs.envs.release()
+
+    def _hold_out_states(self) -> HeldOut | None:
+        self.probe = Probe(self.config)
+        if not self.probe.count or self.agent.network is None:
+            return None
+        self._release()
+        return HeldOut(collect_heldout(self.config.env, self.probe.count, self.seeds.branch("heldout"), self.config.device))
+
+    def _probe(self, heldout: HeldOut) -> dict[str, float]:
+        with self.probe.timed():
+            return heldout.read(self.agent)[0]
+
+    def _report_hidden_layer(self, heldout: HeldOut) -> None:
+        report_hidden_layer(self.monitor, self.agent, heldout, self.steps)
+
+    def _prove(self) -> None:
+        """Once a run: says so if these environments are no function of their seeds, as then nothing that was stopped can be gone back to."""
+        self.proved = True
+        if self.envs.envs.schedule is None and not self.agent.own_loop and not self.envs.repeats(self.state.restart_seeds()):
+            say(
+                f"warning: {self.config.env.id} is no function of its seed: two restarts with the same one went different ways.  A resumed "
+                "run will not be an exact continuation, and a scored episode can't be played again or filmed"
+            )
+            self.run.note(repeats=False)

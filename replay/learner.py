@@ -1,0 +1,250 @@
+"""Learning from replay: what all agents that do it share.
+
+Stored rows, minibatches drawn uniformly or by priority, how many updates are due, when the target network is copied, epsilon; and the
+settings of all this.  What is learnt from a minibatch is the agent's own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from arcturus.api import ActedStep, EnvSpec, Metrics, State, map_state
+from arcturus.config import Bounds
+from arcturus.device import choose_device
+from arcturus.losses import linear_schedule
+from arcturus.replay.prioritised import Priorities
+from arcturus.replay.records import SampleIndices, Sequence, Transition
+from arcturus.replay.ring import Ring, uniform
+from arcturus.seeding import Seeds
+from arcturus.speed import Captured, fast
+
+MOST_AT_ONCE = 8  # updates in one graph
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Numbers called steps are agent steps summed over environments (one decision is 4 emulator frames on Atari)."""
+
+    gamma: Annotated[float, Bounds(0, 1)] = 0.99
+    """Discount per agent step."""
+    n_step: Annotated[int, Bounds(1, 100)] = 1
+    """Steps of reward before bootstrapping."""
+    target_period: Annotated[int, Bounds(0)] = 8_000
+    """C: steps between copies to the target network; 0: no target network."""
+    end_on_life_loss: bool = False
+    """Losing a life ends the return (the game goes on)."""
+    reward_clip: Annotated[float, Bounds(0)] = 1.0
+    """Learn from rewards clipped to [-x, x]; 0: raw."""
+    learning_rate: Annotated[float, Bounds(0, 10)] = 6.25e-5
+    optimizer_eps: Annotated[float, Bounds(0, 1)] = 1.5e-4
+    """Adam: beside the root; RMSProp: inside it."""
+    max_grad_norm: Annotated[float, Bounds(0)] = 0.0
+    """Clip the gradient's norm; 0: don't."""
+    batch_size: Annotated[int, Bounds(1, 65_536)] = 32
+    """Transitions per update; with memory, sequences."""
+    replay_ratio: Annotated[float, Bounds(0, 64)] = 0.25
+    """Updates per agent step, whatever the number of environments."""
+    capacity: Annotated[int, Bounds(2)] = 1_000_000
+    """Steps the replay holds."""
+    replay_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where replay lives; auto: where the network does."""
+    learning_starts: Annotated[int, Bounds(0)] = 20_000
+    """Steps before the first update."""
+    prioritised: bool = False
+    """Draw by priority (Schaul et al. 2016)."""
+    priority_exponent: Annotated[float, Bounds(0, 1)] = 0.5
+    """alpha: how much priority counts; 0: not at all."""
+    importance_exponent: Annotated[float, Bounds(0, 1)] = 0.4
+    """beta at the beginning: how far importance weights make up for the priorities."""
+    importance_steps: Annotated[int, Bounds(-1)] = -1
+    """Steps in which beta rises to 1; 0: it stays, -1: all of the run's."""
+
+
+@dataclass(frozen=True)
+class EpsilonConfig(ReplayConfig):
+    """And those of an epsilon-greedy agent, which plays at random before learning_starts."""
+
+    epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
+    epsilon_final: Annotated[float, Bounds(0, 1)] = 0.01
+    epsilon_steps: Annotated[int, Bounds(0)] = 250_000
+    """Steps over which epsilon falls from initial to final, counted from learning_starts."""
+
+    def epsilon(self, step: int) -> float:
+        return linear_schedule(step, self.epsilon_initial, self.epsilon_final, self.learning_starts, self.epsilon_steps)
+
+
+class SequenceSpan(NamedTuple):
+    """Of sequences that an agent with memory learns from: rows that bring the stored memory up to date, rows learnt from, and whether
+    each begins with its episode."""
+
+    burn_in: int
+    length: int
+    whole: bool
+
+
+class ReplayLearner:
+    """An agent's replay, and the updates it makes of it.
+
+    update: one gradient step on a minibatch -> its metrics and the transitions' new priorities [B].  It is called by learn() as often as
+    replay_ratio asks for, with minibatches on `device`, wherever the replay lives.  generators, remember: speed.Captured's.
+    span: to learn from sequences, of an agent whose memory `state` [N, ...] is stored with each row.
+    """
+
+    def __init__(
+        self,
+        config: ReplayConfig,
+        spec: EnvSpec,
+        device: torch.device,
+        seeds: Seeds,
+        update: Callable[[Any], tuple[Metrics, Tensor | None]],
+        *,
+        generators: Iterable[torch.Generator | None] = (),
+        remember: Callable[[], Callable[[], None]] = lambda: lambda: None,
+        span: SequenceSpan | None = None,
+        state: State = (),
+    ):
+        self.config, self.spec, self.device, self.span, self.update = config, spec, device, span, update
+        self.reach = config.n_step  # rows a sample reaches beyond its first
+        if span is not None:
+            self.reach += span.burn_in + span.length - 1 + (spec.episode_rows if span.whole else 0)
+        named = config.replay_device
+        where = device if named == "auto" else torch.device(choose_device(named, "--agent.replay-device"))
+        self.ring = Ring(config.capacity, spec, where, self.reach, state=state)
+        self.generator = seeds.branch("replay").torch(where)
+        self.priorities = Priorities(self.ring, config.priority_exponent, self.reach) if config.prioritised else None
+        self.in_graph = fast() and where.type == "cuda" == device.type  # minibatches are gathered within the update, and its graph
+        self.captured = Captured(self._update_all, device, generators, remember)
+        self.steps = self.updates = self.copies = 0
+
+    def append(self, step: ActedStep) -> None:
+        self.ring.append(step)
+        self.steps += self.spec.num_envs
+        if self.ring.size < min(self.config.learning_starts, self.ring.capacity):  # also after a resume without its replay:
+            self.updates = max(self.updates, self.due)  # what was due meanwhile is forgiven
+
+    @property
+    def due(self) -> int:
+        """Updates that should have been made by now."""
+        return int((self.steps - self.config.learning_starts) * self.config.replay_ratio)
+
+    def update_due(self) -> bool:
+        return self.updates < self.due and self.ring.ready(self.reach)
+
+    def learn(self) -> Metrics:
+        """All updates that are due; the newest one's metrics, {} if there was none."""
+        metrics: Metrics = {}
+        while self.update_due():
+            metrics = self._learn_from(*self._draw())
+        return self.captured.latest(metrics)
+
+    def update_once(self) -> Metrics:
+        """One update, due or not."""
+        return self._learn_from(*self._draw(1))
+
+    def _learn_from(self, indices: SampleIndices | None, batches: tuple[Any, ...]) -> Metrics:
+        metrics, priority = self.captured(*batches)
+        self.updates += len(batches)
+        if self.priorities is not None and indices is not None and priority is not None:
+            places = indices.t * self.spec.num_envs + indices.n
+            self.priorities.set(places, priority.detach().to(self.ring.device))
+        return metrics
+
+    def copy_due(self) -> bool:
+        """Whether the target network is older than target_period allows."""
+        period = self.config.target_period
+        return period > 0 and self.steps // period > self.copies
+
+    def copied(self) -> None:
+        """The target network is the network as it is now."""
+        self.copies = self.steps // self.config.target_period
+
+    @property
+    def beta(self) -> float:
+        c = self.config
+        return (
+            linear_schedule(self.steps, c.importance_exponent, 1.0, 0, c.importance_steps)
+            if c.importance_steps
+            else c.importance_exponent
+        )
+
+    def _draw(self, most: int = MOST_AT_ONCE) -> tuple[SampleIndices | None, tuple[Any, ...]]:
+        """The minibatches of the next updates, and where the transitions of the first of them stand.
+
+        In a graph those of all updates that are due are gathered at once, but for those drawn by priority, which each update changes for
+        the next.
+        """
+        if self.span is not None:
+            return None, (self.sample_sequences(),)
+        if not self.in_graph:
+            indices = self.sample()
+            return indices, (self._here(self.materialise(indices)),)
+        count = 1 if self.priorities is not None else max(min(self.due - self.updates, most), 1)
+        drawn = tuple(self.sample() for _ in range(count))
+        return drawn[0], drawn
+
+    def _update_all(self, *batches: Any) -> tuple[Metrics, Tensor | None]:
+        for given in batches:
+            out = self.update(self.materialise(given) if isinstance(given, SampleIndices) else given)
+        return out
+
+    def sample(self) -> SampleIndices:
+        """Where the transitions of one minibatch begin: drawn uniformly, or by priority."""
+        c, n = self.config, self.spec.num_envs
+        if self.priorities is None:
+            return SampleIndices(*uniform(c.batch_size, self.ring.oldest, self.ring.count - c.n_step, n, self.generator), None)
+        places, weight = self.priorities.draw(c.batch_size, self.generator, self.beta)
+        return SampleIndices(places // n, places % n, weight)
+
+    def materialise(self, indices: SampleIndices) -> Transition:
+        """The transitions themselves, where the replay lives."""
+        c = self.config
+        found = self.ring.transitions(indices.t, indices.n, c.n_step, c.gamma, c.reward_clip, c.end_on_life_loss)
+        return found if indices.weight is None else found._replace(weight=indices.weight)  # 0 at void rows, as the other
+
+    def sample_sequences(self) -> Sequence:
+        """One minibatch of sequences, drawn uniformly."""
+        c, span = self.config, self.span
+        if span is None:
+            raise ValueError("this learner draws transitions: it was made without a span")
+        return self._here(
+            self.ring.sequences(
+                c.batch_size,
+                self.generator,
+                burn_in=span.burn_in,
+                length=span.length,
+                n_step=c.n_step,
+                gamma=c.gamma,
+                reward_clip=c.reward_clip,
+                end_on_life_loss=c.end_on_life_loss,
+                whole=span.whole,
+            )
+        )
+
+    def _here(self, batch: Any) -> Any:
+        if self.ring.device == self.device:
+            return batch
+        return map_state(lambda x: x.to(self.device, non_blocking=self.device.type == "cuda"), batch)
+
+    def scalars(self) -> dict[str, float]:
+        """What the monitor shows of it; plain numbers the host knows."""
+        shown = {"charts/updates": self.updates, "health/replay_fill": self.ring.size / self.ring.capacity}
+        return shown | ({} if self.priorities is None else {"charts/importance_exponent": self.beta})
+
+    def state_dict(self) -> dict[str, Any]:
+        saved = {"replay_rng": self.generator.get_state(), "steps": self.steps, "updates": self.updates, "copies": self.copies}
+        return saved | ({} if self.priorities is None else {"priorities": self.priorities.state_dict()})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if "replay_rng" in state:  # a policy saved for playing only has none
+            self.generator.set_state(state["replay_rng"])
+            if self.priorities is not None:
+                self.priorities.load_state_dict(state["priorities"])
+        self.steps, self.updates, self.copies = state["steps"], state["updates"], state["copies"]
+        slack = (self.reach + self.spec.frame_stack + 1) * self.spec.num_envs * self.config.replay_ratio + 1
+        if self.due - self.updates > slack:
+            raise ValueError(f"{self.updates:,} updates are too few for {self.steps:,} steps")
