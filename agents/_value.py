@@ -70,14 +70,60 @@ def check_munchausen(config: Any) -> None:
         )
 
 
-class ValueAgent(Agent):
+class ReplayAgent(Agent):
+    """A subclass makes a learner, which calls its update(), and a target network of `online`."""
+
+    copies_always = True
+    config: Any
+    learner: ReplayLearner
+    target: nn.Module
+    online: nn.Module  # what the target network is a copy of
+
+    @property
+    def steps(self) -> int:
+        return self.learner.steps
+
+    @property
+    def updates(self) -> int:
+        return self.learner.updates
+
+    def observe(self, step: ActedStep) -> None:
+        self.learner.append(step)  # (6)
+
+    def learn(self) -> Metrics:
+        metrics = self.learner.learn()  # (7), and update() for each minibatch
+        if (metrics or self.copies_always) and self.learner.copy_due():  # (10)
+            self.target.load_state_dict(self.online.state_dict())
+            self.learner.copied()
+        return metrics
+
+    def update(self, batch: Any) -> tuple[Metrics, Tensor | None]:
+        """One gradient step on a minibatch; its metrics, and the transitions' new priorities [B]."""
+        raise NotImplementedError
+
+    def scalars(self) -> dict[str, float]:
+        return {"charts/learning_rate": self.config.learning_rate} | self.learner.scalars()
+
+    def parts(self) -> dict[str, Any]:
+        """What is saved of it, by name, beside what the learner counts."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts().items()} | self.learner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self.parts().items():
+            if name in state or name != "optimizer":  # a policy saved for playing only has none
+                part.load_state_dict(state[name])
+        self.learner.load_state_dict(state)
+
+
+class ValueAgent(ReplayAgent):
     """A subclass has loss(); one whose network predicts more than action-values also has film_extras().
 
     The network: obs [B, *obs_shape], generator or None -> action-values [B, A], with initial_state() and score() as QNetwork has
     them.  It and its target draw all their noise from the generator they are called with.
     """
-
-    copies_always = True
 
     def __init__(
         self,
@@ -93,6 +139,7 @@ class ValueAgent(Agent):
         with seeds.branch("init").initialising():
             network: Any = make_network()  # (2)
         self.network: Any = to_device(network, self.device)
+        self.online = self.network
         self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.noise = seeds.branch("noise").torch(self.device)
         self.gradient_step = GradientStep(self._optimizer(), config.max_grad_norm)
@@ -116,14 +163,6 @@ class ValueAgent(Agent):
         if c.optimizer == "adam":
             return adam(parameters, c.learning_rate, c.optimizer_eps)
         return RMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
-
-    @property
-    def steps(self) -> int:
-        return self.learner.steps
-
-    @property
-    def updates(self) -> int:
-        return self.learner.updates
 
     # -- acting: the network is run once -------------------------------------------------------------------------------
 
@@ -156,16 +195,6 @@ class ValueAgent(Agent):
 
     # -- learning --------------------------------------------------------------------------------------------------------
 
-    def observe(self, step: ActedStep) -> None:
-        self.learner.append(step)  # (6)
-
-    def learn(self) -> Metrics:
-        metrics = self.learner.learn()  # (7), and update() for each minibatch
-        if (metrics or self.copies_always) and self.learner.copy_due():  # (10), behind an update
-            self.target.load_state_dict(self.network.state_dict())
-            self.learner.copied()
-        return metrics
-
     def update(self, batch: Any) -> tuple[Metrics, Tensor | None]:
         """One gradient step on a minibatch; its metrics, and the transitions' new priorities [B]."""
         loss = self.loss(batch)  # (8)
@@ -179,23 +208,15 @@ class ValueAgent(Agent):
     # -- watching and saving ---------------------------------------------------------------------------------------------
 
     def scalars(self) -> dict[str, float]:
-        shown = {"charts/epsilon": self.config.epsilon(self.steps), "charts/learning_rate": self.config.learning_rate}
-        return shown | self.learner.scalars()
+        return {"charts/epsilon": self.config.epsilon(self.steps)} | super().scalars()
+
+    def parts(self) -> dict[str, Any]:
+        return {"network": self.network, "target": self.target, "optimizer": self.gradient_step}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "target": self.target.state_dict(),
-            "optimizer": self.gradient_step.state_dict(),
-            "noise_rng": self.noise.get_state(),
-            **self.learner.state_dict(),
-        }
+        return super().state_dict() | {"noise_rng": self.noise.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.target.load_state_dict(state["target"])
-        if "optimizer" in state:  # a policy saved for playing only has none
-            self.gradient_step.load_state_dict(state["optimizer"])
-        if "noise_rng" in state:  # nor had DQN of version 0.1 without noisy layers
+        super().load_state_dict(state)
+        if "noise_rng" in state:  # not of a policy for playing only, nor of DQN of version 0.1
             self.noise.set_state(state["noise_rng"])
-        self.learner.load_state_dict(state)

@@ -30,7 +30,7 @@ from arcturus.losses import explained_variance, lambda_returns, masked_mean, nor
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam
 from arcturus.replay.records import Trajectory
-from arcturus.replay.whole_episodes import ends_inside, episode_pieces, single_rows
+from arcturus.replay.whole_episodes import check_horizon, ends_inside, episode_pieces, from_first_rows, single_rows
 from arcturus.seeding import Seeds
 
 PROGRESS = ("counted", "open", "average", "begun", "used", "empty")  # of an update under way, in a checkpoint
@@ -82,12 +82,7 @@ def returns(rows: Trajectory, value: Tensor, c: Config) -> Tensor:
     without a learned baseline)."""
     discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, end_on_life_loss=c.end_on_life_loss)
     G = lambda_returns(rows.rewards(c.reward_clip), discount, value, rows.last, 1.0)
-    if c.reward_to_go:
-        return G
-    whole = [G[0]]  # the return from the first row of the episode, at all of its rows
-    for G_t, first in zip(G[1:], rows.first[1:], strict=True):
-        whole.append(torch.where(first, G_t, whole[-1]))
-    return torch.stack(whole)
+    return G if c.reward_to_go else from_first_rows(G, rows.first)
 
 
 class Piece(NamedTuple):
@@ -120,27 +115,16 @@ def baseline_loss(piece: Piece, c: Config) -> Tensor:
     return c.baseline_cost * (torch.where(piece.valid, (piece.G - piece.value).square(), 0).sum() / piece.rows)
 
 
-def check(config: Config, spec: EnvSpec) -> None:
-    """ConfigError for settings that contradict each other, or the environment."""
-    if config.end_on_life_loss and not config.reward_to_go:
-        raise ConfigError(
-            "the whole trajectory's return can't end at a lost life", where="--agent.end-on-life-loss", fix="use reward_to_go True"
-        )
-    if spec.episode_rows > config.horizon:  # of the longest the last answers would never be learnt from
-        raise ConfigError(
-            f"the longest episodes of {spec.env_id} have {spec.episode_rows:,} rows, and {config.horizon:,} are kept",
-            where="--agent.horizon",
-            fix=f"use {spec.episode_rows:,} or more",
-        )
-
-
 class Agent(RolloutAgent):
     stochastic = True
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         c, self.learned = config, config.baseline == "learned"
-        check(config, spec)
+        if c.end_on_life_loss and not c.reward_to_go:
+            what = "the whole trajectory's return can't end at a lost life"
+            raise ConfigError(what, where="--agent.end-on-life-loss", fix="use --agent.reward-to-go True")
+        check_horizon(spec, c.horizon)
         super().__init__(
             config,
             spec,

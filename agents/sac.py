@@ -21,19 +21,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from arcturus import api
-from arcturus.api import Act, ActedStep, EnvSpec, Loss, Metrics, Objective, State, TimeStep
+from arcturus.agents._value import ReplayAgent
+from arcturus.api import Act, EnvSpec, Loss, Metrics, Objective, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import expected_soft_value, td_loss, weighted_mean
-from arcturus.networks import ActorCritic, QNetwork
-from arcturus.optimizers import GradientStep, adam
+from arcturus.networks import ActorCritic, TwinQNetwork
+from arcturus.optimizers import GradientStep, GradientSteps, adam, joint_health
 from arcturus.replay.learner import ReplayConfig, ReplayLearner
 from arcturus.replay.records import Transition
 from arcturus.seeding import Seeds
@@ -82,47 +82,29 @@ def temperature_loss(log_alpha: Tensor, entropy: Tensor, target: float, weight: 
     return weighted_mean(log_alpha.exp() * (entropy - target).detach(), weight)  # (4)
 
 
-class Critics(nn.Module):
-    """obs [B, *obs_shape] -> action-values of both, [2, B, A]."""
-
-    def __init__(self, spec: EnvSpec, num_actions: int, torso: str):
-        super().__init__()
-        self.both = nn.ModuleList([QNetwork(spec, num_actions, torso) for _ in range(2)])
-
-    def forward(self, obs: Tensor) -> Tensor:
-        return torch.stack([q(obs) for q in self.both])
-
-
-class Agent(api.Agent):
+class Agent(ReplayAgent):
     stochastic = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.config, self.spec, self.device = config, spec, torch.device(device)
         c, actions = config, spec.discrete_actions("sac")
         with seeds.branch("init").initialising():
-            actor, critics = ActorCritic(spec, torso=c.torso, value=False), Critics(spec, actions, c.torso)
+            actor, critics = ActorCritic(spec, torso=c.torso, value=False), TwinQNetwork(spec, actions, c.torso)
         self.network: ActorCritic = to_device(actor, self.device)
-        self.critics: Critics = to_device(critics, self.device)
+        self.critics: TwinQNetwork = to_device(critics, self.device)
+        self.online = self.critics
         self.target = copy.deepcopy(self.critics).requires_grad_(False) if c.target_period else self.critics
         self.log_alpha = nn.Parameter(torch.tensor(math.log(c.alpha), device=self.device), requires_grad=c.autotune)
         self.target_entropy = c.target_entropy * math.log(actions)  # in nats
         learnt = {"critics": list(self.critics.parameters()), "actor": list(self.network.parameters())}
         if c.autotune:
             learnt["alpha"] = [self.log_alpha]
-        self.gradient_steps = {
-            k: GradientStep(adam(v, c.learning_rate, c.optimizer_eps), c.max_grad_norm) for k, v in learnt.items()
-        }
-        self.learner = ReplayLearner(config, spec, self.device, seeds, self.update, remember=self._remember)
+        optimizers = {k: adam(parameters, c.learning_rate, c.optimizer_eps) for k, parameters in learnt.items()}
+        self.gradient_steps = GradientSteps({k: GradientStep(each, c.max_grad_norm) for k, each in optimizers.items()})
+        remember = partial(self.gradient_steps.remember, self.network, self.critics)
+        self.learner = ReplayLearner(config, spec, self.device, seeds, self.update, remember=remember)
         self.replay = self.learner.ring
         self.objective = Objective(c.gamma, c.reward_clip, c.end_on_life_loss and spec.has_lives)
-
-    @property
-    def steps(self) -> int:
-        return self.learner.steps
-
-    @property
-    def updates(self) -> int:
-        return self.learner.updates
 
     @torch.no_grad()
     def initial_state(self, n: int) -> State:
@@ -135,16 +117,6 @@ class Agent(api.Agent):
     def log_policy(self, obs: Tensor) -> Tensor:
         """log pi(.|s) [B, A]."""
         return self.network.policy(self.network.torso(obs)).log_softmax(-1)
-
-    def observe(self, step: ActedStep) -> None:
-        self.learner.append(step)
-
-    def learn(self) -> Metrics:
-        metrics = self.learner.learn()
-        if self.learner.copy_due():  # (5)
-            self.target.load_state_dict(self.critics.state_dict())
-            self.learner.copied()
-        return metrics
 
     def update(self, batch: Transition) -> tuple[Metrics, Tensor]:
         """A step of the critics, of the actor by the new critics, and of alpha; priorities [B] are the critics' mean TD errors."""
@@ -165,49 +137,25 @@ class Agent(api.Agent):
         if "alpha" in self.gradient_steps:
             temperature = temperature_loss(self.log_alpha, entropy, self.target_entropy, batch.weight)
             health.append(self.gradient_steps["alpha"](temperature))
-        metrics = policy.metrics | {
+        metrics = {
             "losses/td_loss": critics.detach(),
             "losses/q_values": q_tm1.detach().mean(),
             "losses/entropy": weighted_mean(entropy, batch.weight.ne(0)),
             "losses/alpha": alpha,
-            "health/grad_norm": torch.stack([part["health/grad_norm"] for part in health]).norm(),  # of all gradients together
-            "health/skipped_updates": torch.stack([part["health/skipped_updates"] for part in health]).amax(),
         }
-        return metrics, td.abs().mean(0)
+        return metrics | policy.metrics | joint_health(health), td.abs().mean(0)
 
     def loss(self, batch: PolicyBatch) -> Loss:
         """The policy's."""
         return loss(batch)
 
-    def _remember(self) -> Callable[[], None]:
-        undo = [step.remember(self.network, self.critics) for step in self.gradient_steps.values()]
-
-        def undo_all() -> None:
-            for each in undo:
-                each()
-
-        return undo_all
-
-    def scalars(self) -> dict[str, float]:
-        return {"charts/learning_rate": self.config.learning_rate} | self.learner.scalars()
+    def parts(self) -> dict[str, Any]:
+        return {"network": self.network, "critics": self.critics, "target": self.target, "optimizer": self.gradient_steps}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "critics": self.critics.state_dict(),
-            "target": self.target.state_dict(),
-            "log_alpha": self.log_alpha,
-            "optimizer": {k: step.state_dict() for k, step in self.gradient_steps.items()},
-            **self.learner.state_dict(),
-        }
+        return super().state_dict() | {"log_alpha": self.log_alpha}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.critics.load_state_dict(state["critics"])
-        self.target.load_state_dict(state["target"])
+        super().load_state_dict(state)
         self.log_alpha.copy_(state["log_alpha"])
-        if "optimizer" in state:  # a policy saved for playing only has none
-            for k, step in self.gradient_steps.items():
-                step.load_state_dict(state["optimizer"][k])
-        self.learner.load_state_dict(state)

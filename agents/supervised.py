@@ -22,6 +22,7 @@ from torch import Tensor
 from arcturus.agents._rollout import RolloutAgent, RolloutConfig, actor_critic
 from arcturus.api import Act, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
+from arcturus.errors import no_targets
 from arcturus.losses import annealed, cross_entropy
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam_or_graves
@@ -73,6 +74,8 @@ class Agent(RolloutAgent):
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        if not (spec.has_targets or config.horizon):  # before a rollout of whole episodes is refused for want of them
+            raise no_targets(spec.env_id)
         super().__init__(
             config,
             spec,

@@ -29,6 +29,15 @@ class ConfigError(ArcturusError):
     exit_code = 2
 
 
+def no_targets(env_id: str) -> ConfigError:
+    """Of an environment for an agent that learns from right answers."""
+    return ConfigError(
+        f"{env_id} doesn't tell the right answers",
+        where="--env",
+        fix="use an NTM/ task answered by bits, symbol or serial, or learn from other agents: train-agent distill --agent.teachers RUN",
+    )
+
+
 class EnvironmentProblem(ArcturusError):
     """A game, device, library or folder of this machine that can't be used."""
 

@@ -243,6 +243,17 @@ class QNetwork(nn.Module):
         return q[0].gather(-1, action[:, None]).squeeze(-1)
 
 
+class TwinQNetwork(nn.Module):
+    """obs [B, *obs_shape] -> action-values of two networks, [2, B, A] (Fujimoto et al. 2018, arXiv:1802.09477)."""
+
+    def __init__(self, spec: EnvSpec, num_actions: int, torso: str):
+        super().__init__()
+        self.both = nn.ModuleList([QNetwork(spec, num_actions, torso) for _ in range(2)])
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return torch.stack([q(obs) for q in self.both])
+
+
 class ActorCritic(nn.Module):
     """A policy and a state-value function, on one torso and memory (shared) or on their own.
 

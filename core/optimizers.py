@@ -189,6 +189,34 @@ class GradientStep:
         load_optimizer_tensors(self.optimizer, {k: v for k, v in state.items() if k != "skipped"})
 
 
+class GradientSteps(dict[str, GradientStep]):
+    """Several by name, of networks that learn by losses of their own."""
+
+    def remember(self, *networks: nn.Module) -> Callable[[], None]:
+        undo = [step.remember(*networks) for step in self.values()]
+
+        def undo_all() -> None:
+            for each in undo:
+                each()
+
+        return undo_all
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {name: step.state_dict() for name, step in self.items()}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        for name, step in self.items():
+            step.load_state_dict(state[name])
+
+
+def joint_health(parts: list[Metrics]) -> Metrics:
+    """Of several gradient steps: the norm of all gradients together, and the most steps skipped one after another."""
+    return {
+        "health/grad_norm": torch.stack([part["health/grad_norm"] for part in parts]).norm(),
+        "health/skipped_updates": torch.stack([part["health/skipped_updates"] for part in parts]).amax(),
+    }
+
+
 def culprit(network: nn.Module) -> str:
     """The first parameter with numbers that are not finite, or the first gradient."""
     for name, p in network.named_parameters():

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from arcturus.api import EnvSpec
+from arcturus.errors import ConfigError
 from arcturus.replay.records import Trajectory
 
 
@@ -17,6 +19,24 @@ def ends_inside(rows: Trajectory) -> Tensor:
         ended = torch.where(last, own, ended)
         out.append(ended)
     return torch.stack(out[::-1])
+
+
+def from_first_rows(x: Tensor, first: Tensor) -> Tensor:
+    """[T, N]: at every row what x is at the first row of its episode.  first [T, N] bool."""
+    out = [x[0]]
+    for now, opens in zip(x[1:], first[1:], strict=True):
+        out.append(torch.where(opens, now, out[-1]))
+    return torch.stack(out)
+
+
+def check_horizon(spec: EnvSpec, rows: int) -> None:
+    """ConfigError if the longest episodes don't fit into so many rows: their last answers would never be learnt from."""
+    if spec.episode_rows > rows:
+        raise ConfigError(
+            f"the longest episodes of {spec.env_id} have {spec.episode_rows:,} rows, and {rows:,} are kept",
+            where="--agent.horizon",
+            fix=f"use {spec.episode_rows:,} or more",
+        )
 
 
 def single_rows(counts: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor, Tensor, bool]]:

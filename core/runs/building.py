@@ -11,7 +11,7 @@ import torch
 
 from arcturus import agents
 from arcturus.api import Agent, EnvSpec, state_leaves
-from arcturus.errors import CheckpointError, ConfigError
+from arcturus.errors import CheckpointError, ConfigError, no_targets
 from arcturus.memory import check_bytes
 from arcturus.runs.fine_tuning import freeze
 from arcturus.runs.settings import ALL_OF_THE_RUN, RunConfig
@@ -46,11 +46,7 @@ def check_training(agent: Agent, spec: EnvSpec, adaptive: bool) -> None:
     go."""
     agent.check_training()
     if agent.needs_targets and not spec.has_targets:
-        raise ConfigError(
-            f"{spec.env_id} doesn't tell the right answers",
-            where="--env",
-            fix="use an NTM/ task answered by bits, symbol or serial, or train-agent distill --agent.teachers RUN",
-        )
+        raise no_targets(spec.env_id)
     if adaptive and not agent.plays:
         raise ConfigError(
             "this curriculum goes by how the episodes go, and the agent doesn't play them in training",

@@ -14,7 +14,7 @@ from arcturus.runs.building import agent_class, build_agent, check_training
 from arcturus.runs.fine_tuning import begin_with
 from arcturus.runs.folder import Run
 from arcturus.runs.health import Health
-from arcturus.runs.settings import RunConfig
+from arcturus.runs.settings import RunConfig, find_listeners
 from arcturus.runs.signals import Signals, Watchdog
 from arcturus.runs.state import RunState
 from arcturus.runs.training import Training
@@ -48,9 +48,7 @@ class Trainer:
             state = self._build(envs)
             self.run = run = self.open_run()
             with run.locked():
-                self.training = Training(
-                    state, run, self.signals, resume=self.resume, quiet=self.quiet, learner_threads=threads, argv=self.argv
-                )
+                self.training = Training(state, run, self.signals, self.listeners, self.resume, self.quiet, threads, self.argv)
                 try:
                     self.training.train()
                 except KeyboardInterrupt:
@@ -87,6 +85,7 @@ class Trainer:
         if config.run.init_from and not self.resume:
             begin_with(agent, config.run.init_from, config.run.new_head)
         check_training(agent, envs.spec, envs.schedule is not None and envs.schedule.adaptive)
+        self.listeners = find_listeners(config)
         generator = seeds.branch("policy").torch(config.device)
         return RunState(config, seeds, agent, ActionLog(envs), generator, Health(config.env.id))
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,6 @@ from arcturus.runs.reports import introduce, report_evaluation, report_hidden_la
 from arcturus.runs.resuming import restore, return_to
 from arcturus.runs.saver import Saver
 from arcturus.runs.saving import Saving
-from arcturus.runs.settings import find_listeners
 from arcturus.runs.signals import Signals
 from arcturus.runs.state import RunState
 from arcturus.scoring.evaluation import evaluate
@@ -45,12 +46,20 @@ class Training:
     """One run from where it stands to its end, or to a signal."""
 
     def __init__(
-        self, state: RunState, run: Run, signals: Signals, *, resume: bool, quiet: bool, learner_threads: int, argv: Sequence[str]
+        self,
+        state: RunState,
+        run: Run,
+        signals: Signals,
+        make_listeners: Sequence[Callable[[Path], Any]],
+        resume: bool,
+        quiet: bool,
+        learner_threads: int,
+        argv: Sequence[str],
     ):
-        """argv: the command, as run.json keeps it of every start."""
+        """make_listeners: settings.find_listeners().  argv: the command, as run.json keeps it of every start."""
         self.state, self.run, self.signals, self.resume, self.quiet, self.argv = state, run, signals, resume, quiet, list(argv)
         self.config, self.seeds, self.agent, self.envs = state.config, state.seeds, state.agent, state.envs
-        self.learner_threads = learner_threads
+        self.make_listeners, self.learner_threads = make_listeners, learner_threads
         self.checkpoints = Checkpoints(run.path, run.own)
         env_id = self.config.env.id
         self.alone = single(self.config.env)  # nobody may open a second instance beside the one that trains
@@ -81,7 +90,7 @@ class Training:
         self.heldout = self._hold_out_states()
         self.monitor = Monitor(run.path, self.config, state.steps, self.quiet, loaded.state["monitor"] if loaded else None)
         introduce(self.monitor, self.config, self.agent, self.envs.envs, loaded.state if loaded else None)
-        self.listeners = [make(run.path) for make in find_listeners(self.config)]
+        self.listeners = [make(run.path) for make in self.make_listeners]
         try:
             with Saver() as saver:
                 replay = self.agent.replay if self.config.run.checkpoint_replay == "all" else None

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from arcturus.agents import dqn
 from arcturus.envs import EnvConfig, open_training
-from arcturus.errors import ConfigError
 from arcturus.loop import run
 from arcturus.pictures.style import BLUE, DIM, GRID, INK, VERMILION, Sheet, save, styled
 from arcturus.replay.records import SampleIndices
@@ -67,8 +66,6 @@ class Cell(NamedTuple):
 def cells(config: RunConfig) -> list[Cell]:
     """The whole agent first."""
     c, env = config.agent, config.env
-    if c.core != "none":
-        raise ConfigError("the ablation is of DQN without memory", where="--preset", fix="choose another")
     single = replace(env, frame_stack=1)
     no_target, linear = replace(c, target_period=0), replace(c, torso="none")
     found = [

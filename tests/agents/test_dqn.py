@@ -218,11 +218,11 @@ def test_a_restored_agent_goes_on_exactly_as_the_saved_one(optimizer):
     torch.manual_seed(0)
     batches = [b(k) for k in range(8)]
     for batch in batches[:4]:
-        first._update(batch)
+        first.update(batch)
     second = make()
     second.load_state_dict({k: v for k, v in first.state_dict().items()})
     for batch in batches[4:]:
-        first._update(batch), second._update(batch)
+        first.update(batch), second.update(batch)
     for p, q in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(p, q)
 

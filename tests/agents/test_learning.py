@@ -98,7 +98,7 @@ def copies(agent, path, seed=0, options="width=4,high=5", **more):
 
 
 def check_small_copy(path, seed):
-    scores = exact(copies("teacher", path, seed, preset="cpu-small"), 1, 2, 3, 4, 5, 8)
+    scores = exact(copies("supervised", path, seed, preset="cpu-small"), 1, 2, 3, 4, 5, 8)
     print(seed, scores)
     assert min(scores[:5]) >= 0.99
     assert scores[5] >= 0.8  # a length that training never showed
@@ -116,7 +116,7 @@ def test_a_turing_machine_learns_to_copy_on_three_of_three_seeds_and_an_lstm_doe
     for seed in (0, 1, 2):
         check_small_copy(tmp_path, seed)
     lstm = {"core": "lstm", "core_width": 128, "core_options": ""}
-    assert exact(copies("teacher", tmp_path, 3, preset="cpu-small", agent_config=lstm), 8)[0] <= 0.05
+    assert exact(copies("supervised", tmp_path, 3, preset="cpu-small", agent_config=lstm), 8)[0] <= 0.05
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_turing_machine_learns_to_copy_on_three_of_three_seeds_and_an_lstm_doe
 @pytest.mark.parametrize("controller", ["feedforward", "lstm"])
 def test_a_differentiable_neural_computer_learns_to_copy_and_copies_what_is_longer(controller, tmp_path):
     dnc = {"core": "dnc", "core_width": 64, "core_options": f"controller={controller},slots=16,word=12"}
-    scores = exact(copies("teacher", tmp_path, preset="cpu-small", steps=120_000, agent_config=dnc), 1, 2, 3, 4, 5, 8)
+    scores = exact(copies("supervised", tmp_path, preset="cpu-small", steps=120_000, agent_config=dnc), 1, 2, 3, 4, 5, 8)
     print(scores)
     assert min(scores[:5]) >= 0.95
     assert scores[5] >= 0.5  # a length that training never showed

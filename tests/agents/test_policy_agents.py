@@ -14,6 +14,7 @@ from arcturus.agents import a2c, ppo, reinforce
 from arcturus.api import EnvSpec, state_leaves
 from arcturus.errors import ConfigError
 from arcturus.loop import run
+from arcturus.replay.records import Minibatch
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
 
@@ -65,7 +66,7 @@ def test_minibatches_hold_every_row_once_and_whole_sequences(every, count, seed)
     rollout = Rollout(8, spec, "cpu", every=every, state=torch.zeros(4, 1))
     rollout.states = torch.arange(8 // every * 4).view(8 // every, 4, 1).float()
     seen = torch.zeros(8, 4, dtype=torch.int64)
-    for t, n, state in rollout.minibatches(count, torch.Generator().manual_seed(seed)):
+    for t, n, state in rollout.pieces(count, torch.Generator().manual_seed(seed)):
         assert t.shape == n.shape == (every, 32 // every // count)
         seen[t, n] += 1
         assert (t.diff(dim=0) == 1).all()
@@ -195,10 +196,9 @@ def test_ppo_normalises_over_the_rows_that_count_in_each_minibatch():
     advantage = torch.tensor([[1.0, 2.0, -3.0, 0.5, 1e6, -1e6]])
     valid = torch.tensor([[True, True, True, True, False, False]])
     log_prob = agent.network.actions.log_prob(logits, action).detach()
-    batch = ppo.Minibatch(
-        obs, torch.ones(1, 6, dtype=torch.bool), agent.initial_state(6), action, log_prob, advantage, v, v, valid
-    )
-    value, metrics = ppo.loss(agent.network, batch, agent.config)
+    first = torch.ones(1, 6, dtype=torch.bool)
+    batch = Minibatch(obs, first, agent.initial_state(6), action, valid, v, v, advantage, log_prob)
+    value, metrics, _ = ppo.loss(agent.network, batch, agent.config)
     grads = torch.autograd.grad(value, list(agent.network.policy.parameters()))
     four = advantage[:, :4]
     weight = (four - four.mean()) / four.std()  # by n - 1
@@ -219,8 +219,8 @@ def test_ppo_stops_paying_beyond_the_clip():
     action, on = torch.tensor([[0, 0]]), torch.ones(1, 2, dtype=torch.bool)
     logits, v, _ = agent.network.unroll(obs, first, agent.initial_state(2))
     old = agent.network.actions.log_prob(logits, action).detach() - torch.log(torch.tensor([[1.5, 0.5]]))  # rho = 1.5 and 0.5
-    batch = ppo.Minibatch(obs, first, agent.initial_state(2), action, old, torch.tensor([[1.0, -1.0]]), v, v, on)
-    value, metrics = ppo.loss(agent.network, batch, agent.config)
+    batch = Minibatch(obs, first, agent.initial_state(2), action, on, v, v, torch.tensor([[1.0, -1.0]]), old)
+    value, metrics, _ = ppo.loss(agent.network, batch, agent.config)
     assert all((g == 0).all() for g in torch.autograd.grad(value, list(agent.network.policy.parameters())))
     assert metrics["losses/clipfrac"] == 1
 
@@ -231,10 +231,10 @@ def test_a_ratio_that_overflows_is_skipped_and_counted():
     agent = ppo.Agent(ppo.Config(horizon=2, minibatches=1), spec, "cpu", Seeds(0))
     obs, on = torch.randn(1, 2, 3), torch.ones(1, 2, dtype=torch.bool)
     old, advantage = torch.full((1, 2), -1e5), torch.tensor([[1.0, -1.0]])
-    batch = ppo.Minibatch(obs, on, agent.initial_state(2), torch.zeros(1, 2, dtype=torch.int64), old, advantage, old, old, on)
+    batch = Minibatch(obs, on, agent.initial_state(2), torch.zeros(1, 2, dtype=torch.int64), on, old, old, advantage, old)
     before = [p.clone() for p in agent.network.parameters()]
     for i in (1, 2):
-        value, _ = ppo.loss(agent.network, batch, agent.config)
+        value, *_ = ppo.loss(agent.network, batch, agent.config)
         assert agent.gradient_step(value)["health/skipped_updates"] == i
     assert all(torch.equal(a, b) for a, b in zip(before, agent.network.parameters(), strict=True))
 
@@ -247,7 +247,9 @@ def test_a2cs_gradient_is_the_papers():
     obs, first = torch.randn(4, 2, 3), torch.zeros(4, 2, dtype=torch.bool)
     action, target = torch.randint(3, (4, 2)), torch.randn(4, 2)
     logits, v, _ = network.unroll(obs, first, network.initial_state(2))
-    value, _ = a2c.loss(logits, v, action, (target - v).detach(), target, torch.ones(4, 2, dtype=torch.bool), network, c)
+    valid = torch.ones(4, 2, dtype=torch.bool)
+    batch = Minibatch(obs, first, network.initial_state(2), action, valid, target, advantage=(target - v).detach())
+    value, *_ = a2c.loss(network, batch, c)
     grads = torch.autograd.grad(value, list(network.parameters()), retain_graph=True)
     p = logits.softmax(-1)
     chosen = p.gather(-1, action[..., None])[..., 0].log()
@@ -322,7 +324,7 @@ def test_an_agent_with_long_sequences_can_be_loaded(tmp_path):
         "batch_size": 2,
         "replay_ratio": 0.02,
     }
-    done = arcturus.train("dqn", "CartPole-v1", steps=1_400, run_dir=tmp_path / "r", quiet=True, eval_every=0, heldout_states=0,
+    done = arcturus.train("drqn", "CartPole-v1", steps=1_400, run_dir=tmp_path / "r", quiet=True, eval_every=0, heldout_states=0,
                           agent_config=settings, env_config={"num_envs": 2}, device="cpu")  # fmt: skip
     assert arcturus.load(done).config.agent.bptt == 600
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from arcturus.agents import pqn
 from arcturus.loop import run
 from arcturus.optimizers import load_optimizer_tensors, optimizer_tensors, radam
-from arcturus.replay.records import Trajectory
+from arcturus.replay.records import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
 SMALL = {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2}
@@ -63,7 +65,8 @@ def test_the_loss_is_half_the_mean_squared_error_of_the_actions_taken_where_they
     action, target = torch.tensor([[0, 1, 2, 2, 1, 0]]), torch.randn(1, 6, dtype=torch.float64, generator=g)
     target[0, 4] = 1e9
     valid = torch.tensor([[True, True, False, True, False, True]])
-    value, _ = pqn.loss(q, action, target, valid)
+    batch = Minibatch(None, None, (), action, valid, target)
+    value = pqn.loss(SimpleNamespace(unroll=lambda *_: (q, ())), batch, pqn.Config()).value
     errors = {i: float(target[0, i] - q.detach()[0, i, action[0, i]]) for i in (0, 1, 3, 5)}
     assert value.item() == pytest.approx(sum(0.5 * e**2 for e in errors.values()) / 4, rel=1e-12)
     value.backward()
@@ -106,7 +109,7 @@ def test_every_bootstrap_is_the_present_networks(core, counter, monkeypatch):
     """At every update, before it, the action-values of the targets are those the network gives the rows after each."""
     envs, checked = counter(4), []
     agent = build(envs, core=core, core_width=8, learning_rate=1e-2, end_on_life_loss=True)
-    targets, learn = pqn.q_lambda_targets, agent.learn
+    targets, learn = pqn.q_lambda_targets, agent.learn_from_rollout
 
     def watched(rows, q_t, c):
         ts, after = agent.now
@@ -124,7 +127,7 @@ def test_every_bootstrap_is_the_present_networks(core, counter, monkeypatch):
         agent.now = ts, state
         return learn(ts, state)
 
-    agent.learn = noted
+    agent.learn_from_rollout = noted
     monkeypatch.setattr(pqn, "q_lambda_targets", watched)
     list(rows_of(agent, envs, 41, interrupt_due=lambda steps: steps == 76))
     assert len(checked) == 5

@@ -32,9 +32,9 @@ def test_reinforce_updates_on_the_first_episodes_to_begin_all_of_them_whole(base
     agent = build(envs, episodes=K, horizon=60, baseline=baseline)
     pieces, updates, history = reinforce.Agent._pieces, [], []
 
-    def watched(self, inside, counts):
+    def watched(self, rows, inside, counts, *rest):
         updates.append((self.rollout.begin, counts.clone()))
-        return pieces(self, inside, counts)
+        return pieces(self, rows, inside, counts, *rest)
 
     monkeypatch.setattr(reinforce.Agent, "_pieces", watched)
     for row in rows_of(agent, envs, 120):
@@ -121,18 +121,18 @@ def test_a_cut_never_makes_an_update_of_the_short_episodes_only(counter):
     assert set(sizes) == {6}
 
 
-def test_rows_that_decide_nothing_leave_an_episode_whole(counter):
+def test_rows_that_decide_nothing_leave_an_episode_whole(counter, monkeypatch):
     """As in a task's input phase: memory runs through them, and they are out of the loss."""
     envs, seen = counter(4), []
     agent = build(envs, core="gru", episodes=5, horizon=60)
-    pieces = agent._pieces
+    pieces = reinforce.episode_pieces
 
-    def watched(inside, counts):
-        for t, n, memory, real in pieces(inside, counts):
+    def watched(inside, counts, length, chunk):
+        for t, n, real, begins in pieces(inside, counts, length, chunk):
             seen.append((t, n, real, counts, inside))
-            yield t, n, memory, real
+            yield t, n, real, begins
 
-    agent._pieces = watched
+    monkeypatch.setattr(reinforce, "episode_pieces", watched)
     observe = agent.observe
     agent.observe = lambda step: observe(
         step._replace(timestep=step.timestep._replace(valid=step.timestep.valid & (step.timestep.age % 2 == 1)))

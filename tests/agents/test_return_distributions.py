@@ -201,7 +201,7 @@ def test_noise_is_in_exploring_and_in_each_pass_of_an_update_but_not_in_playing(
     played = [agent.act(ts, (), explore=False).extras["q_values"] for _ in range(2)]
     assert torch.equal(played[0], played[1])
     batch = Transition(torch.ones(5, 3), torch.zeros(5).long(), torch.ones(5), torch.ones(5), torch.ones(5, 3), torch.ones(5))
-    errors = dqn.loss(agent.network, agent.network, batch, agent.config, agent.noise)[1]
+    errors = dqn.loss(agent.network, agent.network, batch, agent.config, agent.noise).priority
     assert len(set(errors.tolist())) == 5
     sigma = agent.network.head.advantage.layers["out"].sigma_weight
     dqn.loss(agent.network, agent.target, batch, agent.config, agent.noise)[0].backward()
@@ -233,7 +233,7 @@ def test_c51s_loss_is_the_cross_entropy_to_the_projected_target(double):
     support = torch.linspace(-2, 2, 7)
     q, target = (QNetwork(VECTOR, 4, atoms=7, expectation=CategoricalMean(-2, 2, 7)) for _ in range(2))
     b = transitions()
-    each = c51.loss(q, target, support, b, double)[0].detach()
+    each = c51.loss(q, target, b, c51.Config(double=double)).priority
     p_t, p_tm1 = target.atoms(b.s_t).softmax(-1), q.atoms(b.s_tm1).softmax(-1)
     chooser = (q.atoms(b.s_t).softmax(-1) if double else p_t) @ support
     for i in range(len(each)):
@@ -248,7 +248,7 @@ def test_qr_dqns_loss_is_its_definition(double):
     config = qr_dqn.Config(capacity=100, quantiles=5, double=double)
     agent, b = qr_dqn.Agent(config, VECTOR, "cpu", Seeds(0)), transitions()
     torch.nn.init.normal_(agent.target.head.advantage.layers["out"].bias)
-    each = agent.loss(b)[0].detach()
+    each = agent.loss(b).priority
     theta_t, theta_tm1 = agent.target.atoms(b.s_t), agent.network.atoms(b.s_tm1)
     chooser = (agent.network.atoms(b.s_t) if double else theta_t).mean(-1)
     for i in range(len(each)):
@@ -268,7 +268,7 @@ def test_iqns_network_is_its_equations_and_its_loss_the_definition():
     torch.testing.assert_close(net.returns(b.s_tm1, tau), want)
     torch.testing.assert_close(net(b.s_t), net.returns(b.s_t, midpoints(4).expand(12, 4)).mean(1))
 
-    each = iqn.loss(net, agent.target, b, config, torch.Generator().manual_seed(5))[0].detach()
+    each = iqn.loss(net, agent.target, b, config, torch.Generator().manual_seed(5)).priority
     g = torch.Generator().manual_seed(5)  # the same probabilities, in the order they are drawn
     z_t = agent.target.returns(b.s_t, torch.rand(12, 2, generator=g))
     best = agent.target.returns(b.s_t, torch.rand(12, 4, generator=g)).mean(1).argmax(-1)
@@ -284,7 +284,7 @@ def test_munchausen_dqns_target_is_soft_and_of_the_target_network():
     config = dqn.Config(capacity=100, munchausen=0.9, temperature=0.03)
     agent, b = dqn.Agent(config, VECTOR, "cpu", Seeds(0)), transitions()
     torch.nn.init.normal_(agent.target.head.bias)
-    _, td, _ = dqn.loss(agent.network, agent.target, b, config)
+    td = dqn.loss(agent.network, agent.target, b, config).priority
     values = agent.network(b.s_tm1).detach()
     before, after = (agent.target(x).double().detach() for x in (b.s_tm1, b.s_t))
     for i in range(12):

@@ -96,7 +96,7 @@ def test_the_critics_loss_is_its_definition(numbers):
 def test_the_policys_loss_is_its_definition(numbers):
     log_pi, (q, _), *_, weight = numbers
     each = [sum(math.exp(log_pi[i, a]) * (0.3 * float(log_pi[i, a]) - float(q[i, a])) for a in range(A)) for i in range(B)]
-    assert math.isclose(sac.policy_loss(log_pi, q, 0.3, weight), plain_mean(each, weight), rel_tol=1e-12)
+    assert math.isclose(sac.loss(sac.PolicyBatch(log_pi, q, 0.3, weight)).value, plain_mean(each, weight), rel_tol=1e-12)
 
 
 def test_the_temperatures_loss_and_its_slope_are_their_definitions(numbers):
@@ -116,7 +116,7 @@ def test_the_best_policy_of_the_policys_loss_is_the_softmax_of_the_values(number
     logits = (q / 0.3).requires_grad_()
     value = expected_soft_value(logits.log_softmax(-1), q, 0.3)
     torch.testing.assert_close(value.detach(), soft_value(q, 0.3)[1])
-    sac.policy_loss(logits.log_softmax(-1), q, 0.3, torch.ones(B)).backward()
+    sac.loss(sac.PolicyBatch(logits.log_softmax(-1), q, 0.3, torch.ones(B))).value.backward()
     assert logits.grad.abs().max() < 1e-12
 
 
@@ -128,7 +128,7 @@ def test_each_loss_moves_its_own_and_void_rows_move_nothing(numbers):
     assert q.grad[..., 1:].eq(0).all()
     assert q.grad[..., 0].ne(0).equal(weight.detach().ne(0).expand(2, -1))
     q.grad = None
-    sac.policy_loss(log_pi, q[0], 0.3, weight.detach()).backward()
+    sac.loss(sac.PolicyBatch(log_pi, q[0], 0.3, weight.detach())).value.backward()
     assert q.grad is None
     assert log_pi.grad.ne(0).all(1).equal(weight.detach().ne(0))
 
@@ -146,7 +146,7 @@ def test_an_update_is_the_algorithms():
     with torch.no_grad():
         log_pi, log_pi_t = a.log_policy(batch.s_tm1).tolist(), a.log_policy(batch.s_t).tolist()
         q, q_t = a.critics(batch.s_tm1).tolist(), a.target(batch.s_t).tolist()
-    shown, told = a._update(batch)
+    shown, told = a.update(batch)
     errors, losses, worths = [], [], []
     for i in range(len(batch.weight)):
         soft = lambda log_pi, q, i=i: sum(  # noqa: E731
@@ -168,7 +168,7 @@ def test_the_actor_does_not_move_the_critics_nor_the_critics_the_actor():
         parts = {"critics": a.critics, "actor": a.network}
         before = {k: weights(part) for k, part in parts.items()}
         a.gradient_steps[still].set_learning_rate(0.0)
-        a._update(transitions())
+        a.update(transitions())
         assert same(weights(parts[still]), before[still])
         assert not same(weights(parts[moving]), before[moving])
 
@@ -183,7 +183,7 @@ def test_void_rows_change_no_weight():
     void = good._replace(s_tm1=good.s_tm1 * 0 + 7, s_t=good.s_t * 0 - 7, r_t=good.r_t + 100, weight=good.weight * 0)
     one, two = agent(), agent()
     both = Transition(*(torch.cat(pair) for pair in zip(good, void, strict=True)))
-    shown = [one._update(good)[0], two._update(both)[0]]
+    shown = [one.update(good)[0], two.update(both)[0]]
     for x, y in zip(flatten(one.state_dict())[0].values(), flatten(two.state_dict())[0].values(), strict=True):
         torch.testing.assert_close(x, y)
     for tag in ("losses/td_loss", "losses/policy_loss", "losses/entropy"):
@@ -193,10 +193,10 @@ def test_void_rows_change_no_weight():
 def test_a_bad_reward_is_told_even_if_only_the_critics_skip_it():
     a, batch = agent(), transitions()
     before = weights(a.critics)
-    shown, _ = a._update(batch._replace(r_t=batch.r_t * torch.inf))
+    shown, _ = a.update(batch._replace(r_t=batch.r_t * torch.inf))
     assert shown["health/skipped_updates"] == 1
     assert same(weights(a.critics), before)
-    assert a._update(batch)[0]["health/skipped_updates"] == 0
+    assert a.update(batch)[0]["health/skipped_updates"] == 0
 
 
 def test_the_targets_move_only_at_their_period():
@@ -243,7 +243,7 @@ def test_an_update_moves_the_temperature_the_right_way(peak, target_entropy, sig
     torch.nn.init.zeros_(a.network.policy.weight)
     a.network.policy.bias.data[0] = peak
     before = a.log_alpha.item()
-    a._update(transitions())
+    a.update(transitions())
     moved = a.log_alpha.item() - before
     assert (moved > 1e-3) - (moved < -1e-3) == sign
 
@@ -263,11 +263,11 @@ def test_a_fixed_temperature_stays():
 def test_a_restored_agent_goes_on_exactly_as_the_saved_one(shape, autotune):
     first, second = (agent(shape=shape, autotune=autotune, capacity=200) for _ in range(2))
     for seed in range(3):
-        first._update(transitions(shape=shape, seed=seed))
+        first.update(transitions(shape=shape, seed=seed))
     second.load_state_dict(first.state_dict())
     for seed in range(3, 6):
-        first._update(transitions(shape=shape, seed=seed))
-        second._update(transitions(shape=shape, seed=seed))
+        first.update(transitions(shape=shape, seed=seed))
+        second.update(transitions(shape=shape, seed=seed))
     assert same(flatten(first.state_dict())[0].values(), flatten(second.state_dict())[0].values())
 
 

@@ -111,7 +111,7 @@ def test_all_replays_rebuild_the_same_stacks():
     world = prioritised.World(300, 10)
     theirs = prioritised.NumpyReplay(world)
     theirs.fill(world)
-    ring = prioritised.fill_ours(world, "cpu").ring
+    ring = prioritised.fill_ours(world, "cpu", lambda batch: ({}, None)).ring
     t = np.array([5, 17, 200])
     batch = ring.transitions(torch.from_numpy(t), torch.zeros(3, dtype=torch.int64), 1, 0.99, 0.0, False)
     before, _, _, after, _ = theirs.transitions(t)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcturus.agents import c51, dqn
+from arcturus.agents import c51, dqn, drqn
 from arcturus.errors import ConfigError
 from arcturus.replay.learner import EpsilonConfig, ReplayLearner
 from arcturus.replay.prioritised import LEAST, Priorities
@@ -197,7 +197,7 @@ def test_restored_priorities_draw_as_the_saved_ones(stored):
 def test_beta_rises_to_1_over_its_steps(counter):
     spec = counter(2).spec
     config = EpsilonConfig(capacity=200, prioritised=True, importance_exponent=0.4, importance_steps=100)
-    learner = ReplayLearner(config, spec, torch.device("cpu"), Seeds(0))
+    learner = ReplayLearner(config, spec, torch.device("cpu"), Seeds(0), lambda batch: ({}, None))
     seen = []
     for learner.steps in (0, 50, 100, 500):
         seen.append(learner.beta)
@@ -207,7 +207,7 @@ def test_beta_rises_to_1_over_its_steps(counter):
 @pytest.mark.parametrize(
     ("agent", "settings", "told"),
     [
-        (dqn, {"core": "lstm", "prioritised": True}, "drawn uniformly"),
+        (drqn, {"core": "lstm", "prioritised": True}, "drawn uniformly"),
         (dqn, {"munchausen": 0.9, "double": True}, "Munchausen targets"),
         (dqn, {"munchausen": 0.9, "n_step": 3}, "Munchausen targets"),
         (c51, {"v_min": 1.0, "v_max": 1.0}, "make it smaller"),

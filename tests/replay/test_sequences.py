@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from arcturus.agents import dqn
+from arcturus.agents import dqn, drqn
 from arcturus.api import Act, State
 from arcturus.loop import run
 from arcturus.networks import QNetwork
@@ -83,28 +83,28 @@ def test_sequences_are_what_was_lived_through(burn_in, length, n_step, stack, co
 def test_without_memory_the_loss_over_sequences_is_that_over_their_transitions(counter):
     _, ring = lived(counter(3), 200, 7)
     q, target = (QNetwork(ring.spec, 3, "mlp") for _ in range(2))
-    c = dqn.Config(double=True, n_step=3, bptt=4, burn_in=0)
+    c = drqn.Config(double=True, n_step=3, bptt=4, burn_in=0)
     how = {"n_step": 3, "gamma": 0.9, "reward_clip": 2.0, "end_on_life_loss": False}
     batch = ring.sequences(6, torch.Generator().manual_seed(0), burn_in=0, length=4, **how)
     t = (batch.state[0][:, 0].long() + torch.arange(4)[:, None]).flatten()
     n = batch.state[0][:, 1].long().repeat(4)
-    one, _, _ = dqn.sequence_loss(q, target, batch._replace(state=()), c)
-    two, _, _ = dqn.loss(q, target, ring.transitions(t, n, 3, 0.9, 2.0, False), c)
+    one = drqn.loss(q, target, batch._replace(state=()), c).value
+    two = dqn.loss(q, target, ring.transitions(t, n, 3, 0.9, 2.0, False), dqn.Config(double=True, n_step=3)).value
     assert torch.allclose(one, two, atol=1e-6)
 
 
 def test_burn_in_brings_the_stored_memory_up_to_date_and_trains_nothing(counter):
     envs = counter(3)
-    c = dqn.Config(core="gru", core_width=4, torso="mlp", capacity=120, learning_starts=6, bptt=3, burn_in=4, batch_size=4)
-    agent = dqn.Agent(c, envs.spec, "cpu", Seeds(0))
+    c = drqn.Config(core="gru", core_width=4, torso="mlp", capacity=120, learning_starts=6, bptt=3, burn_in=4, batch_size=4)
+    agent = drqn.Agent(c, envs.spec, "cpu", Seeds(0))
     g = torch.Generator().manual_seed(0)
     list(run(envs, agent, steps=90, seeds=lambda: np.arange(3), generator=g))
     batch = agent.replay.sequences(4, g, burn_in=4, length=3, n_step=1, gamma=0.9, reward_clip=0.0, end_on_life_loss=False)
     batch = batch._replace(obs=batch.obs.float() / 255, first=torch.zeros_like(batch.first))
     obs = batch.obs.requires_grad_()
-    value, _, _ = dqn.sequence_loss(agent.network, agent.target, batch, c)
+    value, _, _ = drqn.loss(agent.network, agent.target, batch, c)
     (gradient,) = torch.autograd.grad(value, obs)
     assert (gradient[:4] == 0).all()
     assert (gradient[4:7].abs().flatten(1).sum(1) > 0).all()
-    stale, _, _ = dqn.sequence_loss(agent.network, agent.target, batch._replace(state=batch.state + 1), c)
+    stale, _, _ = drqn.loss(agent.network, agent.target, batch._replace(state=batch.state + 1), c)
     assert stale != value

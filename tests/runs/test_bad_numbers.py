@@ -74,10 +74,10 @@ def poison(monkeypatch, where, updates):
     """The loss (and so the gradient) or a weight of DQN becomes NaN at these updates."""
     from arcturus.agents import dqn
 
-    update = dqn.Agent._update
+    update = dqn.Agent.update
 
     def poisoned(self, batch):
-        made = self.updates - 1  # before this one
+        made = self.updates  # before this one
         if made in updates and where == "weight":
             with torch.no_grad():
                 self.network.head.bias.fill_(float("nan"))
@@ -85,7 +85,7 @@ def poison(monkeypatch, where, updates):
             batch = batch._replace(r_t=batch.r_t * float("nan"))
         return update(self, batch)
 
-    monkeypatch.setattr(dqn.Agent, "_update", poisoned)
+    monkeypatch.setattr(dqn.Agent, "update", poisoned)
 
 
 def test_a_bad_gradient_is_skipped_and_counted(small_run, tmp_path, monkeypatch):

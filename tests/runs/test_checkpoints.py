@@ -17,10 +17,14 @@ from arcturus.errors import CheckpointError, TrainingFailed
 from arcturus.loop import run as run_loop
 from arcturus.replay.ring import ROW_TENSORS, Ring
 from arcturus.runs import segments as segments_file
+from arcturus.runs.action_log import ActionLog
+from arcturus.runs.building import build_agent
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.files import flatten, pack, read_json, unflatten
 from arcturus.runs.folder import Run
-from arcturus.runs.trainer import Trainer
+from arcturus.runs.health import Health
+from arcturus.runs.state import RunState
+from arcturus.seeding import Seeds
 
 
 def save(checkpoints, step, state, replay=None, keep=2):
@@ -30,18 +34,13 @@ def save(checkpoints, step, state, replay=None, keep=2):
 def reader(path):
     """read() -> the newest checkpoint and its replay as resuming would load them: (step, tensors, values, replay's rows)."""
     config = Run(path).config()
-    trainer = Trainer(config, lambda: None, resume=True, quiet=True)
     with open_envs(config.env, 0, "cpu") as envs:
-        spec = envs.spec
-        from arcturus.runs.action_log import ActionLog
-        from arcturus.runs.building import build_agent
-
-        trainer.agent, trainer.envs = build_agent(config, spec, "cpu"), ActionLog(envs)
-        trainer.generator = torch.Generator()
-        template = trainer._template()
+        agent = build_agent(config, envs.spec, "cpu")
+        state = RunState(config, Seeds(0), agent, ActionLog(envs), torch.Generator(), Health(config.env.id))
+        template = state.template()
 
     def read():
-        checkpoints, ring = Checkpoints(path), trainer.agent.replay
+        checkpoints, ring = Checkpoints(path), agent.replay
         loaded = checkpoints.load_newest(template, ring)
         checkpoints.segments.load(ring, loaded.replay)
         rows = ring.read_rows(max(0, ring.count - ring.rows), ring.count)

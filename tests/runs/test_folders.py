@@ -82,7 +82,7 @@ def test_a_student_reads_the_teacher_it_began_with_or_none(small_run, stop_at, t
     small_run(tmp_path / "t", 400, **OPTIONS)
     stop_at(400)
     student = arcturus.train(
-        "teacher", "CartPole-v1", preset="distil", steps=800, run_dir="s", quiet=True, agent_config={"teachers": "t"},
+        "distill", "CartPole-v1", steps=800, run_dir="s", quiet=True, agent_config={"teachers": "t"},
         env_config={"num_envs": 4}, checkpoint_every=0, **OPTIONS,
     )  # fmt: skip
     kept = student.config().agent.teachers

@@ -36,7 +36,7 @@ class OnPolicy:
     def observe(self, step):
         self.rows.append(step)
 
-    def learn(self, ts, state):
+    def learn_from_rollout(self, ts, state):
         if len(self.rows) < self.horizon:
             return {}
         self.trained.append(({int(r.extras["version"][0]) for r in self.rows}, self.version, self.rows[-1], ts))
@@ -65,7 +65,7 @@ def test_a_replay_agent_learns_while_the_environments_step(counter, random_actor
     envs, seen = counter(), []
 
     class Watching(random_actor):
-        def learn(self, ts=None, state=()):
+        def learn(self):
             seen.append(envs.backend.sent is not None)
             return {}
 
@@ -103,7 +103,7 @@ def test_an_exception_in_the_gap_leaves_the_environments_idle(counter, random_ac
             if where == "observe" and len(self.rows) == 5:
                 raise OverflowError
 
-        def learn(self, ts=None, state=()):
+        def learn(self):
             if where == "learn" and len(self.rows) == 5:
                 raise OverflowError
             return {}

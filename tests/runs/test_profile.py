@@ -17,7 +17,7 @@ def test_no_second_is_counted_twice(tmp_path):
     """learn() samples: the time of the sampling is the sampling's alone."""
 
     class ReplayLearner:
-        def sample(self):
+        def _draw(self):
             time.sleep(0.03)
 
     class Agent:
@@ -25,7 +25,7 @@ def test_no_second_is_counted_twice(tmp_path):
 
         def learn(self):
             time.sleep(0.01)
-            self.learner.sample()
+            self.learner._draw()
             time.sleep(0.01)
 
     agent = Agent()

@@ -29,7 +29,7 @@ SETTINGS |= {
     "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True},  # Rainbow
     "qr_dqn": SETTINGS["dqn"] | {"quantiles": 5},
     "iqn": SETTINGS["dqn"] | {"samples": 4, "target_samples": 4, "policy_samples": 4},
-    "dqn lstm": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
+    "drqn": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
     "ppo lstm": SETTINGS["ppo"] | LSTM | {"bptt": 8},
     "pqn lstm": SETTINGS["pqn"] | LSTM | {"bptt": 8},
     "a2c lstm": LSTM | {"horizon": 12, "shared": False},
@@ -37,18 +37,18 @@ SETTINGS |= {
 }
 NTM = {"torso": "none", "core": "ntm", "core_width": 8, "core_options": "slots=8,word=4"}
 SETTINGS |= {
-    "teacher": NTM | {"play": True},
+    "supervised": NTM | {"play": True},
     "ppo ntm": NTM | {"horizon": 0, "gamma": 0.0, "minibatches": 2},
-    "dqn ntm": NTM | SETTINGS["dqn"] | {"bptt": 0, "gamma": 0.0},
+    "drqn ntm": NTM | SETTINGS["dqn"] | {"bptt": 0, "gamma": 0.0},
     "a2c tape": LSTM | {"horizon": 12},
 }
 OPTIONS = {"env_config": {"num_envs": 4}, "steps": 900, "checkpoint_every": 250, "eval_every": 350, "log_every": 60}
 COPY = "low=1,high=5,width=1"  # so easy that chance takes the curriculum on
 WORLDS = {
     "q_learning": ("MDP/Grid-v0", {}),
-    "teacher": ("NTM/Copy-v0", {"options": COPY, "curriculum": "mixture"}),
+    "supervised": ("NTM/Copy-v0", {"options": COPY, "curriculum": "mixture"}),
     "ppo ntm": ("NTM/Copy-v0", {"options": COPY, "curriculum": "lessons"}),
-    "dqn ntm": ("NTM/Copy-v0", {"options": COPY + ",actions=symbol"}),
+    "drqn ntm": ("NTM/Copy-v0", {"options": COPY + ",actions=symbol"}),
     "a2c tape": ("Tape/Copy-v0", {"options": "base=2", "curriculum": "promotion"}),
 }
 
@@ -79,7 +79,7 @@ def unbroken(small_run, tmp_path_factory):
     return of
 
 
-CASES = [(agent, moment) for agent in agents.names() if agent != "sb3" for moment in MOMENTS]
+CASES = [(agent, moment) for agent in agents.names() if agent not in ("sb3", "distill") for moment in MOMENTS]
 CASES += [
     (name, moment)
     for name in SETTINGS
@@ -138,7 +138,7 @@ def test_a_signal_during_an_evaluation_breaks_it_off_and_it_is_made_up_for(small
 
 
 def test_a_signal_before_the_first_row_leaves_a_run_that_can_begin(small_run, unbroken, tmp_path, monkeypatch):
-    from arcturus import training
+    from arcturus.runs import training
 
     collect = training.collect_heldout
     monkeypatch.setattr(training, "collect_heldout", lambda *args: [collect(*args), os.kill(os.getpid(), signal.SIGTERM)][0])
@@ -171,7 +171,7 @@ def test_a_signal_on_the_way_back_leaves_the_checkpoint_as_it_was(small_run, sto
 
 
 def test_a_signal_during_the_last_evaluation_leaves_a_run_that_can_finish(small_run, unbroken, tmp_path, monkeypatch):
-    from arcturus import training
+    from arcturus.runs import training
 
     evaluate, calls = training.evaluate, []
 

@@ -172,7 +172,7 @@ def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
 
 def test_the_best_is_chosen_on_other_episodes_than_it_is_scored_on(small_run, tmp_path, monkeypatch):
     """A maximum over evaluations flatters: the score that is reported must come from episodes that had no part in the choice."""
-    from arcturus import training
+    from arcturus.runs import training
 
     evaluate, chosen = training.evaluate, []
 

@@ -42,7 +42,7 @@ AGENTS = {
     "qr_dqn": REPLAY,
     "iqn": REPLAY,
     "sac": REPLAY,
-    "dqn lstm": REPLAY | RECURRENT | {"burn_in": 2},
+    "drqn": REPLAY | RECURRENT | {"burn_in": 2},
     "dqn rmsprop": REPLAY | {"optimizer": "rmsprop", "optimizer_eps": 0.01},
     # at 1e-4 a row comes to stand at the clip's kink, where rounding decides on which side
     "ppo lstm": RECURRENT | {"horizon": 16, "epochs": 4, "minibatches": 4, "learning_rate": 5e-5},
@@ -68,7 +68,7 @@ def learnt(name, device, eager, updates, **settings):
         ts = as_timestep(frames.to(device))
         ts = ts._replace(reward=torch.randn(8, generator=stream).to(device), age=torch.full_like(ts.age, 200))
         if agent.on_policy:
-            agent.learn(ts, state)
+            agent.learn_from_rollout(ts, state)
         act = agent.act(ts, state, explore=True, generator=torch.Generator(device).manual_seed(0))
         action = torch.randint(5, (8,), generator=stream).to(device)
         extras = {k: torch.randn(v.shape, generator=stream).to(device) for k, v in sorted(act.extras.items())}
@@ -76,6 +76,10 @@ def learnt(name, device, eager, updates, **settings):
         if not agent.on_policy:
             agent.learn()
     return agent
+
+
+def captured_of(agent):
+    return agent.captured if agent.on_policy else agent.learner.captured
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -86,8 +90,8 @@ def test_fast_and_eager_agree_after_a_hundred_updates(name, device):
     fast, eager = (learnt(name, device, eager, 100) for eager in (False, True))
     begun = learnt(name, device, True, 0).network.state_dict()
     assert fast.updates == eager.updates >= 100
-    if device == "cuda" and hasattr(fast, "update"):
-        assert fast.update.recorded
+    if device == "cuda":
+        assert captured_of(fast).recorded
     moved = 0.0
     for key, value in eager.network.state_dict().items():
         assert torch.allclose(fast.network.state_dict()[key], value, rtol=1e-4, atol=1e-4), key
@@ -199,11 +203,11 @@ def test_an_agent_whose_calls_are_recorded_learns_what_it_learns_without(name, m
     with eagerly():  # tensor operations, as on CUDA
         whole = learnt(name, "cpu", True, 40)
         agent = learnt(name, "cpu", True, 0)
-    captured = [agent.update]
-    if not isinstance(agent, ValueAgent):  # they act by other calls
-        captured.append(agent.network.act_fn)
-    if hasattr(agent, "experience"):
-        agent.learner.inside = True
+    captured = [captured_of(agent)]
+    if not getattr(agent.config, "noisy", 0):  # which acts with noise of the moment
+        captured.append(agent.act_fn if isinstance(agent, ValueAgent) else agent.network.act_fn)
+    if not agent.on_policy:
+        agent.learner.in_graph = True
         if agent.learner.priorities is not None:
             captured += [agent.learner.priorities._drawn, agent.learner.priorities._set]
     cuda = Recorder(monkeypatch, *captured)

@@ -36,7 +36,7 @@ def test_the_curve_is_a_mean_over_long_and_short_sequences_and_ends_where_the_ru
 
 
 def test_bits_are_drawn_over_sequences_seen():
-    """The teacher counts its sequences itself; of an agent that learns by reward they are the episodes at the evaluation's step."""
+    """The supervised agent counts its sequences itself; of an agent that learns by reward they are the episodes at the evaluation's step."""
     taught = [
         {"step": 10 * i, "task/bits_per_sequence": 80.0 - i, "task/sequences": 4 * i, "charts/episodes": 0} for i in range(5)
     ]

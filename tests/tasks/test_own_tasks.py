@@ -79,8 +79,8 @@ def test_a_task_of_ones_own_trains_is_scored_by_length_and_resumes_exactly(rever
         "deterministic": True,
         "quiet": True,
     }
-    whole = arcturus.train("teacher", reverse, steps=1_600, run_dir=tmp_path / "whole", **told)
-    stopped = arcturus.train("teacher", reverse, steps=800, run_dir=tmp_path / "stopped", **told)
+    whole = arcturus.train("supervised", reverse, steps=1_600, run_dir=tmp_path / "whole", **told)
+    stopped = arcturus.train("supervised", reverse, steps=800, run_dir=tmp_path / "stopped", **told)
     with pytest.raises(ArcturusError, match="--trust mytask"):
         arcturus.load(stopped.path)
     stopped = arcturus.resume(stopped.path, steps=1_600, trust=(reverse,), quiet=True)
@@ -164,7 +164,7 @@ class Between(Copy):
 def test_a_task_that_is_not_what_it_says_at_some_length_ends_by_name(fault, says, reverse, tmp_path):
     register_task("NTM/Between-v0", Between, fault=fault)
     with pytest.raises(EnvironmentProblem, match=f"mytask:NTM/Between-v0: Between, length 2: .*{says}"):
-        arcturus.train("teacher", "mytask:NTM/Between-v0", steps=2_000, run_dir=tmp_path / "r", eval_every=0, quiet=True)
+        arcturus.train("supervised", "mytask:NTM/Between-v0", steps=2_000, run_dir=tmp_path / "r", eval_every=0, quiet=True)
 
 
 def test_registered_again_by_the_same_class_the_newer_one_counts_and_nobody_elses_task_is_replaced(reverse, recwarn):

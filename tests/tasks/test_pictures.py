@@ -31,7 +31,7 @@ from arcturus.seeding import Seeds
 NTM = {"core": "ntm", "core_width": 16, "core_options": "slots=9,word=5,read_heads=2"}
 
 
-def untrained(agent="teacher", env="NTM/Copy-v0", options="width=3,high=6", preset="cpu-small", **settings):
+def untrained(agent="supervised", env="NTM/Copy-v0", options="width=3,high=6", preset="cpu-small", **settings):
     """An agent whose policy is opinionated: its head's weights are drawn anew, large."""
     config = validate(
         resolve(agent, preset=preset, agent=settings or NTM, env={"id": env, "options": options}, run={"device": "cpu"})
@@ -53,7 +53,7 @@ def tape_of(lengths=(5,), **how) -> Tape:
 def trained(tmp_path_factory):
     """A run of a few updates, evaluated twice."""
     return arcturus.train(
-        "teacher", "NTM/Copy-v0", preset="cpu-small", steps=2_000, run_dir=tmp_path_factory.mktemp("run") / "a",
+        "supervised", "NTM/Copy-v0", preset="cpu-small", steps=2_000, run_dir=tmp_path_factory.mktemp("run") / "a",
         agent_config=NTM, env_config={"options": "width=3,high=3"}, eval_every=1_000, eval_episodes=2, quiet=True,
     )  # fmt: skip
 
@@ -292,7 +292,7 @@ def test_each_task_has_its_pictures(env, options, lengths, kinds):
 
 
 def test_agents_without_slots_or_policy_have_their_answers_drawn(tmp_path):
-    agent, config = untrained("dqn", preset="memory", options="width=2,high=3,actions=symbol", core="gru", capacity=2_000)
+    agent, config = untrained("drqn", preset="memory", options="width=2,high=3,actions=symbol", core="gru", capacity=2_000)
     files = write_pictures(tmp_path, agent, config, score_lengths(agent, config, [(3,)], 2))
     assert [f.name for f in files] == ["answers-3.png"]
     assert panels(agent, config, (3,), Seeds(0)).keys() == {"answers"}
@@ -318,7 +318,7 @@ def test_drawing_changes_no_bit_of_training_and_its_faults_end_no_run(trained, t
 
     monkeypatch.setattr(album, "panels", broken)
     other = arcturus.train(
-        "teacher", "NTM/Copy-v0", preset="cpu-small", steps=2_000, run_dir=tmp_path / "b", agent_config=NTM,
+        "supervised", "NTM/Copy-v0", preset="cpu-small", steps=2_000, run_dir=tmp_path / "b", agent_config=NTM,
         env_config={"options": "width=3,high=3"}, eval_every=1_000, eval_episodes=2, quiet=True,
     )  # fmt: skip
     a, b = (load(run).network.state_dict() for run in (trained, other))
@@ -347,7 +347,7 @@ def test_commands_draw(trained, tmp_path, capsys):
 
 def test_runs_of_different_tasks_share_no_curve(trained, tmp_path, capsys):
     other = arcturus.train(
-        "teacher", "NTM/Copy-v0", preset="cpu-small", steps=200, run_dir=tmp_path / "c", agent_config=NTM,
+        "supervised", "NTM/Copy-v0", preset="cpu-small", steps=200, run_dir=tmp_path / "c", agent_config=NTM,
         env_config={"options": "width=2,high=3"}, eval_every=0, quiet=True,
     )  # fmt: skip
     assert guarded(plot_run.main, [str(trained.path), str(other.path), "--bits", str(tmp_path / "x.png")]) == 2

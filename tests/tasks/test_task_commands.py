@@ -69,16 +69,16 @@ NTM = ["--preset", "memory", "--agent.core", "ntm", "--agent.core-options", "slo
 
 
 @pytest.mark.parametrize(("argv", "says"), [
-    (["teacher", "--env", "CartPole-v1"], "doesn't tell the right answers"),
-    (["teacher", "--env", "NTM/CopyStop-v0", "--agent.horizon", "8"], "doesn't tell the right answers"),
-    (["teacher", *options("Copy", "actions=quantised,reward=logscore")[1:]], "doesn't tell the right answers"),
-    (["teacher", *options("Copy", "high=129")[1:]], "slots=129 or more"),
-    (["teacher", "--env", "NTM/Copy-v0", *NTM[2:]], "asks for 20 vectors"),
+    (["supervised", "--env", "CartPole-v1"], "doesn't tell the right answers"),
+    (["supervised", "--env", "NTM/CopyStop-v0", "--agent.horizon", "8"], "doesn't tell the right answers"),
+    (["supervised", *options("Copy", "actions=quantised,reward=logscore")[1:]], "doesn't tell the right answers"),
+    (["supervised", *options("Copy", "high=129")[1:]], "slots=129 or more"),
+    (["supervised", "--env", "NTM/Copy-v0", *NTM[2:]], "asks for 20 vectors"),
     (["a2c", "--env", "NTM/Copy-v0", *NTM], "asks for 20 vectors"),
     (["a2c", "--env", "NTM/CopyStop-v0", *NTM], "asks for 20 vectors"),
     (["a2c", "--env", "NTM/DynamicNGrams-v0", *NTM], "asks for 32 vectors"),
-    (["teacher", "--env", "NTM/Copy-v0", "--env.curriculum", "lessons"], "add --agent.play True"),
-    (["teacher", "--env", "NTM/Copy-v0", "--env.curriculum", "school"], "lessons"),
+    (["supervised", "--env", "NTM/Copy-v0", "--env.curriculum", "lessons"], "add --agent.play True"),
+    (["supervised", "--env", "NTM/Copy-v0", "--env.curriculum", "school"], "lessons"),
     (["a2c", "--env", "CartPole-v1", "--env.curriculum", "lessons"], "no lengths to choose"),
     (["a2c", "--env", "Memory/Recall-v0", "--env.curriculum", "mixture"], "no lengths to choose"),
     (["dqn", "--env", "NTM/Copy-v0", "--env.options", "actions=bits"], "one discrete action at a time"),
@@ -86,7 +86,7 @@ NTM = ["--preset", "memory", "--agent.core", "ntm", "--agent.core-options", "slo
     (["a2c", "--env", "NTM/CopyStop-v0", "--env.frame-stack", "2"], "--env.frame-stack"),
     (["a2c", *options("Copy", "high=7", "--agent.bptt", "5")[1:]], "whole episodes are unrolled whole"),
     (["reinforce", *options("Copy", "high=128")[1:]], "use 257 or more"),
-    (["teacher", *options("Copy", "high=100000")[1:]], "use shorter tasks"),
+    (["supervised", *options("Copy", "high=100000")[1:]], "use shorter tasks"),
     (options("DynamicNGrams", "actions=quantised", "--env.curriculum", "mixture"), "nobody solves an episode"),
 ])  # fmt: skip
 def test_agents_and_tasks_that_don_t_go_together(call, tmp_path, argv, says):
@@ -97,7 +97,7 @@ def test_agents_and_tasks_that_don_t_go_together(call, tmp_path, argv, says):
 def test_memory_that_can_t_fit_is_refused_before_it_is_asked_for(call, tmp_path, monkeypatch, free, says):
     monkeypatch.setattr("arcturus.memory.available_bytes", lambda device: free)
     core = ["--agent.core-options", "slots=20,word=4", "--agent.core-width", "8", "--num-envs", "4"]
-    refused(call, tmp_path, train_agent.main, ["teacher", "--env", "NTM/Copy-v0", *core], says)
+    refused(call, tmp_path, train_agent.main, ["supervised", "--env", "NTM/Copy-v0", *core], says)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def runs(tmp_path_factory, small_run):
     short = {"env": "NTM/Copy-v0", "env_config": env, "eval_every": 0, "heldout_states": 0}
     for core, about in (("lstm", ""), ("ntm", "slots=6,word=4")):
         settings = {"core": core, "core_width": 4, "core_options": about}
-        small_run(folder / core, 20, "teacher", agent_config=settings, **short)
+        small_run(folder / core, 20, "supervised", agent_config=settings, **short)
     return folder
 
 
