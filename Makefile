@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python -m arcturus.scripts.demo
+	$(BIN)/python -m tools.demo
 
 lint: setup
 	$(BIN)/ruff check .
@@ -30,7 +30,8 @@ types: setup
 	rm -rf build/types && mkdir -p build/types/arcturus
 	for f in core/*; do ln -s "$(CURDIR)/$$f" build/types/arcturus/; done
 	for d in agents envs replay scripts; do ln -s "$(CURDIR)/$$d" build/types/arcturus/; done
-	cd build/types && $(BIN)/mypy --config-file "$(CURDIR)/pyproject.toml" -p arcturus
+	for d in benchmarks tools; do ln -s "$(CURDIR)/$$d" build/types/; done
+	cd build/types && $(BIN)/mypy --config-file "$(CURDIR)/pyproject.toml" -p arcturus -p benchmarks -p tools
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not learning"

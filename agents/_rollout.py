@@ -17,10 +17,9 @@ from arcturus.config import Bounds
 from arcturus.losses import annealed, explained_variance
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import GradientStep
-from arcturus.replay.records import Minibatch, Trajectory
-from arcturus.replay.rollout import Rollout
+from arcturus.replay.rollout import Minibatch, Rollout, Trajectory
 from arcturus.seeding import Seeds
-from arcturus.speed import Captured, to_device
+from arcturus.speed import Captured, captured, to_device
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class RolloutAgent(Agent):
         self.network: Any = to_device(network, self.device)
         optimizer = make_optimizer(list(self.network.parameters()))
         self.gradient_step = GradientStep(optimizer, config.max_grad_norm, getattr(config, "max_grad_value", 0.0))
-        self.captured = Captured(self.update, self.device, remember=partial(self.gradient_step.remember, self.network))
+        self.captured = captured(self.update, self.device, remember=partial(self.gradient_step.remember, self.network))
         memory = self.network.initial_state(spec.num_envs) if keep_memory else ()
         self.rollout = Rollout(config.horizon, spec, self.device, extras=kept, state=memory, every=every)
         self.minibatch_rng = seeds.branch("minibatch").torch(self.device) if shuffled else None
@@ -134,7 +133,8 @@ class RolloutAgent(Agent):
                 metrics = self.captured(batch)
                 self.updates += 1
         self.rollout.restart()
-        metrics = self.captured.latest(metrics)
+        if isinstance(self.captured, Captured):
+            metrics = self.captured.latest(metrics)
         if "value" in columns:
             metrics["losses/explained_variance"] = explained_variance(columns["value"], columns["target"], rows.valid)
         return metrics

@@ -33,7 +33,7 @@ from arcturus.optimizers import GradientStep, RMSProp, adam
 from arcturus.policies import epsilon_greedy
 from arcturus.replay.learner import EpsilonConfig, ReplayLearner, SequenceSpan
 from arcturus.seeding import Seeds
-from arcturus.speed import Captured, to_device
+from arcturus.speed import captured, to_device
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ def check_munchausen(config: Any) -> None:
 class ReplayAgent(Agent):
     """A subclass makes a learner, which calls its update(), and a target network of `online`."""
 
-    copies_always = True
     config: Any
     learner: ReplayLearner
     target: nn.Module
@@ -92,7 +91,7 @@ class ReplayAgent(Agent):
 
     def learn(self) -> Metrics:
         metrics = self.learner.learn()  # (7), and update() for each minibatch
-        if (metrics or self.copies_always) and self.learner.copy_due():  # (10)
+        if metrics and self.learner.copy_due():  # (10), behind an update
             self.target.load_state_dict(self.online.state_dict())
             self.learner.copied()
         return metrics
@@ -155,7 +154,7 @@ class ValueAgent(ReplayAgent):
             state=() if span is None or span.whole else self.initial_state(spec.num_envs),
         )
         self.replay = self.learner.ring
-        self.act_fn = Captured(self.predict, self.device, kept=True)
+        self.act_fn = captured(self.predict, self.device, kept=True)
         self.objective = Objective(config.gamma, config.reward_clip, config.end_on_life_loss and spec.has_lives)
 
     def _optimizer(self) -> torch.optim.Optimizer:

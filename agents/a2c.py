@@ -27,7 +27,7 @@ from arcturus.config import Bounds
 from arcturus.losses import lambda_returns, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import RMSProp, adam
-from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
 

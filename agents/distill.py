@@ -21,7 +21,7 @@ from arcturus.losses import cross_entropy
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam_or_graves
 from arcturus.policies import Categoricals
-from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.runs.depending import opened, split
 from arcturus.seeding import Seeds
 

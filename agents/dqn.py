@@ -67,7 +67,6 @@ def munchausen_error(q_tm1: Tensor, target_tm1: Tensor, target_t: Tensor, batch:
 
 
 class Agent(ValueAgent):
-    copies_always = False
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):

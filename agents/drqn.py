@@ -23,7 +23,7 @@ from torch import Tensor
 from arcturus.agents._value import ValueAgent, ValueConfig, q_network
 from arcturus.api import Act, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
-from arcturus.envs.frames import OLDEST
+from arcturus.envs.vector import OLDEST
 from arcturus.errors import ConfigError
 from arcturus.losses import q_learning, td_loss
 from arcturus.networks import QNetwork
@@ -84,7 +84,6 @@ def span_of(config: Config, spec: EnvSpec) -> SequenceSpan:
 
 
 class Agent(ValueAgent):
-    copies_always = False
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):

@@ -28,7 +28,7 @@ from arcturus.config import Bounds
 from arcturus.losses import clipped_surrogate, lambda_returns, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam
-from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
 

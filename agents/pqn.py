@@ -30,7 +30,7 @@ from arcturus.losses import lambda_returns, linear_schedule, td_loss
 from arcturus.networks import QNetwork, Torso, orthogonal
 from arcturus.optimizers import adam, radam
 from arcturus.policies import epsilon_greedy
-from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
 

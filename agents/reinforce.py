@@ -29,7 +29,7 @@ from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.losses import explained_variance, lambda_returns, masked_mean, normalised
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam
-from arcturus.replay.records import Trajectory
+from arcturus.replay.rollout import Trajectory
 from arcturus.replay.whole_episodes import check_horizon, ends_inside, episode_pieces, from_first_rows, single_rows
 from arcturus.seeding import Seeds
 

@@ -27,7 +27,7 @@ from arcturus.losses import annealed, cross_entropy
 from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam_or_graves
 from arcturus.policies import Categoricals
-from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
 

@@ -7,6 +7,7 @@ while the emulator's threads run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def run(
                 ts = ts.as_interrupted()
             metrics: Metrics = {}
             if agent.on_policy:
-                with torch_threads(learner_threads):
+                with torch_threads(learner_threads) if learner_threads else nullcontext():
                     metrics = agent.learn_from_rollout(ts, memory)
             act = agent.act(ts, memory, explore=True, generator=generator)
             if not interrupted:

@@ -23,7 +23,7 @@ from arcturus.api import Act, EnvSpec, State, TimeStep, map_state
 from arcturus.envs import is_atari
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
-from arcturus.memory import check_room, make_core, unroll
+from arcturus.memory import NoMemory, check_room, make_core, unroll
 from arcturus.policies import Categoricals
 from arcturus.speed import bf16, layout
 from arcturus.value_heads import ValueHead
@@ -176,8 +176,8 @@ def orthogonal(module: nn.Module, gain: float) -> None:
 
 def features(torso: nn.Module, core: nn.Module, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
     """obs [T, N, *obs_shape], first [T, N] -> [T, N, width] and the memory after them."""
-    x = torso(obs.flatten(0, 1))
-    return unroll(core, x.view(*first.shape, -1), first, state)
+    x = torso(obs.flatten(0, 1)).view(*first.shape, -1)
+    return (x, state) if isinstance(core, NoMemory) else unroll(core, x, first, state)
 
 
 class QNetwork(nn.Module):
@@ -324,7 +324,7 @@ class ActorCritic(nn.Module):
         extras = {"log_prob": self.actions.log_prob(logits, action), "logits": logits}
         if self.value is not None:
             extras["value"] = v[0]
-        return Act(action, map_state(Tensor.detach, state), extras)
+        return Act(action, state, extras)
 
     def score(self, obs: Tensor, first: Tensor, state: State, action: Tensor) -> Tensor:
         """[N] the log-probability of an action [N, *action_shape]: what --explain explains.  obs [N, *obs_shape], first [N]."""

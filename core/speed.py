@@ -26,6 +26,7 @@ from arcturus.errors import TrainingFailed
 from arcturus.telling import say
 
 Network = TypeVar("Network", bound=nn.Module)
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate
 MOST_GRAPHS = 32  # of one function: each keeps memory of its own, and calls of further shapes are not recorded
 _EAGER = [False]
@@ -45,6 +46,16 @@ def eagerly(yes: bool = True) -> Iterator[None]:
         yield
     finally:
         _EAGER.pop()
+
+
+def numba_loop(loop: Loop) -> Loop:
+    """A loop over numpy arrays, compiled by Numba and kept on the disk."""
+    from numba import njit
+
+    try:
+        return njit(cache=True)(loop)  # type: ignore[return-value]
+    except RuntimeError:  # there is nowhere to keep it: every run compiles anew
+        return njit(loop)  # type: ignore[return-value]
 
 
 def bf16() -> bool:
@@ -71,7 +82,7 @@ def to_device(network: Network, device: torch.device) -> Network:
     """A network on its device, its convolutions in the layout that is meant; on CUDA what it acts by is recorded."""
     acting: Any = network
     if hasattr(network, "act_fn"):
-        acting.act_fn = Captured(acting.unroll, device, kept=True)
+        acting.act_fn = captured(acting.unroll, device, kept=True)
     return network.to(device=device, memory_format=layout())  # type: ignore[call-overload]
 
 
@@ -94,14 +105,30 @@ class Recorded(NamedTuple):
     outputs: Any
 
 
+def graphs_on(device: torch.device) -> bool:
+    """Asked when something is built: whether functions are recorded as graphs there."""
+    return device.type == "cuda" and fast()
+
+
+def captured(
+    function: Callable[..., Any],
+    device: torch.device,
+    generators: Iterable[torch.Generator | None] = (),
+    remember: Callable[[], Callable[[], None]] = lambda: lambda: None,
+    kept: bool = False,
+) -> Callable[..., Any]:
+    """The function itself, or where there are graphs a Captured one."""
+    return Captured(function, device, generators, remember, kept) if graphs_on(device) else function
+
+
 class Captured:
-    """A function of tensors, called as it is; on CUDA recorded as a graph, which is then one launch.
+    """A function of tensors that is recorded as a CUDA graph, which is then one launch.
 
     One graph is recorded for each set of shapes (sequences of other lengths, a smaller last minibatch, more of them in one call).
 
     function: from nests of tensors to a nest of tensors.  It may change tensors in place, parameters and their optimiser's moments
     among them, but must ask the host for nothing: no .item(), no `if` on a tensor.  What it returns lies in memory that the next call
-    writes again: latest() copies what is to be kept, or all is copied if it is said to be `kept`.
+    writes again: latest() copies metrics that are to be kept, or all is copied if it is said to be `kept`.
     generators: those that it draws from.  remember: called before a recording, as warming up calls the function several times in
     earnest; it returns what takes all of that back.
     """
@@ -117,7 +144,7 @@ class Captured:
         self.function, self.device, self.remember, self.kept = function, device, remember, kept
         self.generators = [g for g in generators if g is not None]
         self.name = getattr(function, "__qualname__", "a function")
-        self.wanted = device.type == "cuda" and fast()
+        self.wanted = True
         self.recorded: dict[Any, Recorded] = {}
 
     def __call__(self, *args: State) -> Any:

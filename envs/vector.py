@@ -6,11 +6,16 @@ the device, the account of finished episodes, and the rule that environments are
     restart() / recv()  ->  idle  ->  send()  ->  sent  ->  recv()  ->  idle
 
 Resetting between send() and recv() would corrupt an emulator that is stepping in its threads, so it raises here.
+
+Frame stacks have one rule, shared with the replay ring: a row carries its age, min(steps since the episode's reset, 255), and the frame
+k steps older belongs to the same episode exactly if age >= k; what lies further back is blank (zero), as in ale-py and in Gymnasium's
+FrameStackObservation with padding_type="zero".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -19,9 +24,10 @@ import torch
 from torch import Tensor
 
 from arcturus.api import EnvSpec, TimeStep
-from arcturus.envs.frames import OLDEST, FrameStack
-from arcturus.envs.watch import Call
 from arcturus.seeding import Seeds
+
+OLDEST = 255  # ages saturate here, so a stack holds at most 256 frames
+FILM = 28  # frames that a film has room for beside a stack
 
 
 class HostTimeStep(NamedTuple):
@@ -67,6 +73,75 @@ class BadRow(NamedTuple):
 
     env: int
     what: str  # reward or observation
+
+
+def reach(age: Tensor, offsets: Tensor) -> Tensor:
+    """[B, M] bool: which of the rows at offsets [M] (0: the row itself, -1: the one before ...) from a row of this age [B]
+    belong to its episode, as far as its age can tell; later rows are taken to."""
+    return age[:, None] >= -offsets
+
+
+class FrameStack:
+    """The last K frames of every environment on the device: [N, K, *frame_shape], oldest first.
+
+    Frames are written one behind the other into a film, and a stack is a view of it, so that a row costs one frame and not K.  No place
+    of a film is written twice: what was handed out before never changes.
+    """
+
+    def __init__(self, n: int, stack: int, frame_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str):
+        self.stack, self.offsets = stack, torch.arange(1 - stack, 1, device=device)
+        self.replace(torch.zeros((n, stack, *frame_shape), dtype=dtype, device=device))
+
+    def replace(self, frames: Tensor) -> None:
+        """Goes on from these stacks [N, K, *frame_shape]."""
+        n, k, *shape = frames.shape
+        self._film = torch.empty((n, k + FILM, *shape), dtype=frames.dtype, device=frames.device)
+        self._film[:, :k] = frames
+        self._end = k
+
+    def push(self, frame: Tensor, age: Tensor, *, grown: bool = False) -> Tensor:
+        """frame [N, *frame_shape], age [N] -> [N, K, *frame_shape].  grown: the caller knows that every age is at least K - 1, so
+        nothing is to be blanked."""
+        if self._end == self._film.shape[1]:
+            self.replace(self._film[:, self._end - self.stack :])
+        self._film[:, self._end] = frame
+        self._end += 1
+        frames = self._film[:, self._end - self.stack : self._end]
+        if grown:
+            return frames
+        keep = reach(age, self.offsets).view(*frames.shape[:2], *[1] * (frames.dim() - 2))
+        return torch.where(keep, frames, torch.zeros((), dtype=frames.dtype, device=frames.device))
+
+
+@dataclass(eq=False)
+class Call:
+    """One step or reset that has begun and not ended; under way for as long as it is entered."""
+
+    backend: Any
+    what: str  # step, reset or close
+    action: Any  # the actions [N, ...] that were sent; None but for a step
+
+    def __str__(self) -> str:
+        """The game, the environment and its last action, as well as they are known."""
+        at = getattr(self.backend, "busy", None)
+        name, n, begin = self.backend.env_id, self.backend.num_envs, getattr(self.backend, "offset", 0)
+        if at is not None:
+            which, action = f"environment {begin + at}", None if self.action is None else self.action[at].tolist()
+        else:
+            which = f"one of environments {begin} to {begin + n - 1}" if n > 1 else f"environment {begin}"
+            action = None if self.action is None else self.action.tolist()
+        names = getattr(self.backend, "action_names", ())
+        told = f"last action{'' if at is not None or n == 1 else 's'} {action}" if action is not None else f"in its {self.what}"
+        return f"{name}: {which}, {told}{' of ' + ' '.join(names) if names and action is not None else ''}"
+
+    def __enter__(self) -> None:
+        under_way.append(self)
+
+    def __exit__(self, *exc: object) -> None:
+        under_way.remove(self)
+
+
+under_way: list[Call] = []  # which environments are waited for, so that a hung one can be told by name from another thread
 
 
 class DeviceEnvs:

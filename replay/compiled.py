@@ -7,23 +7,12 @@ numbers.  Compiled code is kept beside this file, or in the user's cache, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import numpy as np
-from numba import njit
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
-
-
-def compiled(loop: Loop) -> Loop:
-    try:
-        return njit(cache=True)(loop)  # type: ignore[return-value]
-    except RuntimeError:  # there is nowhere to keep it: every run compiles anew
-        return njit(loop)  # type: ignore[return-value]
+from arcturus.speed import numba_loop
 
 
-@compiled
+@numba_loop
 def transitions(t, n, rows, stack, n_step, gamma, clip, last, zero_discount, valid, age, flags, reward):
     """Ring.transitions() without the copying: t, n [B]; age, flags, reward [rows, N].
 
@@ -62,20 +51,7 @@ def transitions(t, n, rows, stack, n_step, gamma, clip, last, zero_discount, val
     return frames, slot, r_t, discount_t, weight
 
 
-@compiled
-def row_flags(out, weights, terminated, truncated, interrupted, life_lost, valid):
-    """Sets out [N] to the flags of one row, bool [N] each; weights: their bits, in this order."""
-    for i in range(len(out)):
-        out[i] = (
-            terminated[i] * weights[0]
-            + truncated[i] * weights[1]
-            + interrupted[i] * weights[2]
-            + life_lost[i] * weights[3]
-            + valid[i] * weights[4]
-        )
-
-
-@compiled
+@numba_loop
 def draw(coin, width, numbers, block):
     """SumTree.draw(): one place in each of len(coin) equal parts of the sum, coin [B] float64 says where in it."""
     batch = len(coin)
@@ -96,7 +72,7 @@ def draw(coin, width, numbers, block):
     return index
 
 
-@compiled
+@numba_loop
 def change(index, value, width, numbers, block):
     """SumTree.set()."""
     for b in range(len(index)):
@@ -105,7 +81,7 @@ def change(index, value, width, numbers, block):
         numbers[i] = value[b]
 
 
-@compiled
+@numba_loop
 def importance(index, numbers, beta):
     """Weights [B] float32 of what Priorities.draw() drew."""
     least = numbers[index[0]]
@@ -118,7 +94,7 @@ def importance(index, numbers, beta):
     return weight
 
 
-@compiled
+@numba_loop
 def priorities(index, error, numbers, largest, alpha, least, unit, most):
     """The new priorities [B] of Priorities.set(), and the largest of all in largest [1]."""
     value = np.empty(len(index), np.int64)

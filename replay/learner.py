@@ -21,7 +21,7 @@ from arcturus.replay.prioritised import Priorities
 from arcturus.replay.records import SampleIndices, Sequence, Transition
 from arcturus.replay.ring import Ring, uniform
 from arcturus.seeding import Seeds
-from arcturus.speed import Captured, fast
+from arcturus.speed import Captured, captured, graphs_on
 
 MOST_AT_ONCE = 8  # updates in one graph
 
@@ -91,7 +91,7 @@ class ReplayLearner:
     """An agent's replay, and the updates it makes of it.
 
     update: one gradient step on a minibatch -> its metrics and the transitions' new priorities [B].  It is called by learn() as often as
-    replay_ratio asks for, with minibatches on `device`, wherever the replay lives.  generators, remember: speed.Captured's.
+    replay_ratio asks for, with minibatches on `device`, wherever the replay lives.  generators, remember: speed.captured()'s.
     span: to learn from sequences, of an agent whose memory `state` [N, ...] is stored with each row.
     """
 
@@ -117,8 +117,8 @@ class ReplayLearner:
         self.ring = Ring(config.capacity, spec, where, self.reach, state=state)
         self.generator = seeds.branch("replay").torch(where)
         self.priorities = Priorities(self.ring, config.priority_exponent, self.reach) if config.prioritised else None
-        self.in_graph = fast() and where.type == "cuda" == device.type  # minibatches are gathered within the update, and its graph
-        self.captured = Captured(self._update_all, device, generators, remember)
+        self.in_graph = graphs_on(device) and where.type == device.type  # minibatches are gathered within the update, and its graph
+        self.captured = captured(self._update_all, device, generators, remember)
         self.steps = self.updates = self.copies = 0
 
     def append(self, step: ActedStep) -> None:
@@ -140,7 +140,7 @@ class ReplayLearner:
         metrics: Metrics = {}
         while self.update_due():
             metrics = self._learn_from(*self._draw())
-        return self.captured.latest(metrics)
+        return self.captured.latest(metrics) if isinstance(self.captured, Captured) else metrics
 
     def update_once(self) -> Metrics:
         """One update, due or not."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from arcturus.replay import compiled
 from arcturus.replay.ring import VALID, Ring
 from arcturus.replay.sum_tree import UNIT, SumTree
-from arcturus.speed import Captured, remembered
+from arcturus.speed import captured, remembered
 
 LEAST = 1e-6  # what is added to an error, so that nothing is forgotten for ever
 
@@ -30,8 +30,8 @@ class Priorities:
         self.largest = torch.full((), UNIT, dtype=torch.int64, device=ring.device)
         self.left = self.entered = 0  # rows [left, entered) are in the tree
         stored = (self.tree.leaf, self.tree.block, self.largest)
-        self._drawn = Captured(self._draw, self.tree.leaf.device, kept=True)
-        self._set = Captured(self._change, self.tree.leaf.device, remember=lambda: remembered(stored))
+        self._drawn = captured(self._draw, self.tree.leaf.device, kept=True)
+        self._set = captured(self._change, self.tree.leaf.device, remember=lambda: remembered(stored))
 
     @property
     def nbytes(self) -> int:

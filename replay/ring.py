@@ -2,7 +2,7 @@
 
 Rows are counted for ever (absolute row t lives in slot t mod T), so "is it overwritten?" is a comparison.  Beside its frame a
 row keeps 7 bytes: action (uint8, where it fits), reward (float32, raw), flags (uint8), age (uint8).  A stack's frames are
-found by the same rule (envs/frames.py) that built the stack the actor saw; frames that lie before an episode's beginning are
+found by the same rule (envs/vector.py) that built the stack the actor saw; frames that lie before an episode's beginning are
 read from one slot behind the ring that is always blank, so nothing is masked afterwards and nothing waits for the host.
 For agents with memory a row also keeps what it remembered before acting, float32.
 """
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from arcturus.api import ActedStep, EnvSpec, State, state_leaves, state_like
-from arcturus.available import available_bytes
-from arcturus.envs.frames import reach
+from arcturus.device import available_bytes
+from arcturus.envs.vector import reach
 from arcturus.errors import ConfigError
 from arcturus.replay import compiled
 from arcturus.replay.records import Sequence, Transition
-from arcturus.speed import fast
+from arcturus.speed import fast, numba_loop
 
 TERMINATED, TRUNCATED, INTERRUPTED, LIFE_LOST, VALID = 1, 2, 4, 8, 16
 LAST = TERMINATED | TRUNCATED | INTERRUPTED
@@ -73,6 +73,19 @@ def check_memory(
         )
 
 
+@numba_loop
+def row_flags(out, weights, terminated, truncated, interrupted, life_lost, valid):
+    """Sets out [N] to the flags of one row, bool [N] each; weights: their bits, in this order."""
+    for i in range(len(out)):
+        out[i] = (
+            terminated[i] * weights[0]
+            + truncated[i] * weights[1]
+            + interrupted[i] * weights[2]
+            + life_lost[i] * weights[3]
+            + valid[i] * weights[4]
+        )
+
+
 class Ring:
     """`capacity` agent steps of all environments together, on `device`.
 
@@ -98,6 +111,7 @@ class Ring:
         check_memory(capacity, spec, device, available_bytes(device), n_step, flag, numbers)
         T, N = self.rows, spec.num_envs
         self.device, self.compiled = device, device.type == "cpu" and fast()  # loops instead of tensors (replay/compiled.py)
+        self.frame_shape = spec.frame_shape
         self.frame = torch.zeros((N * T + 1, *spec.frame_shape), dtype=spec.obs_dtype, device=device)  # the last slot stays blank
         self._frames = self.frame[:-1].view(N, T, *spec.frame_shape)  # an environment's are neighbours: a stack is read in one go
         self.action = torch.zeros((T, N, *(spec.action_space.shape or ())), dtype=spec.action_dtype, device=device)
@@ -145,7 +159,7 @@ class Ring:
         ends = (ts.terminated, ts.truncated, ts.interrupted, ts.life_lost, ts.valid)
         if self.compiled:
             said = (x.numpy() for x in (ends if ts.obs.device == self.device else torch.stack(ends).cpu()))
-            compiled.row_flags(self.flags[slot].numpy(), self._weights.numpy(), *said)
+            row_flags(self.flags[slot].numpy(), self._weights.numpy(), *said)
         else:
             self.flags[slot].copy_((torch.stack(ends, -1).to(self.device) * self._weights).sum(-1))
         self.age[slot].copy_(ts.age)
@@ -171,9 +185,9 @@ class Ring:
     def _gather(self, slots: Tensor) -> Tensor:
         """Frames [*slots.shape, *frame_shape] in memory that is kept: new memory costs more than the copy."""
         if slots.numel() != len(self._gathered):
-            self._gathered = torch.empty((slots.numel(), *self.spec.frame_shape), dtype=self.spec.obs_dtype, device=self.device)
+            self._gathered = torch.empty((slots.numel(), *self.frame_shape), dtype=self.spec.obs_dtype, device=self.device)
         torch.index_select(self.frame, 0, slots.flatten(), out=self._gathered)
-        return self._gathered.view(*slots.shape, *self.spec.frame_shape)
+        return self._gathered.view(*slots.shape, *self.frame_shape)
 
     def ready(self, n_step: int) -> bool:
         """Whether there is a transition to draw."""

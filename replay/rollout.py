@@ -6,15 +6,54 @@ Every tensor is there from the beginning and keeps its shape, so a rollout half 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from arcturus.api import ActedStep, EnvSpec, State, TimeStep, map_state, state_leaves
 from arcturus.errors import ConfigError
-from arcturus.replay.records import Minibatch, Trajectory
 from arcturus.replay.ring import LAST, LIFE_LOST, ROW_TENSORS, TERMINATED, TRUNCATED, VALID, Ring
+
+
+class Minibatch(NamedTuple):
+    """Part of a rollout: B sequences of L rows; L = 1 without memory.  What an agent doesn't use is None."""
+
+    obs: Tensor  # [L, B, *obs_shape]
+    first: Tensor  # [L, B] bool: the row opens an episode
+    state: State  # [B, ...] memory before the first row
+    action: Tensor  # [L, B, *action_shape] int64
+    valid: Tensor  # [L, B] bool: the rows that count
+    target: Tensor  # [L, B, ...] what the network's answer should be: returns, or probabilities of actions
+    value: Tensor = None  # type: ignore[assignment]  # [L, B] v when it acted
+    advantage: Tensor = None  # type: ignore[assignment]  # [L, B]
+    log_prob: Tensor = None  # type: ignore[assignment]  # [L, B] log pi_old(action)
+
+
+class Trajectory(NamedTuple):
+    """T rows of N environments: where they acted (row t), and what came of it (row t + 1).  obs and states stay in the rollout."""
+
+    first: Tensor  # [T, N] bool: row t opens an episode
+    valid: Tensor  # [T, N] bool: the action at row t counts
+    action: Tensor  # [T, N, *action_shape] int64
+    reward: Tensor  # [T, N] float32 raw, at row t + 1, as the following
+    terminated: Tensor  # [T, N] bool
+    truncated: Tensor  # [T, N] bool
+    life_lost: Tensor  # [T, N] bool
+    last: Tensor  # [T, N] bool: row t + 1 closes its episode (terminated, truncated or cut)
+
+    def rewards(self, clip: float) -> Tensor:
+        """[T, N] clipped to [-clip, clip]; 0: raw."""
+        return self.reward.clamp(-clip, clip) if clip else self.reward
+
+    def discounts(self, gamma: float, *, bootstrap_truncated: bool = True, end_on_life_loss: bool = False) -> Tensor:
+        """[T, N] gamma, or 0 where row t + 1 ends the return: terminated; truncated if that doesn't bootstrap; a life lost."""
+        ends = self.terminated
+        if not bootstrap_truncated:
+            ends = ends | self.truncated
+        if end_on_life_loss:
+            ends = ends | self.life_lost
+        return gamma * ~ends
 
 
 class Rollout:
@@ -60,6 +99,7 @@ class Rollout:
         self.extras = {k: torch.zeros((rows, n, *shape), device=device) for k, shape in (extras or {}).items()}
         pieces = rows // self.every
         self.states = map_state(lambda x: torch.zeros((pieces, *x.shape), dtype=x.dtype, device=device), state)
+        self._leaves = state_leaves(self.states)
 
     @property
     def count(self) -> int:
@@ -80,8 +120,8 @@ class Rollout:
             return  # a void row between two batches of episodes
         for name, kept in self.extras.items():
             kept[t].copy_(step.extras[name])
-        if t % self.every == 0 and (states := state_leaves(self.states)):
-            for kept, now in zip(states, state_leaves(step.state), strict=True):
+        if self._leaves and t % self.every == 0:
+            for kept, now in zip(self._leaves, state_leaves(step.state), strict=True):
                 kept[t // self.every].copy_(now)
         self.ring.append(step)
 
@@ -119,7 +159,7 @@ class Rollout:
 
     def state(self, piece: Tensor, n: Tensor) -> State:
         """The memory [B, ...] at the first rows of pieces [B] of environments n [B]."""
-        return map_state(lambda x: x[piece, n], self.states)
+        return map_state(lambda x: x[piece, n], self.states) if self._leaves else self.states
 
     def check_minibatches(self, count: int) -> None:
         """Before training starts."""

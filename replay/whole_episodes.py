@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arcturus.api import EnvSpec
 from arcturus.errors import ConfigError
-from arcturus.replay.records import Trajectory
+from arcturus.replay.rollout import Trajectory
 
 
 def ends_inside(rows: Trajectory) -> Tensor:

@@ -7,20 +7,23 @@ bootstrap intervals over seeds, of three seeds or more; over several games runs 
 
 compare-runs runs/pong-*                                    a shell's pattern, or a folder that holds runs
 compare-runs runs --plot curves.png --json numbers.json
+compare-runs RUN --plot curve.png                           one run: its curve and its average value on held-out states
+compare-runs RUN... --bits FILE.png | --lengths FILE.png    runs on one NTM/ task
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
+from pathlib import Path
 
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
 # isort: split
 from arcturus.config import user_path
-from arcturus.outputs import check_output, written_beside
+from arcturus.errors import ConfigError
+from arcturus.outputs import PICTURES, check_output, written_beside
 from arcturus.telling import plain
 
 
@@ -28,7 +31,12 @@ def parser() -> argparse.ArgumentParser:
     how = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="compare-runs", description=__doc__, formatter_class=how, allow_abbrev=False)
     p.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="run folders, and folders that hold them")
-    p.add_argument("--plot", type=user_path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes")
+    p.add_argument(
+        "--plot", type=user_path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes; of one run its "
+        "curve and its average value on held-out states"
+    )
+    p.add_argument("--bits", type=user_path, metavar="FILE.png", help="NTM/ tasks: draw bits per sequence against sequences seen")
+    p.add_argument("--lengths", type=user_path, metavar="FILE.png", help="NTM/ tasks: draw the newest scores by length")
     p.add_argument("--json", type=user_path, metavar="FILE", help="write every number, curves included")
     p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
     return p
@@ -40,27 +48,54 @@ def main(argv: list[str]) -> int:
     from arcturus.scoring.comparison import aggregate, environments, find_runs, read_runs  # brings torch
     from arcturus.scoring.tables import numbers, over_games, table
 
-    paths = find_runs(args.runs)
-    for flag, file in (("--plot", args.plot), ("--json", args.json)):
-        if file is not None:
-            check_output(file, flag, (".png",) if flag == "--plot" else (), paths)
-    runs, left = read_runs(paths, tuple(args.trust))
+    paths, trust = find_runs(args.runs), tuple(args.trust)
+    pictures = {flag: file for flag in ("--plot", "--bits", "--lengths") if (file := getattr(args, flag[2:])) is not None}
+    for flag, file in pictures.items():
+        check_output(file, flag, PICTURES, paths)
+    if args.json is not None:
+        check_output(args.json, "--json", (), paths)
+    unscored = [flag for flag in pictures if draw(flag, pictures[flag], paths, trust)]
+    try:
+        runs, left = read_runs(paths, trust)
+    except ConfigError as e:
+        if args.json or unscored != list(pictures) or not pictures:
+            raise
+        print(e.what)  # all that was asked for is drawn
+        return 0
     tables = environments(runs)
     games = aggregate(tables)
     if args.json:
         text = json.dumps(numbers(tables, games, left), indent=2, allow_nan=False)
         written_beside(args.json, lambda beside: write_file(beside, text.encode()))
-    if args.plot:
-        from arcturus.pictures.comparison import comparison  # it loads matplotlib
+    if "--plot" in pictures and "--plot" not in unscored:
+        from arcturus.pictures.comparison import comparison
+        from arcturus.pictures.style import save
 
-        picture = io.BytesIO()
-        comparison(tables).savefig(picture, format="png", dpi=150)
-        written_beside(args.plot, lambda beside: write_file(beside, picture.getvalue()))
+        save(comparison(tables), args.plot)
     told = [table(env, groups) for env, groups in tables.items()] + ([over_games(games)] if games else [])
     if left:
         told.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
     print(plain("\n\n".join(told)))
     return 0
+
+
+def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...]) -> bool:
+    """A picture that needs no scores; False for one that does, the learning curves of several runs."""
+    from arcturus.pictures.style import save  # it loads matplotlib
+
+    if flag != "--plot":
+        from arcturus.scoring.task_curves import task_curves
+
+        save(task_curves(paths, flag, trust), file)
+        return True
+    if len(paths) > 1:
+        return False
+    from arcturus.pictures.run import one_run
+    from arcturus.runs.folder import Run, read_metrics
+
+    run = Run(paths[0])
+    save(one_run(run.config(trust), read_metrics(run)), file)
+    return True
 
 
 def cli() -> None:

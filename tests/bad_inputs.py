@@ -34,9 +34,9 @@ from arcturus import agents
 from arcturus.config import hints
 from arcturus.envs import EnvConfig
 from arcturus.runs.settings import RunOptions
-from arcturus.scripts import compare_runs, evaluate_agent, export_agent, plot_run, train_agent
+from arcturus.scripts import compare_runs, evaluate_agent, export_agent, train_agent
 
-COMMANDS = {"train": train_agent, "evaluate": evaluate_agent, "compare": compare_runs, "export": export_agent, "plot": plot_run}
+COMMANDS = {"train": train_agent, "evaluate": evaluate_agent, "compare": compare_runs, "export": export_agent}
 SECONDS = 60  # for any command
 LINES, WIDTH = 20, 200
 QUICK = ["--env", "CartPole-v1", "--steps", "16", "--eval-every", "0", "--heldout-states", "0"]
@@ -99,8 +99,8 @@ def names() -> Iterator[Case]:
         ):
             yield Case(f"{flag} {name[:20]!r}", "train", ["a2c", *QUICK, f"{flag}={name}"])
     for name in NAMES[::4]:
-        for command in ("evaluate", "export", "plot", "compare"):
-            more = {"export": ["--to", "onnx", "{file}"], "plot": ["--bits", "{file}.png"]}.get(command, [])
+        for command in ("evaluate", "export", "compare"):
+            more = {"export": ["--to", "onnx", "{file}"]}.get(command, [])
             yield Case(f"{command} {name[:20]!r}", command, [name, *more])
         yield Case(f"resume {name[:20]!r}", "train", ["resume", name])
     for argv in ([], ["dqn"], ["resume"], ["list"], ["list", "x"], ["doctor", "x"], ["dqn", "dqn"], ["dqn", "--seed"], ["--nope"],

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.api import EnvSpec, State, state_leaves, where_first
-from arcturus.available import available_bytes
 from arcturus.config import parse_options
+from arcturus.device import available_bytes
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory.dnc import DNC

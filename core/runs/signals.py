@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from arcturus.envs.watch import Call, under_way
+from arcturus.envs.vector import Call, under_way
 from arcturus.errors import TrainingFailed
 
 TICK = 0.5  # seconds between two looks of the watchdog

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from arcturus.api import EnvSpec, TimeStep
-from arcturus.envs.frames import OLDEST
 from arcturus.envs.schedules import Schedule
 from arcturus.envs.tasks.playing import Play
 from arcturus.envs.tasks.scalar import observation_space
 from arcturus.envs.tasks.sequences import Tapes, check_tapes
-from arcturus.envs.vector import BadRow, Episode
+from arcturus.envs.vector import OLDEST, BadRow, Episode
 from arcturus.errors import EnvironmentProblem
 from arcturus.seeding import Seeds
 

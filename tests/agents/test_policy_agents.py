@@ -14,8 +14,7 @@ from arcturus.agents import a2c, ppo, reinforce
 from arcturus.api import EnvSpec, state_leaves
 from arcturus.errors import ConfigError
 from arcturus.loop import run
-from arcturus.replay.records import Minibatch
-from arcturus.replay.rollout import Rollout
+from arcturus.replay.rollout import Minibatch, Rollout
 from arcturus.seeding import Seeds
 
 SMALL = {"torso": "mlp", "core_width": 8}

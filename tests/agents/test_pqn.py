@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from arcturus.agents import pqn
 from arcturus.loop import run
 from arcturus.optimizers import load_optimizer_tensors, optimizer_tensors, radam
-from arcturus.replay.records import Minibatch, Trajectory
+from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
 SMALL = {"torso": "mlp", "horizon": 8, "epochs": 2, "minibatches": 2}

@@ -11,15 +11,15 @@ import arcturus
 from arcturus.agents import reinforce
 from arcturus.envs.mdp import chain, policy_gradient, policy_values
 from arcturus.replay.rollout import Rollout
-from arcturus.scripts.benchmarks import variance
 from arcturus.seeding import Seeds
+from benchmarks import variance
 
 pytestmark = pytest.mark.slow
 EPISODES, BATCH = 12_800, 8
 WORLD = variance.World(
     {},
     reinforce.Config(
-        torso="arcturus.scripts.benchmarks.variance.Table",
+        torso="benchmarks.variance.Table",
         gamma=1.0,
         reward_clip=0.0,
         bootstrap_truncated=False,

@@ -21,12 +21,12 @@ from arcturus.losses import lambda_returns
 from arcturus.memory import CORES
 from arcturus.replay.records import Transition
 from arcturus.replay.ring import Ring, uniform
-from arcturus.scripts.benchmark import command, main
-from arcturus.scripts.benchmarks import ablation, frames, learners, memory, ntm, prioritised, tasks
-from arcturus.scripts.benchmarks.measuring import arithmetic, page
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report
-from arcturus.scripts.benchmarks.peers import plain_ppo
 from arcturus.seeding import Seeds
+from benchmarks import ablation, frames, learners, memory, ntm, prioritised, tasks
+from benchmarks.__main__ import command, main
+from benchmarks.measuring import arithmetic, page
+from benchmarks.measuring.timing import Contender, report
+from benchmarks.peers import plain_ppo
 
 DOCS = Path(__file__).parents[2] / "docs"
 BRIEF = ("--seconds", "0.02", "--rounds", "1")
@@ -321,7 +321,7 @@ def test_a_table_that_the_page_has_no_place_for_is_refused(tmp_path):
 
 def test_the_command_kept_is_what_to_type_for_the_numbers():
     typed = ["env", "--json", "x.json", "--seconds", "2", "--name=env-64", "--num-envs", "64"]
-    assert command(typed) == "python -m arcturus.scripts.benchmark env --seconds 2 --num-envs 64"
+    assert command(typed) == "python -m benchmarks env --seconds 2 --num-envs 64"
 
 
 def test_no_number_of_the_pages_tables_is_written_by_hand():

@@ -369,7 +369,7 @@ def test_it_prints_without_loading_matplotlib(folder):
 
 @pytest.mark.parametrize(("argv", "code", "says"), [
     (["{tmp}/nothing"], 2, "is no folder"), (["{tmp}"], 2, "holds no run folder"), (["{tmp}/file"], 2, "all files"),
-    (["{a}", "--plot", "x.pdf"], 2, "doesn't end in .png"), (["{a}", "--plot", "{a}/x.png"], 2, "lies in a run folder"),
+    (["{a}", "--plot", "x.gif"], 2, "doesn't end in .png"), (["{a}", "--plot", "{a}/x.png"], 2, "lies in a run folder"),
     (["{a}", "--json", "{a}/evaluations/x.json"], 2, "lies in a run folder"),
     (["{a}", "--plot", "{tmp}/file/x.png"], 5, "can't be written"), (["{a}", "--plot", "{tmp}/d.png"], 5, "it is a folder"),
 ])  # fmt: skip

@@ -142,4 +142,4 @@ def test_greedy_acting_asks_the_network_once(agent, monkeypatch):
     assert len(calls) == 1
     torch.testing.assert_close((act.extras["returns"] * act.extras["probabilities"]).sum(-1), act.extras["q_values"])
     torch.testing.assert_close(act.extras["q_values"], actor.network(obs).detach())
-    assert actor.act_fn.function == actor.predict
+    assert actor.act_fn == actor.predict

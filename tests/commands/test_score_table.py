@@ -7,7 +7,7 @@ import json
 import pytest
 
 from arcturus.errors import ConfigError
-from arcturus.scripts import score_table
+from tools import score_table
 
 
 @pytest.fixture

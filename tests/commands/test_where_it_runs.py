@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import arcturus
-from arcturus.available import of_container
 from arcturus.config import expanded, parse_options, parse_yaml
+from arcturus.device import of_container
 from arcturus.errors import ArcturusError, ConfigError, by_users_code, nearest, out_of_memory
 from arcturus.runs.probing import SHARE, Probe
 from arcturus.runs.settings import resolve, validate

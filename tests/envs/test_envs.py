@@ -13,7 +13,7 @@ import torch
 from arcturus.envs import EnvConfig, make, open_backend
 from arcturus.envs.atari import PROTOCOLS, AtariBackend, action_names, games
 from arcturus.envs.encoding import encoding
-from arcturus.envs.frames import FrameStack, reach
+from arcturus.envs.vector import FrameStack, reach
 from arcturus.errors import ConfigError, EnvironmentProblem
 from arcturus.seeding import Seeds
 

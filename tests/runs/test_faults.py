@@ -20,7 +20,7 @@ from arcturus.errors import CheckpointError
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.monitor import Lines, Monitor
-from arcturus.scripts.survival import board_scalars
+from tools.survival import board_scalars
 
 FLAGS = ["--device", "cpu", "--heldout-states", "0", "--eval-every", "0"]
 

@@ -15,7 +15,7 @@ from arcturus import agents
 from arcturus.api import state_leaves, state_like
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.runs.folder import Run
-from arcturus.scripts.survival import digests
+from tools.survival import digests
 
 # 4 environments; the ring holds 100 rows; learning starts at 100 steps, the schedule ends at 500, target copies every 150
 LSTM = {"core": "lstm", "core_width": 8}

@@ -1,10 +1,10 @@
-"""Real train-agent processes, killed and interrupted at random instants, end as one that was never stopped (scripts/survival.py)."""
+"""Real train-agent processes, killed and interrupted at random instants, end as one that was never stopped (tools/survival.py)."""
 
 from __future__ import annotations
 
 import pytest
 
-from arcturus.scripts import survival
+from tools import survival
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from arcturus.runs.building import build_agent
 from arcturus.runs.library import load
 from arcturus.runs.settings import resolve, validate
 from arcturus.scoring.sequences import score_lengths
-from arcturus.scripts import evaluate_agent, plot_run
+from arcturus.scripts import compare_runs, evaluate_agent
 from arcturus.scripts.frontend import guarded
 from arcturus.seeding import Seeds
 
@@ -340,9 +340,9 @@ def test_commands_draw(trained, tmp_path, capsys):
     assert drawn == {str(p) for p in (tmp_path / "p").iterdir()}
     for how in ("--bits", "--lengths"):
         file = tmp_path / f"{how[2:]}.png"
-        assert guarded(plot_run.main, [str(trained.path), str(trained.path), how, str(file)]) == 0
+        assert guarded(compare_runs.main, [str(trained.path), str(trained.path), how, str(file)]) == 0
         assert imread(file).std() > 0.02
-        assert guarded(plot_run.main, [str(tmp_path / "nothing"), how, str(file)]) != 0
+        assert guarded(compare_runs.main, [str(tmp_path / "nothing"), how, str(file)]) != 0
 
 
 def test_runs_of_different_tasks_share_no_curve(trained, tmp_path, capsys):
@@ -350,7 +350,7 @@ def test_runs_of_different_tasks_share_no_curve(trained, tmp_path, capsys):
         "supervised", "NTM/Copy-v0", preset="cpu-small", steps=200, run_dir=tmp_path / "c", agent_config=NTM,
         env_config={"options": "width=2,high=3"}, eval_every=0, quiet=True,
     )  # fmt: skip
-    assert guarded(plot_run.main, [str(trained.path), str(other.path), "--bits", str(tmp_path / "x.png")]) == 2
-    assert "not of one" in capsys.readouterr().err
-    assert guarded(plot_run.main, [str(other.path), "--lengths", str(tmp_path / "x.png")]) == 2
+    assert guarded(compare_runs.main, [str(trained.path), str(other.path), "--bits", str(tmp_path / "x.png")]) == 2
+    assert "not on one" in capsys.readouterr().err
+    assert guarded(compare_runs.main, [str(other.path), "--lengths", str(tmp_path / "x.png")]) == 2
     assert "no scores by length" in capsys.readouterr().err

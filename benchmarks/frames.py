@@ -17,8 +17,8 @@ import torch
 
 from arcturus.envs import make
 from arcturus.envs.atari import FRAME_SKIP, PROTOCOLS, games, open_emulator
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
-from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
+from benchmarks.measuring.timing import Contender, report, timed
+from benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
 
 RULES = PROTOCOLS["v5"]
 

@@ -1,8 +1,8 @@
 """third_party: trains, kills, resumes, scores and films agents on other packages' environments; a table of how each went.
 
   python -m pip install minigrid==3.2.0 popgym==1.0.7 minatar==1.0.15
-  python -m arcturus.scripts.third_party --page docs/environments.md
-  python -m arcturus.scripts.third_party --only Taxi-v4
+  python -m tools.third_party --page docs/environments.md
+  python -m tools.third_party --only Taxi-v4
 
 Every cell comes from real commands.  resume: the run was killed (SIGKILL) at a random instant and resumed; "identical" if it ended as
 one that was never stopped, by the digests that `survival` compares.  The page's text before the table stays.
@@ -31,7 +31,7 @@ from arcturus.config import user_path
 from arcturus.errors import ConfigError, nearest
 from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run
-from arcturus.scripts.survival import command, digests, ours, stop_once
+from tools.survival import command, digests, ours, stop_once
 
 HEADS = "| environment | package | agent and flags | observation | actions | trains | score | film | resumed after a kill |"
 COMMON = ["--preset", "classic", "--steps", "6000", "--deterministic", "True", "--device", "cpu", "--num-envs", "4"]

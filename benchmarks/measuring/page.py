@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from arcturus.errors import ConfigError, nearest
-from arcturus.scripts.benchmarks.measuring.machine import said
-from arcturus.scripts.benchmarks.measuring.timing import amount
+from benchmarks.measuring.machine import said
+from benchmarks.measuring.timing import amount
 
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
+from benchmarks.measuring.timing import Contender, report, timed
 
 SIDE, FILTERS = 1024, 64  # of the matrices; of the convolution
 CONVOLUTION = "3x3 convolution"

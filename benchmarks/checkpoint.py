@@ -71,7 +71,7 @@ class Training:
 
 
 def benchmark_checkpoint(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
+    from benchmarks.measuring.timing import Contender, report, timed
 
     env = {"id": args.game, "num_envs": args.num_envs}
     config = resolve("dqn", preset="cpu-small", env=env, agent={"capacity": 50_000}, run={"device": args.device})

@@ -21,7 +21,7 @@ from gymnasium.vector import SyncVectorEnv
 from arcturus.envs import make
 from arcturus.envs.own import TURING
 from arcturus.envs.tasks.scalar import TaskEnv
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
+from benchmarks.measuring.timing import Contender, report, timed
 
 ENV, COUNTS = "NTM/Copy-v0", (1, 256, 1024, 4096)
 BATCHES = 16  # of actions that take turns

@@ -1,8 +1,8 @@
 """score_table: trains agents on a list of games and prints a table of their scores beside the published ones.
 
-  python -m arcturus.scripts.score_table --out DIR                          DQN and PPO on the seven games of Mnih et al. 2013
-  python -m arcturus.scripts.score_table --out DIR --games Pong,Breakout --agents ppo --seeds 0,1 --steps 2000000
-  python -m arcturus.scripts.score_table --out DIR --only-table             of what is there
+  python -m tools.score_table --out DIR                          DQN and PPO on the seven games of Mnih et al. 2013
+  python -m tools.score_table --out DIR --games Pong,Breakout --agents ppo --seeds 0,1 --steps 2000000
+  python -m tools.score_table --out DIR --only-table             of what is there
 
 Flags that it doesn't know are train-agent's (--agent.learning-rate 1e-4).
 

@@ -1,8 +1,8 @@
 """games: measures by real emulation what is particular to each of ale-py's games, as JSON and as a page.
 
-  python -m arcturus.scripts.games --page docs/games.md                      all 104 games: about an hour on one core
-  python -m arcturus.scripts.games --games Pong,Breakout                     measures these two again and keeps the others
-  python -m arcturus.scripts.games --only-page --page docs/games.md --merge FILE
+  python -m tools.games --page docs/games.md                      all 104 games: about an hour on one core
+  python -m tools.games --games Pong,Breakout                     measures these two again and keeps the others
+  python -m tools.games --only-page --page docs/games.md --merge FILE
 
 Raw emulator, no sticky actions, every frame looked at; each game in a process of its own, as restoring a state has crashed ale-py.
 --merge FILE adds what was measured elsewhere: {game: {floors: {protocol, episodes, random, constant, action}, note: text}}; it stays,

@@ -33,8 +33,7 @@ from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.losses import lambda_returns
 from arcturus.networks import ActorCritic
-from arcturus.replay.records import Trajectory
-from arcturus.replay.rollout import Rollout
+from arcturus.replay.rollout import Rollout, Trajectory
 from arcturus.seeding import Seeds
 
 CHUNK = 1_024  # rows whose gradients are computed at once

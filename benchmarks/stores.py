@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from arcturus.scripts.benchmarks.measuring.timing import Contender, Window, report, timed
+from benchmarks.measuring.timing import Contender, Window, report, timed
 
 ENVS, BATCH, DIFFERENT = 8, 32, 64  # environments side by side, transitions a batch, rows that are added in turn
 

@@ -11,8 +11,8 @@ import gymnasium as gym
 import torch
 from torch import nn
 
-from arcturus.scripts.benchmarks.measuring.loops import BATCH, LEARNING_RATE, WARM, Training
-from arcturus.scripts.benchmarks.peers import gymnasium_atari
+from benchmarks.measuring.loops import BATCH, LEARNING_RATE, WARM, Training
+from benchmarks.peers import gymnasium_atari
 
 
 class Scaled(nn.Module):

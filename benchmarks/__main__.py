@@ -9,8 +9,8 @@ the first contender of the table.  Steps are agent steps (on Atari 4 emulator fr
 clocks start after warm-up, in which whatever is compiled or filled once is.  Peers that aren't installed are left out, with a
 line: python -m pip install 'arcturus[peers]'.
 
-  python -m arcturus.scripts.benchmark env --seconds 4 --rounds 3 --json docs/performance/env.json
-  python -m arcturus.scripts.benchmark page docs/performance/*.json --out docs/performance.md
+  python -m benchmarks env --seconds 4 --rounds 3 --json docs/performance/env.json
+  python -m benchmarks page docs/performance/*.json --out docs/performance.md
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from arcturus.scripts.frontend import guarded  # first: it sets what must be set
 
 # isort: split
 from arcturus.config import user_path
-from arcturus.scripts.benchmarks.measuring import page
-from arcturus.scripts.benchmarks.measuring.machine import about, load, said
+from benchmarks.measuring import page
+from benchmarks.measuring.machine import about, load, said
 
 BENCHMARKS = {
     "env": ("frames", "benchmark_env"),
@@ -43,7 +43,7 @@ BENCHMARKS = {
     "variance": ("variance", "benchmark_variance"),
     "memory": ("memory", "benchmark_memory"),
     "ablation": ("ablation", "benchmark_ablation"),
-}  # name -> module of scripts/benchmarks, function of its arguments that returns tables
+}  # name -> module of benchmarks, function of its arguments that returns tables
 
 
 def main(argv: list[str]) -> int:
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     module, function = (
         ("prioritised", "benchmark_prioritised") if args.what == "replay" and args.prioritised else BENCHMARKS[args.what]
     )
-    tables = getattr(importlib.import_module(f"arcturus.scripts.benchmarks.{module}"), function)(args)
+    tables = getattr(importlib.import_module(f"benchmarks.{module}"), function)(args)
     kept["load"].append(load())
     if args.json:
         from arcturus.runs.files import write_atomically
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int:
 
 def command(argv: list[str]) -> str:
     """What to type for these numbers; where they are kept and what they are called there don't change them."""
-    left, kept = iter(argv), ["python", "-m", "arcturus.scripts.benchmark"]
+    left, kept = iter(argv), ["python", "-m", "benchmarks"]
     for arg in left:
         if arg in ("--json", "--name"):
             next(left)

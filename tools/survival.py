@@ -1,7 +1,7 @@
 """survival: kills training runs at random instants, resumes them, and compares how they end with one that was never stopped.
 
-  python -m arcturus.scripts.survival --kills 50 --in-save 10 --interrupts 5 --env CartPole-v1
-  python -m arcturus.scripts.survival --kills 50 --in-save 10 --env ALE/Pong-v5
+  python -m tools.survival --kills 50 --in-save 10 --interrupts 5 --env CartPole-v1
+  python -m tools.survival --kills 50 --in-save 10 --env ALE/Pong-v5
 
 Every run is a real `train-agent` process in --deterministic mode.  A run is killed (SIGKILL) several times on its way, each time
 resumed with `train-agent resume`; some kills wait until a checkpoint is being written.  After every kill the newest checkpoint

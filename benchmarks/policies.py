@@ -14,11 +14,11 @@ import torch
 from arcturus.device import torch_threads
 from arcturus.envs import make
 from arcturus.loop import run
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
-from arcturus.scripts.benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
-from arcturus.scripts.benchmarks.peers.plain_ppo import PlainPPO
 from arcturus.seeding import Seeds
 from arcturus.speed import in_bf16
+from benchmarks.measuring.timing import Contender, report, timed
+from benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
+from benchmarks.peers.plain_ppo import PlainPPO
 
 SUBPROCESSES = 16  # more environments than this run in one process: each of theirs takes a few hundred megabytes
 

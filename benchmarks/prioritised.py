@@ -19,8 +19,8 @@ import torch
 from arcturus.api import EnvSpec
 from arcturus.replay.learner import ReplayConfig, ReplayLearner
 from arcturus.replay.ring import VALID
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
 from arcturus.seeding import Seeds
+from benchmarks.measuring.timing import Contender, report, timed
 
 BATCH, STACK, ALPHA, BETA, LEAST = 32, 4, 0.5, 0.4, 1e-6
 CHUNK = 100  # rows stored at once

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from arcturus.memory import unroll
 from arcturus.memory.ntm import NTM
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
+from benchmarks.measuring.timing import Contender, report, timed
 
 INPUTS, WIDTH, LENGTH, BATCHES, SLOTS = 9, 100, 21, (1, 16), (16, 64, 256, 1024)
 LARGEST = 100_000_000  # parameters of an LSTM that is run

@@ -15,12 +15,12 @@ from arcturus.agents import c51, dqn
 from arcturus.envs import make
 from arcturus.loop import run
 from arcturus.runs.settings import resolve
-from arcturus.scripts.benchmarks.measuring.arithmetic import benchmark_updates, update_products
-from arcturus.scripts.benchmarks.measuring.loops import BATCH, LEARNING_RATE, WARM, Training
-from arcturus.scripts.benchmarks.measuring.timing import Contender, report, timed
-from arcturus.scripts.benchmarks.peers import emulator_threads, missing, sb3_atari
 from arcturus.seeding import Seeds
 from arcturus.speed import in_bf16
+from benchmarks.measuring.arithmetic import benchmark_updates, update_products
+from benchmarks.measuring.loops import BATCH, LEARNING_RATE, WARM, Training
+from benchmarks.measuring.timing import Contender, report, timed
+from benchmarks.peers import emulator_threads, missing, sb3_atari
 
 
 class Ours(Training):
@@ -99,7 +99,7 @@ def torchrl_training(config: dqn.Config, args: argparse.Namespace) -> Training |
     except ImportError:
         print(missing("torchrl"))
         return None
-    from arcturus.scripts.benchmarks.peers.torchrl_dqn import TorchRLDQN
+    from benchmarks.peers.torchrl_dqn import TorchRLDQN
 
     return TorchRLDQN(args.game, args.num_envs, config.capacity, config.target_period, args.device)
 

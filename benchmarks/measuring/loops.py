@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from arcturus.scripts.benchmarks.measuring.timing import timed
+from benchmarks.measuring.timing import timed
 
 WARM = 400  # steps before the first update
 BATCH, LEARNING_RATE = 32, 1e-4

@@ -1,0 +1,1 @@
+"""Commands for those who work on arcturus itself, from a clone: python -m tools.NAME."""
