@@ -78,12 +78,12 @@ def read_presets(file: Path) -> Presets:
 
     named, default = values.get("presets"), values.get("default", {})
     if not isinstance(named, dict) or not named or not isinstance(default, dict) or not isinstance(values.get("title"), str):
-        raise wrong("title, default or presets are missing, or hold something else")
+        raise wrong("title, default or presets is missing or has the wrong type")
     for name, preset in named.items():
         if not isinstance(preset, dict) or not isinstance(preset.get("source"), str) or set(preset) - {"source", *PARTS}:
-            raise wrong(f"preset {name} has no source, or more than source, agent, env and run")
+            raise wrong(f"preset {name} must have a source, and besides it only agent, env and run")
         if not all(isinstance(preset.get(part, {}), dict) for part in PARTS):
-            raise wrong(f"preset {name}: agent, env and run hold names and values")
+            raise wrong(f"preset {name}: agent, env and run must each hold names and values")
     chosen = [x for found in default.values() for x in (found.values() if isinstance(found, dict) else [found])]
     if unknown := [x for x in chosen if x not in named]:
         raise wrong(f"default names {unknown[0]!r}, which is not one of its presets")

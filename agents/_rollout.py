@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, Objective, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import annealed, explained_variance
-from arcturus.networks import ActorCritic
 from arcturus.optimizers import GradientStep
 from arcturus.replay.rollout import Minibatch, Rollout, Trajectory
 from arcturus.seeding import Seeds
@@ -24,25 +24,25 @@ from arcturus.speed import Captured, captured, to_device
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Numbers called steps are agent steps summed over environments; rows are steps of each environment."""
+    """Settings in steps count agent steps summed over environments; a row is one step of every environment."""
 
     torso: str = "auto"
-    """Network: mnih2013, nature, impala, small, mlp, none, auto by the observation, or package.module.Name of your own."""
+    """Network: mnih2013, nature, impala, small, mlp, none, auto (by the observation), or your own class: package.module.Name."""
     core: str = "none"
-    """Memory: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
+    """Memory core: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or your own class: package.module.Name."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128
-    """Units of the memory core (of ntm and dnc: of the controller)."""
+    """Units of the memory core (for ntm and dnc: units of its controller)."""
     core_options: str = ""
-    """The core's own settings as name=value,name=value (slots=128,read_heads=2)."""
+    """Settings of the memory core as name=value,name=value (slots=128,read_heads=2)."""
     horizon: Annotated[int, Bounds(0, 100_000)] = 16
-    """Rows between updates; 0: whole episodes, where they begin and end together."""
+    """Rollout length: rows between updates; 0: whole episodes, if all environments begin and end them together."""
     learning_rate: Annotated[float, Bounds(0, 10)] = 1e-3
     anneal_steps: Annotated[int, Bounds(-1)] = -1
-    """Steps over which the learning rate falls to 0; -1: the whole run, 0: it stays."""
+    """Steps over which the learning rate falls to 0; -1: over the whole run, 0: it stays constant."""
     optimizer_eps: Annotated[float, Bounds(0, 1)] = 1e-8
-    """Adam: beside the root; RMSProp: inside it."""
+    """Epsilon of the optimiser: Adam adds it outside the square root, RMSProp inside."""
     max_grad_norm: Annotated[float, Bounds(0)] = 0.0
-    """Clip the gradient's norm; 0: don't."""
+    """Clip the gradient's norm to this; 0: no clipping."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class ReturnConfig(RolloutConfig):
     """And those of an agent that learns from rewards."""
 
     bptt: Annotated[int, Bounds(0)] = 0
-    """Rows that gradients flow back through memory; 0: the whole horizon."""
+    """Rows of truncated backpropagation through the memory; 0: the whole rollout."""
     gamma: Annotated[float, Bounds(0, 1)] = 0.99
     """Discount per agent step."""
     reward_clip: Annotated[float, Bounds(0)] = 1.0
-    """Learn from rewards clipped to [-x, x]; 0: raw."""
+    """Clip rewards to [-x, x] for learning; 0: no clipping."""
     end_on_life_loss: bool = False
-    """Losing a life ends the return (the game goes on)."""
+    """Treat a lost life as the end of the return (the game continues)."""
 
 
 class RolloutAgent(Agent):

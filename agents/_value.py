@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, Objective, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError
-from arcturus.networks import QNetwork
+from arcturus.networks import QNetwork, epsilon_greedy
 from arcturus.optimizers import GradientStep, RMSProp, adam
-from arcturus.policies import epsilon_greedy
 from arcturus.replay.learner import EpsilonConfig, ReplayLearner, SequenceSpan
 from arcturus.seeding import Seeds
 from arcturus.speed import captured, to_device
@@ -41,15 +40,15 @@ class ValueConfig(EpsilonConfig):
     """Settings of these agents."""
 
     torso: str = "auto"
-    """Network: mnih2013, nature, impala, small, mlp, auto by the observation, or package.module.Name of your own."""
+    """Network: mnih2013, nature, impala, small, mlp, auto (by the observation), or your own class: package.module.Name."""
     average_pool: bool = False
     """Average-pool the IMPALA torso's last feature maps."""
     dueling: bool = False
-    """State-value and advantages in streams of their own (Wang et al. 2016)."""
+    """Dueling network: separate streams for state value and advantages (Wang et al. 2016)."""
     noisy: Annotated[float, Bounds(0, 10)] = 0.0
-    """sigma_0 of noisy layers in the head, which explore by themselves (Fortunato et al. 2018); 0: none."""
+    """sigma_0 of noisy layers in the head, used for exploration (Fortunato et al. 2018); 0: no noisy layers."""
     double: bool = False
-    """Choose the bootstrap action with the online network (van Hasselt et al. 2016)."""
+    """Double Q-learning: choose the bootstrap action with the online network (van Hasselt et al. 2016)."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Adam, or the centred RMSProp of Mnih et al. 2015."""
 
@@ -64,7 +63,7 @@ def check_munchausen(config: Any) -> None:
     """ConfigError for switches that contradict Munchausen targets."""
     if config.munchausen and (config.double or config.n_step > 1):
         raise ConfigError(
-            "Munchausen targets are of one step, and have no greedy action for double Q-learning to choose",
+            "Munchausen targets work only with 1-step returns and without double Q-learning",
             where="--agent.munchausen",
             fix="set --agent.n-step 1 --agent.double False",
         )

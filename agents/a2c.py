@@ -21,11 +21,11 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.agents._rollout import ReturnConfig, RolloutAgent, actor_critic
 from arcturus.api import EnvSpec, Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import lambda_returns, masked_mean, normalised
-from arcturus.networks import ActorCritic
 from arcturus.optimizers import RMSProp, adam
 from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
@@ -34,13 +34,13 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(ReturnConfig):
     shared: bool = True
-    """Policy and value on one torso and memory."""
+    """Policy and value share one torso and one memory core."""
     gae_lambda: Annotated[float, Bounds(0, 1)] = 1.0
-    """lambda of the advantage estimate; 1: n-step returns, as published."""
+    """lambda of generalised advantage estimation (GAE); 1: n-step returns, as published."""
     horizon: Annotated[int, Bounds(0, 100_000)] = 5
-    """t_max: rows between updates; 0: whole episodes, where they begin and end together."""
+    """t_max, the rollout length: rows between updates; 0: whole episodes, if all environments begin and end them together."""
     normalise: bool = False
-    """Advantages to mean 0 and standard deviation 1 over the rollout."""
+    """Normalise advantages to mean 0 and standard deviation 1 over the rollout."""
     value_cost: Annotated[float, Bounds(0)] = 0.5
     """c_v."""
     entropy_cost: Annotated[float, Bounds(0)] = 0.01
@@ -49,13 +49,13 @@ class Config(ReturnConfig):
     """The paper's RMSProp (not centred), or Adam."""
     learning_rate: Annotated[float, Bounds(0, 10)] = 7e-4
     optimizer_eps: Annotated[float, Bounds(0, 1)] = 1e-5
-    """RMSProp: inside the root; Adam: beside it."""
+    """Epsilon of the optimiser: RMSProp adds it inside the square root, Adam outside."""
     mean_square: Annotated[float, Bounds(0, 1e6)] = 0.0
-    """RMSProp: what its mean of squared gradients begins with; TensorFlow's: 1."""
+    """RMSProp: initial value of its running mean of squared gradients (in TensorFlow: 1)."""
     max_grad_norm: Annotated[float, Bounds(0)] = 0.5
-    """Clip the gradient's norm; 0: don't."""
+    """Clip the gradient's norm to this; 0: no clipping."""
     bootstrap_truncated: bool = True
-    """Values stand for what a time limit cut off; False: as published, a time limit is an end."""
+    """Bootstrap from the value when a time limit cuts an episode; False: treat a time limit as terminal, as published."""
 
 
 def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:

@@ -34,11 +34,11 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(ValueConfig):
     v_min: Annotated[float, Bounds(-1e6, 1e6)] = -10.0
-    """z_1: the smallest return the support holds."""
+    """z_1: the smallest return of the support."""
     v_max: Annotated[float, Bounds(-1e6, 1e6)] = 10.0
-    """z_K: the largest."""
+    """z_K: the largest return of the support."""
     atoms: Annotated[int, Bounds(2, 1001)] = 51
-    """K: returns that have a probability."""
+    """K: number of atoms, the returns of the support that get a probability."""
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None) -> Loss:
@@ -66,7 +66,7 @@ class Agent(ValueAgent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         c = config
         if c.v_min >= c.v_max:
-            raise ConfigError(f"v_min {c.v_min:g} must be less than v_max {c.v_max:g}", where="--agent.v-min", fix="make it smaller")
+            raise ConfigError(f"v_min {c.v_min:g} must be less than v_max {c.v_max:g}", where="--agent.v-min", fix="use a smaller one")
         mean = CategoricalMean(c.v_min, c.v_max, c.atoms)
         super().__init__(config, spec, device, seeds, lambda: q_network(c, spec, "c51", atoms=c.atoms, expectation=mean))
 

@@ -17,14 +17,14 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config:
     action: Annotated[int, Bounds(0)] = 0
-    """The action's number, from 0."""
+    """Number of the action to play, counted from 0."""
 
 
 class Agent(api.Agent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.action = config.action
         if self.action >= (n := spec.discrete_actions("constant")):
-            raise ConfigError(f"{spec.env_id} has actions 0 to {n - 1}, no {self.action}", where="--agent.action")
+            raise ConfigError(f"{spec.env_id} has no action {self.action}, only 0 to {n - 1}", where="--agent.action")
 
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         return Act(torch.full_like(ts.age, self.action, dtype=torch.int64), (), {})

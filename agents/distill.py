@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from arcturus.actor_critic import ActorCritic, Categoricals
 from arcturus.agents._rollout import RolloutAgent, RolloutConfig, actor_critic
-from arcturus.api import Act, ActedStep, EnvSpec, Loss, State, TimeStep, map_state
+from arcturus.api import Act, ActedStep, EnvSpec, Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError
 from arcturus.losses import cross_entropy
-from arcturus.networks import ActorCritic
+from arcturus.nests import map_state
 from arcturus.optimizers import adam_or_graves
-from arcturus.policies import Categoricals
 from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.runs.depending import opened, split
 from arcturus.seeding import Seeds
@@ -29,17 +29,17 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(RolloutConfig):
     teachers: str = ""
-    """Run folders of agents whose policies are the targets, one after another with commas."""
+    """Run folders of the teachers, whose policies are the targets, separated by commas."""
     temperature: Annotated[float, Bounds(1e-4, 1e4)] = 1.0
-    """tau, what teachers' logits or action-values are divided by (Rusu et al.: 0.01 for action-values)."""
+    """tau: the teachers' logits or action-values are divided by it (Rusu et al.: 0.01 for action-values)."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Adam, or the centred RMSProp of Graves 2013 (decay 0.95, momentum 0.9)."""
     anneal_steps: Annotated[int, Bounds(-1)] = 0
-    """Steps over which the learning rate falls to 0; -1: the whole run, 0: it stays."""
+    """Steps over which the learning rate falls to 0; -1: over the whole run, 0: it stays constant."""
     max_grad_norm: Annotated[float, Bounds(0)] = 10.0
-    """Clip the gradient's norm; 0: don't."""
+    """Clip the gradient's norm to this; 0: no clipping."""
     max_grad_value: Annotated[float, Bounds(0)] = 0.0
-    """Clip every number of the gradient to [-x, x]; 0: don't."""
+    """Clip every component of the gradient to [-x, x]; 0: no clipping."""
 
 
 def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
@@ -72,7 +72,7 @@ class Agent(RolloutAgent):
 
     def check_training(self) -> None:
         if not self.teachers:
-            raise ConfigError("no teachers are named", where="--agent.teachers", fix="name run folders of agents: runs/a,runs/b")
+            raise ConfigError("no teachers were given", where="--agent.teachers", fix="give run folders of agents: runs/a,runs/b")
 
     @torch.no_grad()
     def initial_state(self, n: int) -> State:
@@ -115,7 +115,7 @@ class Teacher:
         same = (theirs.obs_shape, theirs.obs_dtype, theirs.action_space) == (spec.obs_shape, spec.obs_dtype, spec.action_space)
         if not same:
             raise ConfigError(
-                f"{path} plays {theirs.env_id}, which doesn't look or act like {spec.env_id}",
+                f"{path} plays {theirs.env_id}, whose observations or actions differ from those of {spec.env_id}",
                 where="--agent.teachers",
                 fix="train the student with the teacher's environment settings (frame size, stack, actions)",
             )

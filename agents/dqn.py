@@ -33,11 +33,11 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(ValueConfig):
     huber: bool = False
-    """Clip the TD error's gradient to [-1, 1]."""
+    """Huber loss: clip the TD error's gradient to [-1, 1]."""
     munchausen: Annotated[float, Bounds(0, 1)] = 0.0
-    """alpha: how much of log pi is added to the reward, and the bootstrap soft (Vieillard et al. 2020: 0.9); 0: not."""
+    """alpha of Munchausen DQN: weight of log pi in the reward, with soft targets (Vieillard et al. 2020: 0.9); 0: off."""
     temperature: Annotated[float, Bounds(1e-4, 100)] = 0.03
-    """tau of Munchausen's policy softmax(Q / tau)."""
+    """tau, the temperature of Munchausen's policy softmax(Q / tau)."""
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None) -> Loss:

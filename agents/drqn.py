@@ -26,8 +26,7 @@ from arcturus.config import Bounds
 from arcturus.envs.vector import OLDEST
 from arcturus.errors import ConfigError
 from arcturus.losses import q_learning, td_loss
-from arcturus.networks import QNetwork
-from arcturus.policies import epsilon_greedy
+from arcturus.networks import QNetwork, epsilon_greedy
 from arcturus.replay.learner import SequenceSpan
 from arcturus.replay.records import Sequence
 from arcturus.seeding import Seeds
@@ -36,18 +35,17 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(ValueConfig):
     huber: bool = False
-    """Clip the TD error's gradient to [-1, 1]."""
+    """Huber loss: clip the TD error's gradient to [-1, 1]."""
     core: str = "lstm"
-    """Memory: rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
+    """Memory core: rnn, lstm, gru, deep_lstm, ntm, dnc, or your own class: package.module.Name."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128
-    """Units of the memory core (of ntm and dnc: of the controller)."""
+    """Units of the memory core (for ntm and dnc: units of its controller)."""
     core_options: str = ""
-    """The core's own settings as name=value,name=value (slots=128,read_heads=2)."""
+    """Settings of the memory core as name=value,name=value (slots=128,read_heads=2)."""
     bptt: Annotated[int, Bounds(0)] = 16
-    """Rows of a sequence that are learnt from, and that gradients flow back through; 0: whole episodes, where they begin and end
-    together."""
+    """Length in rows of a training sequence, through which gradients flow back; 0: whole episodes, if they begin and end together."""
     burn_in: Annotated[int, Bounds(0)] = 8
-    """Rows before them that only bring the stored memory up to date; none before whole episodes."""
+    """Burn-in: rows before the sequence that only update the stored memory; not used with whole episodes."""
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Sequence, c: Config, noise: torch.Generator | None = None) -> Loss:
@@ -76,9 +74,9 @@ def span_of(config: Config, spec: EnvSpec) -> SequenceSpan:
         return SequenceSpan(config.burn_in, config.bptt, whole=False)
     if not 0 < spec.episode_rows <= OLDEST:
         raise ConfigError(
-            f"the episodes of {spec.env_id} don't begin and end together within {OLDEST} rows, so none is drawn whole",
+            f"--agent.bptt 0 needs episodes that begin and end together within {OLDEST} rows; those of {spec.env_id} don't",
             where="--agent.bptt",
-            fix="choose a number of rows, such as 16",
+            fix="use a number of rows, such as --agent.bptt 16",
         )
     return SequenceSpan(0, spec.episode_rows, whole=True)
 
@@ -89,7 +87,7 @@ class Agent(ValueAgent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         c = config
         if c.prioritised:
-            raise ConfigError("sequences are drawn uniformly", where="--agent.prioritised", fix="leave it out")
+            raise ConfigError("drqn draws sequences uniformly, not by priority", where="--agent.prioritised", fix="leave it out")
         core = {"core": c.core, "core_width": c.core_width, "core_options": c.core_options}
         self.span = span_of(config, spec)
         super().__init__(config, spec, device, seeds, lambda: q_network(config, spec, "drqn", **core), self.span)

@@ -37,19 +37,19 @@ from arcturus.value_heads import ValueHead
 @dataclass(frozen=True)
 class Config(ValueConfig):
     samples: Annotated[int, Bounds(1, 1000)] = 64
-    """N: probabilities drawn for a prediction."""
+    """N: quantile fractions sampled for each prediction."""
     target_samples: Annotated[int, Bounds(1, 1000)] = 64
-    """N': probabilities drawn for its target."""
+    """N': quantile fractions sampled for each target."""
     policy_samples: Annotated[int, Bounds(1, 1000)] = 32
-    """K: probabilities whose returns make an action-value."""
+    """K: quantile fractions sampled to estimate an action-value."""
     cosines: Annotated[int, Bounds(1, 1000)] = 64
-    """n: cosines a probability is told to the network by."""
+    """n: number of cosines that embed a quantile fraction."""
     kappa: Annotated[float, Bounds(0, 1e6)] = 1.0
-    """Errors up to which the loss is squared; 0: the plain quantile loss."""
+    """kappa, the Huber threshold: the loss is squared for errors up to it; 0: plain quantile loss."""
     munchausen: Annotated[float, Bounds(0, 1)] = 0.0
-    """alpha: how much of log pi is added to the reward, and the bootstrap soft (Vieillard et al. 2020: 0.9); 0: not."""
+    """alpha of Munchausen IQN: weight of log pi in the reward, with soft targets (Vieillard et al. 2020: 0.9); 0: off."""
     temperature: Annotated[float, Bounds(1e-4, 100)] = 0.03
-    """tau of Munchausen's policy softmax(Q / tau)."""
+    """tau, the temperature of Munchausen's policy softmax(Q / tau)."""
 
 
 class Network(nn.Module):

@@ -22,11 +22,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.agents._rollout import ReturnConfig, RolloutAgent, actor_critic
 from arcturus.api import EnvSpec, Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import clipped_surrogate, lambda_returns, masked_mean, normalised
-from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam
 from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
@@ -35,33 +35,32 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(ReturnConfig):
     shared: bool = True
-    """Policy and value on one torso and memory."""
+    """Policy and value share one torso and one memory core."""
     gae_lambda: Annotated[float, Bounds(0, 1)] = 0.95
-    """lambda of the advantage estimate; 1: returns to the end of the rollout."""
+    """lambda of generalised advantage estimation (GAE); 1: returns to the end of the rollout."""
     horizon: Annotated[int, Bounds(0, 100_000)] = 128
-    """T: rows between updates; 0: whole episodes, where they begin and end together."""
+    """T, the rollout length: rows between updates; 0: whole episodes, if all environments begin and end them together."""
     epochs: Annotated[int, Bounds(1, 1_000)] = 4
-    """K: passes over a rollout."""
+    """K: epochs, the passes over each rollout."""
     minibatches: Annotated[int, Bounds(1, 100_000)] = 4
-    """Parts of a rollout that each make one gradient step."""
+    """Minibatches per epoch; each makes one gradient step."""
     normalise: bool = True
-    """Advantages to mean 0 and standard deviation 1 over the minibatch; where some batches hold nothing left to learn, it makes the
-    most of their noise."""
+    """Normalise advantages to mean 0 and standard deviation 1 over the minibatch; where little is left to learn, this amplifies noise."""
     clip: Annotated[float, Bounds(0, 1)] = 0.1
-    """epsilon: how far the probability ratio pays."""
+    """epsilon: the probability ratio is clipped to [1 - epsilon, 1 + epsilon]."""
     clip_value: bool = False
-    """Clip the value's change as well (Huang et al. 2022, detail 9); no evidence that it helps."""
+    """Also clip the change of the value (Huang et al. 2022, detail 9); there is no evidence that it helps."""
     value_cost: Annotated[float, Bounds(0)] = 0.5
-    """c_1, of half the squared error."""
+    """c_1: weight of the value loss, which is half the squared error."""
     entropy_cost: Annotated[float, Bounds(0)] = 0.01
     """c_2."""
     learning_rate: Annotated[float, Bounds(0, 10)] = 2.5e-4
     optimizer_eps: Annotated[float, Bounds(0, 1)] = 1e-5
-    """Adam's, beside the root."""
+    """Epsilon of Adam, added outside the square root."""
     max_grad_norm: Annotated[float, Bounds(0)] = 0.5
-    """Clip the gradient's norm; 0: don't."""
+    """Clip the gradient's norm to this; 0: no clipping."""
     bootstrap_truncated: bool = True
-    """Values stand for what a time limit cut off; False: as published, a time limit is an end."""
+    """Bootstrap from the value when a time limit cuts an episode; False: treat a time limit as terminal, as published."""
 
 
 def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:

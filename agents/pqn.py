@@ -27,9 +27,8 @@ from arcturus.agents._rollout import ReturnConfig, RolloutAgent
 from arcturus.api import Act, EnvSpec, Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import lambda_returns, linear_schedule, td_loss
-from arcturus.networks import QNetwork, Torso, orthogonal
+from arcturus.networks import QNetwork, Torso, epsilon_greedy, orthogonal
 from arcturus.optimizers import adam, radam
-from arcturus.policies import epsilon_greedy
 from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
@@ -41,20 +40,20 @@ class Config(ReturnConfig):
     q_lambda: Annotated[float, Bounds(0, 1)] = 0.65
     """lambda of the targets; 0: one-step Q-learning, 1: returns to the end of the rollout."""
     horizon: Annotated[int, Bounds(0, 100_000)] = 32
-    """T: rows between updates; 0: whole episodes, where they begin and end together."""
+    """T, the rollout length: rows between updates; 0: whole episodes, if all environments begin and end them together."""
     epochs: Annotated[int, Bounds(1, 1_000)] = 2
-    """K: passes over a rollout."""
+    """K: epochs, the passes over each rollout."""
     minibatches: Annotated[int, Bounds(1, 100_000)] = 4
-    """Parts of a rollout that each make one gradient step."""
+    """Minibatches per epoch; each makes one gradient step."""
     epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
     epsilon_final: Annotated[float, Bounds(0, 1)] = 0.01
     epsilon_steps: Annotated[int, Bounds(0)] = 250_000
-    """Steps over which epsilon falls from initial to final."""
+    """Steps over which epsilon falls from epsilon_initial to epsilon_final."""
     optimizer: Literal["radam", "adam"] = "radam"
     """Rectified Adam (Liu et al. 2020), or Adam."""
     learning_rate: Annotated[float, Bounds(0, 10)] = 2.5e-4
     max_grad_norm: Annotated[float, Bounds(0)] = 10.0
-    """Clip the gradient's norm; 0: don't."""
+    """Clip the gradient's norm to this; 0: no clipping."""
 
     def epsilon(self, step: int) -> float:
         return linear_schedule(step, self.epsilon_initial, self.epsilon_final, 0, self.epsilon_steps)

@@ -29,20 +29,20 @@ class Config:
     gamma: Annotated[float, Bounds(0, 1)] = 0.95
     """Discount per agent step."""
     omega: Annotated[float, Bounds(0.5, 1)] = 0.8
-    """The step size of an entry's n-th update is n to the power of -omega."""
+    """omega: the n-th update of a table entry has step size n to the power of -omega."""
     alpha: Annotated[float, Bounds(0, 1)] = 0.0
-    """A constant step size instead; 0: none."""
+    """Constant step size, used instead of omega; 0: not used."""
     epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
     epsilon_final: Annotated[float, Bounds(0, 1)] = 0.1
     epsilon_steps: Annotated[int, Bounds(0)] = 20_000
-    """Steps over which epsilon falls from initial to final."""
+    """Steps over which epsilon falls from epsilon_initial to epsilon_final."""
 
 
 class Agent(api.Agent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         if not spec.states:
             raise ConfigError(
-                f"q_learning keeps a table with a row for every state; {spec.env_id} has no Discrete observations",
+                f"q_learning needs Discrete observations (its table has a row for every state); {spec.env_id} has no Discrete observations",
                 where="--env",
                 fix="for example --env MDP/Grid-v0 or FrozenLake-v1; dqn learns from other observations",
             )

@@ -31,9 +31,9 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(ValueConfig):
     quantiles: Annotated[int, Bounds(2, 1000)] = 200
-    """N: returns an action's distribution is told by."""
+    """N: quantiles that represent an action's return distribution."""
     kappa: Annotated[float, Bounds(0, 1e6)] = 1.0
-    """Errors up to which the loss is squared; 0: the plain quantile loss."""
+    """kappa, the Huber threshold: the loss is squared for errors up to it; 0: plain quantile loss."""
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None) -> Loss:

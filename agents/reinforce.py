@@ -22,12 +22,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.agents._rollout import ReturnConfig, RolloutAgent, actor_critic
-from arcturus.api import ActedStep, EnvSpec, Loss, Metrics, State, TimeStep, map_state
+from arcturus.api import ActedStep, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.losses import explained_variance, lambda_returns, masked_mean, normalised
-from arcturus.networks import ActorCritic
+from arcturus.nests import map_state
 from arcturus.optimizers import adam
 from arcturus.replay.rollout import Trajectory
 from arcturus.replay.whole_episodes import check_horizon, ends_inside, episode_pieces, from_first_rows, single_rows
@@ -40,41 +41,41 @@ EMPTY_LIMIT = 10  # rollouts in a row without an episode's end, that end a run
 @dataclass(frozen=True)
 class Config(ReturnConfig):
     bptt: Annotated[int, Bounds(0)] = 0
-    """Rows that gradients flow back through memory; 0: the whole episode."""
+    """Rows of truncated backpropagation through the memory; 0: the whole episode."""
     shared: bool = False
-    """Policy and learned baseline on one torso and memory."""
+    """Policy and learned baseline share one torso and one memory core."""
     episodes: Annotated[int, Bounds(1, 10_000)] = 8
-    """K: whole episodes an update is made of."""
+    """K: whole episodes per update."""
     horizon: Annotated[int, Bounds(2, 1_000_000)] = 2_048
-    """Rows kept at most; an episode that isn't over by then is broken off: bootstrapped by a learned baseline; without one dropped,
-    which favours short episodes."""
+    """Maximum rows per update.  An episode that has not ended by then is cut: with a learned baseline it is bootstrapped; without one
+    it is dropped, which favours short episodes."""
     reward_to_go: bool = True
-    """(b): an action answers for what comes after it only."""
+    """(b): weight an action only by the rewards that follow it (reward-to-go)."""
     gamma: Annotated[float, Bounds(0, 1)] = 0.99
-    """(c): discount per agent step; 1: none."""
+    """(c): discount per agent step; 1: no discounting."""
     baseline: Literal["none", "average", "learned"] = "learned"
-    """(d): nothing, a moving average of returns, or a value function."""
+    """(d) the baseline: none, a moving average of returns, or a learned value function."""
     average_rate: Annotated[float, Bounds(0, 1)] = 0.1
-    """How fast the moving average follows."""
+    """Update rate of the moving average."""
     normalise: bool = False
-    """Returns less baseline to mean 0 and standard deviation 1 over the update's rows."""
+    """Normalise returns minus baseline to mean 0 and standard deviation 1 over the update's rows."""
     baseline_steps: Annotated[int, Bounds(1, 1_000)] = 1
-    """Gradient steps of a learned baseline at each update (Spinning Up's VPG: 80); all but the first move it alone, with the torso it
-    shares."""
+    """Gradient steps of a learned baseline per update (Spinning Up's VPG: 80); only the first one also trains the policy.  A shared
+    torso is trained by all of them."""
     baseline_first: Annotated[int, Bounds(0)] = 0
-    """Updates at the beginning that move the baseline alone: by the returns of a baseline that knows nothing yet, a policy drifts."""
+    """Updates at the beginning that train only the baseline: with an untrained baseline, the policy would drift."""
     baseline_cost: Annotated[float, Bounds(0)] = 0.5
     """Weight of the baseline's squared error, a mean over rows."""
     entropy_cost: Annotated[float, Bounds(0)] = 0.0
     """Weight of the policy's entropy (Williams & Peng 1991)."""
     anneal_steps: Annotated[int, Bounds(-1)] = 0
-    """Steps over which the learning rate falls to 0; -1: the whole run, 0: it stays."""
+    """Steps over which the learning rate falls to 0; -1: over the whole run, 0: it stays constant."""
     optimizer_eps: Annotated[float, Bounds(0, 1)] = 1e-8
-    """Adam's epsilon; one above the gradient's size makes steps proportional to it, and so to the rewards: small ones want a smaller one."""
+    """Epsilon of Adam; if it is larger than the gradients, steps scale with the rewards: use a smaller one for small rewards."""
     chunk: Annotated[int, Bounds(1)] = 1_024
-    """Rows whose gradients are computed at once; they add up to the same update."""
+    """Rows whose gradients are computed at once, to save memory; the update is the same."""
     bootstrap_truncated: bool = True
-    """A learned baseline stands for what a time limit cut off; False: as published, a time limit is an end."""
+    """Bootstrap from a learned baseline when a time limit cuts an episode; False: treat a time limit as terminal, as published."""
 
 
 def returns(rows: Trajectory, value: Tensor, c: Config) -> Tensor:
@@ -122,7 +123,7 @@ class Agent(RolloutAgent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         c, self.learned = config, config.baseline == "learned"
         if c.end_on_life_loss and not c.reward_to_go:
-            what = "the whole trajectory's return can't end at a lost life"
+            what = "the return of the whole trajectory can't end at a lost life"
             raise ConfigError(what, where="--agent.end-on-life-loss", fix="use --agent.reward-to-go True")
         check_horizon(spec, c.horizon)
         super().__init__(
@@ -166,9 +167,9 @@ class Agent(RolloutAgent):
         self.empty = 0 if metrics else self.empty + 1
         if self.empty >= EMPTY_LIMIT:
             raise TrainingFailed(
-                f"no episode that began within {self.config.horizon} rows ended within them, {self.empty} times in a row",
+                f"no episode began and ended within a horizon of {self.config.horizon} rows, {self.empty} times in a row",
                 where="--agent.horizon",
-                fix="make it as long as two episodes, or bootstrap with --agent.baseline learned",
+                fix="make the horizon as long as two episodes, or bootstrap with --agent.baseline learned",
             )
         self.rollout.restart()
         self.open.zero_()

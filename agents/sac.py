@@ -28,11 +28,12 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.agents._value import ReplayAgent
 from arcturus.api import Act, EnvSpec, Loss, Metrics, Objective, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import expected_soft_value, td_loss, weighted_mean
-from arcturus.networks import ActorCritic, TwinQNetwork
+from arcturus.networks import TwinQNetwork
 from arcturus.optimizers import GradientStep, GradientSteps, adam, joint_health
 from arcturus.replay.learner import ReplayConfig, ReplayLearner
 from arcturus.replay.records import Transition
@@ -43,14 +44,14 @@ from arcturus.speed import to_device
 @dataclass(frozen=True)
 class Config(ReplayConfig):
     torso: str = "auto"
-    """Network of the actor and of each critic: mnih2013, nature, impala, small, mlp, auto by the observation, or
-    package.module.Name of your own."""
+    """Network of the actor and of each critic: mnih2013, nature, impala, small, mlp, auto (by the observation), or your own class:
+    package.module.Name."""
     alpha: Annotated[float, Bounds(1e-6, 100)] = 1.0
-    """Temperature: what one nat of the policy's entropy is worth in reward.  With autotune, where it begins."""
+    """alpha, the temperature: weight of the policy's entropy against the reward.  With autotune, its initial value."""
     autotune: bool = True
-    """Learn alpha."""
+    """Tune alpha during training, towards the target entropy."""
     target_entropy: Annotated[float, Bounds(0, 1)] = 0.98
-    """With autotune: the policy's entropy that alpha is to bring about, as a share of log |A|, the largest there is."""
+    """With autotune: target entropy of the policy, as a fraction of the maximum, log |A|."""
 
 
 def critic_loss(

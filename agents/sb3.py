@@ -18,13 +18,13 @@ from stable_baselines3.common.distributions import MultiCategoricalDistribution
 from torch import Tensor, nn
 
 from arcturus import api
+from arcturus.actor_critic import Categoricals
 from arcturus.api import Act, ActedStep, EnvSpec, LoopOutput, Metrics, Objective, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.envs import parse_options
 from arcturus.envs.vecenv import SB3VecEnv
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ConfigError, nearest
-from arcturus.policies import Categoricals
 from arcturus.seeding import Seeds
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
@@ -35,15 +35,15 @@ class Config:
     """What isn't here is the library's default."""
 
     algorithm: Literal["ppo", "a2c", "dqn"] = "ppo"
-    """Which of its algorithms."""
+    """Which algorithm of stable-baselines3."""
     settings: str = ""
-    """Arguments of its constructor over the preset's, as name=value,name=value; lin_X is a schedule from X down to 0."""
+    """Constructor arguments that override the preset's, as name=value,name=value; lin_X falls linearly from X to 0."""
     zoo: bool = False
-    """Begin with RL Zoo's numbers for Atari."""
+    """Start from RL Zoo's hyperparameters for Atari."""
     reward_clip: Annotated[float, Bounds(0)] = 0.0
-    """Learn from rewards clipped to [-x, x]; 0: raw."""
+    """Clip rewards to [-x, x] for learning; 0: no clipping."""
     end_on_life_loss: bool = False
-    """Losing a life ends the return (the game goes on)."""
+    """Treat a lost life as the end of the return (the game continues)."""
 
 
 ZOO: dict[str, dict[str, Any]] = {
@@ -84,9 +84,9 @@ def arguments(c: Config, num_envs: int) -> dict[str, Any]:
             raise ConfigError(f"{c.algorithm} has no argument {name!r}", where="--agent.settings", fix=fix)
         number = isinstance(known[name].default, (int, float)) and not isinstance(known[name].default, bool)
         if number and isinstance(value, str) and not value.startswith("lin_"):
-            raise ConfigError(f"{name} is {value!r}, no number", where="--agent.settings")
+            raise ConfigError(f"{name} is {value!r}, not a number", where="--agent.settings")
     if taken := OURS & given.keys():
-        raise ConfigError(f"{', '.join(sorted(taken))} is the run's own business", where="--agent.settings", fix="leave it out")
+        raise ConfigError(f"{', '.join(sorted(taken))} can't be set here: the run sets it", where="--agent.settings", fix="leave it out")
     out = (dict(ZOO[c.algorithm]) if c.zoo else {}) | given
     for name, value in out.items():
         if isinstance(value, str) and value.startswith("lin_"):
@@ -105,7 +105,7 @@ def _linear(name: str, number: str) -> Callable[[float], float]:
     try:
         initial = float(number)
     except ValueError:
-        raise ConfigError(f"{name}=lin_{number} is no schedule", where="--agent.settings", fix="lin_2.5e-4") from None
+        raise ConfigError(f"{name}=lin_{number} is not a schedule", where="--agent.settings", fix="write lin_2.5e-4") from None
     return lambda remaining: remaining * initial
 
 

@@ -19,14 +19,13 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from arcturus.actor_critic import ActorCritic, Categoricals
 from arcturus.agents._rollout import RolloutAgent, RolloutConfig, actor_critic
 from arcturus.api import Act, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import no_targets
 from arcturus.losses import annealed, cross_entropy
-from arcturus.networks import ActorCritic
 from arcturus.optimizers import adam_or_graves
-from arcturus.policies import Categoricals
 from arcturus.replay.rollout import Minibatch, Trajectory
 from arcturus.seeding import Seeds
 
@@ -34,21 +33,21 @@ from arcturus.seeding import Seeds
 @dataclass(frozen=True)
 class Config(RolloutConfig):
     torso: str = "none"
-    """Network: mnih2013, nature, impala, small, mlp, none, auto by the observation, or package.module.Name of your own."""
+    """Network: mnih2013, nature, impala, small, mlp, none, auto (by the observation), or your own class: package.module.Name."""
     core: str = "ntm"
-    """Memory: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or package.module.Name of your own."""
+    """Memory core: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or your own class: package.module.Name."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 100
-    """Units of the memory core (of ntm and dnc: of the controller)."""
+    """Units of the memory core (for ntm and dnc: units of its controller)."""
     horizon: Annotated[int, Bounds(0, 100_000)] = 0
-    """Rows between updates; 0: whole episodes, where they begin and end together."""
+    """Rows between updates; 0: whole episodes, if all environments begin and end them together."""
     play: bool = False
-    """Answer in training too, with sampled actions: slower, but it is scored, and a curriculum sees how it goes."""
+    """Also play sampled actions in training: slower, but the episodes are scored, and a curriculum can use the scores."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Adam, or the centred RMSProp of Graves 2013 (decay 0.95, momentum 0.9)."""
     anneal_steps: Annotated[int, Bounds(-1)] = 0
-    """Steps over which the learning rate falls to 0; -1: the whole run, 0: it stays."""
+    """Steps over which the learning rate falls to 0; -1: over the whole run, 0: it stays constant."""
     max_grad_value: Annotated[float, Bounds(0)] = 0.0
-    """Clip every number of the gradient to [-x, x]; 0: don't."""
+    """Clip every component of the gradient to [-x, x]; 0: no clipping."""
 
 
 def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from arcturus import api
-from arcturus.api import Act, EnvSpec, State, TimeStep, random_actions
+from arcturus.actor_critic import random_actions
+from arcturus.api import Act, EnvSpec, State, TimeStep
 from arcturus.seeding import Seeds
 
 

@@ -6,7 +6,7 @@ benchmark page: tables of docs/performance.md from the JSON kept of these.
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
 all of them.  Printed are the median rate over windows with the lowest and highest, and the median over rounds of the ratio to
 the first contender of the table.  Steps are agent steps (on Atari 4 emulator frames each); resets are part of every window;
-clocks start after warm-up, in which whatever is compiled or filled once is.  Peers that aren't installed are left out, with a
+clocks start after a warm-up, in which everything is compiled and filled.  Peers that aren't installed are left out, with a
 line: python -m pip install 'arcturus[peers]'.
 
   python -m benchmarks env --seconds 4 --rounds 3 --json docs/performance/env.json
@@ -53,24 +53,24 @@ def main(argv: list[str]) -> int:
     parser.add_argument("what", choices=list(BENCHMARKS))
     parser.add_argument("--game", help="default: ALE/Pong-v5; for variance ALE/KungFuMaster-v5, whose every game has rewards")
     parser.add_argument("--num-envs", type=int, help="default: 8; for ablation the preset's")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a window")
-    parser.add_argument("--rounds", type=int, default=3, help="two windows each")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a measurement window")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds to measure, two windows each")
     parser.add_argument("--capacity", type=int, default=20_000)
-    parser.add_argument("--prioritised", action="store_true", help="replay: drawing by priority, beside cpprb and NumPy")
+    parser.add_argument("--prioritised", action="store_true", help="replay: sampling by priority, compared with cpprb and NumPy")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="torch's")
-    parser.add_argument("--learner-threads", type=int, help="ppo, a2c: torch's while learning; default: one a core, at most 4")
-    parser.add_argument("--env-threads", type=int, help="the emulators'; default: one a core, at most one an environment")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--learner-threads", type=int, help="ppo, a2c: threads of torch while learning; default: one per core, at most 4")
+    parser.add_argument("--env-threads", type=int, help="threads of the emulators; default: one per core, at most one per environment")
     parser.add_argument("--seeds", type=int, help="variance, memory: policies measured (5); ablation: trainings of each cell (3)")
-    parser.add_argument("--env", help="ablation: default: a small one made for it")
-    parser.add_argument("--preset", help="ablation: of DQN; default: the environment's")
-    parser.add_argument("--steps", type=int, help="ablation: of one training; default: the preset's")
-    parser.add_argument("--out", type=user_path, metavar="DIR", help="ablation: a PNG and the numbers as JSON")
+    parser.add_argument("--env", help="ablation: the environment; default: a small one made for it")
+    parser.add_argument("--preset", help="ablation: preset of DQN; default: the environment's")
+    parser.add_argument("--steps", type=int, help="ablation: steps of one training; default: the preset's")
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="ablation: write a PNG and the numbers as JSON there")
     parser.add_argument("--budget", type=int, default=60, help="memory: rollouts of one episode in each of 64 environments")
-    parser.add_argument("--cores", default="none,rnn,lstm,gru", help="memory: those compared, by name or dotted path")
-    parser.add_argument("--json", type=user_path, metavar="FILE", help="the numbers, for `benchmark page`")
-    parser.add_argument("--name", help="of the table in the JSON and on the page; default: the benchmark's, and -cuda on a GPU")
-    parser.add_argument("--plot", type=user_path, metavar="FILE", help="variance, memory: a PNG")
+    parser.add_argument("--cores", default="none,rnn,lstm,gru", help="memory: cores to compare, by name or dotted path")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the numbers there, for `benchmark page`")
+    parser.add_argument("--name", help="name of the table in the JSON and on the page; default: the benchmark's name, with -cuda on a GPU")
+    parser.add_argument("--plot", type=user_path, metavar="FILE", help="variance, memory: draw a PNG")
     args = parser.parse_args(argv)
     args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
     if args.what != "ablation":

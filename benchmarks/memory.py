@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.agents import ppo
 from arcturus.envs import make
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.loop import run
 from arcturus.memory import make_core
-from arcturus.networks import ActorCritic
 from arcturus.runs.settings import resolve
 from arcturus.seeding import Seeds
 

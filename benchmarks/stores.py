@@ -74,7 +74,7 @@ def full(args: argparse.Namespace) -> Stores:
     def add_ours() -> int:
         ring.append(steps[next(turn) % DIFFERENT])
         for _ in range(ENVS // 4):
-            ring.sample(BATCH, generator)
+            sample(ring, generator)
         return ENVS
 
     def add_theirs(buffer: Any) -> Callable[[], int]:
@@ -97,6 +97,13 @@ def full(args: argparse.Namespace) -> Stores:
         for peer in peers.values():
             put(peer, i)
     return Stores(ring, peers, generator, add_ours, add_theirs)
+
+
+def sample(ring: Any, generator: Any) -> Any:
+    from arcturus.replay.ring import uniform
+
+    where = uniform(BATCH, ring.oldest, ring.count - 1, ENVS, generator)
+    return ring.transitions(*where, 1, 0.99, 0.0, False)
 
 
 def row_of(frames: Any) -> Any:
@@ -134,7 +141,7 @@ def drawing(stores: Stores, args: argparse.Namespace) -> list[Contender]:
     peers = [Contender(name, drawn(lambda peer=peer: peer.sample(BATCH))) for name, peer in stores.peers.items()]  # type: ignore[misc]
     return [
         *peers,
-        Contender("arcturus Ring", drawn(lambda: ring.sample(BATCH, generator))),
+        Contender("arcturus Ring", drawn(lambda: sample(ring, generator))),
         Contender(
             "copying a batch's frames, no more",
             drawn(lambda: torch.index_select(ring.frame, 0, next(places), out=kept)),

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.agents import reinforce
 from arcturus.api import ActedStep, EnvSpec
 from arcturus.envs import make
@@ -32,7 +33,6 @@ from arcturus.envs.mdp import MDP, policy_gradient, policy_values
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.losses import lambda_returns
-from arcturus.networks import ActorCritic
 from arcturus.replay.rollout import Rollout, Trajectory
 from arcturus.seeding import Seeds
 

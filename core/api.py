@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from arcturus.errors import ConfigError
+from arcturus.nests import State
 
 if TYPE_CHECKING:
     from arcturus.replay.ring import Ring
     from arcturus.replay.rollout import Rollout
 
-State = Any  # what an agent remembers: a nest of (named) tuples of tensors [N, ...]; () if nothing
 Metrics = dict[str, Tensor]  # 0-dim tensors, left on the device
 
 
@@ -117,7 +117,7 @@ class EnvSpec:
         if isinstance(self.action_space, gym.spaces.Discrete):
             return int(self.action_space.n)
         raise ConfigError(
-            f"{agent} plays one discrete action at a time; {self.env_id} has {self.action_space}",
+            f"{agent} plays one discrete action at a time; the action space of {self.env_id} is {self.action_space}",
             where="--env",
             fix="choose an environment with a Discrete action space, or an agent that plays this one (train-agent list agents)",
         )
@@ -215,53 +215,3 @@ class Environments(Protocol):
     def send(self, action: Tensor) -> None: ...
     def recv(self) -> TimeStep: ...
     def settle(self) -> None: ...
-
-
-def state_leaves(state: State) -> list[Tensor]:
-    """The tensors of an agent's memory, in a fixed order."""
-    if state is None:
-        return []
-    parts = state.values() if isinstance(state, dict) else state
-    return [state] if isinstance(state, Tensor) else [leaf for part in parts for leaf in state_leaves(part)]
-
-
-def state_like(like: State, leaves: list[Tensor]) -> State:
-    """Undoes state_leaves: the leaves in the nest of `like`, on its devices."""
-    rest = iter(leaves)
-
-    def build(part: State) -> State:
-        if isinstance(part, Tensor):
-            return next(rest).to(part.device)
-        parts = [build(p) for p in part]
-        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
-
-    return build(like)
-
-
-def map_state(f: Callable[..., Tensor], *states: State) -> State:
-    """f over the tensors of one nest, or over those of several of one shape, in the same nest.  Dicts and None may be in it."""
-    first = states[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return f(*states)
-    if isinstance(first, dict):
-        return {k: map_state(f, *(state[k] for state in states)) for k in first}
-    parts = [map_state(f, *part) for part in zip(*states, strict=True)]
-    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-
-
-def where_first(first: Tensor, fresh: State, state: State) -> State:
-    """`fresh` in the environments that open an episode (first [N] bool), `state` in the others: the one place where memory is
-    wiped."""
-    return map_state(lambda new, old: torch.where(first.view(-1, *[1] * (old.dim() - 1)), new, old), fresh, state)
-
-
-def random_actions(space: gym.Space, n: int, device: torch.device | str, generator: torch.Generator | None) -> Tensor:
-    """[n, *action_shape] int64, uniform over a Discrete, MultiDiscrete or MultiBinary space counted from 0."""
-    if isinstance(space, gym.spaces.MultiBinary):
-        high: Any = 2
-    else:
-        high = getattr(space, "nvec", getattr(space, "n", None))
-    coin = torch.rand((n, *(space.shape or ())), device=device, generator=generator)
-    return (coin * torch.as_tensor(high, device=device)).long()

@@ -76,14 +76,14 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
     """value as the hint's type.  YAML reads 1e-4 as a string and 1 as an int: both are floats where a float is wanted."""
     hint, extra = _split(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = ConfigError(f"{where} is {value!r}, not {_describe(hint)}", where=where)
+    wrong = ConfigError(f"{where} is {value!r}, but must be {_describe(hint)}", where=where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         return _decode(value, next(a for a in args if a is not type(None)), where)
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"{where} is {value!r}", where=where, fix=nearest(str(value), map(str, args), "choices"))
+            raise ConfigError(f"{where} can't be {value!r}", where=where, fix=nearest(str(value), map(str, args), "choices"))
         return value
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where)
@@ -118,7 +118,7 @@ def _check_bounds(value: Any, extra: tuple[Any, ...], where: str) -> None:
 def from_mapping(cls: type[C], values: Any, where: str, base: C | None = None) -> C:
     """An instance of cls: `base` (or its defaults) with `values` on top, decoded and checked."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} holds {type(values).__name__}, not names and values", where=where)
+        raise ConfigError(f"{where} must hold names and values, not {type(values).__name__}", where=where)
     types_ = hints(cls)
     changes = {}
     for key, value in values.items():
@@ -154,7 +154,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read")
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -177,7 +177,7 @@ def parse_value(text: str) -> Any:
 def parse_options(text: str, where: str = "--env.options") -> dict[str, Any]:
     """name=value,name=value with values as in YAML: numbers, true, [lists], words."""
     if len(text) > OPTIONS_LIMIT:
-        raise ConfigError(f"{len(text):,} characters are more than any options have", where=where)
+        raise ConfigError(f"the options are too long: {len(text):,} characters, at most {OPTIONS_LIMIT:,}", where=where)
     out: dict[str, Any] = {}
     for part in re.split(r",(?=\s*\w+=)", text) if text.strip() else []:
         name, equals, value = part.strip().partition("=")
@@ -186,9 +186,9 @@ def parse_options(text: str, where: str = "--env.options") -> dict[str, Any]:
         except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             equals = ""
         if name in out:
-            raise ConfigError(f"{name} is said twice", where=where, fix="leave one of them out")
+            raise ConfigError(f"{name} is given twice", where=where, fix="leave one of them out")
         if not equals or not name.isidentifier():
-            raise ConfigError(f"{part.strip()[:80]!r} is no setting", where=where, fix="name=value,name=value")
+            raise ConfigError(f"{part.strip()[:80]!r} is not a setting", where=where, fix="write name=value,name=value")
         out[name] = read
     return out
 
@@ -206,7 +206,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(handle, "rb") as f:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise ConfigError(f"{path} is no regular file", where=str(path), fix="write the settings into a file")
+                raise ConfigError(f"{path} is not a regular file", where=str(path), fix="write the settings into a file")
             data = f.read(YAML_LIMIT + 1)
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path} can't be read: {getattr(e, 'strerror', None) or e}", where=str(path)) from e
@@ -215,7 +215,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(data: bytes, path: Path) -> dict[str, Any]:
     if len(data) > YAML_LIMIT:
-        raise ConfigError(f"{path} is longer than {YAML_LIMIT:,} bytes: no settings are", where=str(path))
+        raise ConfigError(f"{path} is too long for a file of settings: more than {YAML_LIMIT:,} bytes", where=str(path))
     try:
         values = parse_value(data.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as e:

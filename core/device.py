@@ -30,9 +30,9 @@ def choose_device(name: str, where: str = "--device") -> str:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}", where=where, fix="auto, cpu, cuda or cuda:0") from None
+        raise ConfigError(f"unknown device {name!r}", where=where, fix="use auto, cpu, cuda or cuda:0") from None
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device {name!r} is not supported", where=where, fix="auto, cpu, cuda or cuda:0")
+        raise ConfigError(f"device {name!r} is not supported", where=where, fix="use auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EnvironmentProblem(
             "there is no CUDA device here, or this torch was built without CUDA",

@@ -20,7 +20,7 @@ class ArcturusError(Exception):
 
     def __init__(self, what: str, *, where: str = "", fix: str = ""):
         self.what, self.where, self.fix = what, where, fix
-        super().__init__("\n".join(line for line in (what, where and f"  where: {where}", fix and f"  to mend: {fix}") if line))
+        super().__init__("\n".join(line for line in (what, where and f"  where: {where}", fix and f"  fix: {fix}") if line))
 
 
 class ConfigError(ArcturusError):
@@ -32,7 +32,7 @@ class ConfigError(ArcturusError):
 def no_targets(env_id: str) -> ConfigError:
     """Of an environment for an agent that learns from right answers."""
     return ConfigError(
-        f"{env_id} doesn't tell the right answers",
+        f"{env_id} doesn't provide the right answers to learn from",
         where="--env",
         fix="use an NTM/ task answered by bits, symbol or serial, or learn from other agents: train-agent distill --agent.teachers RUN",
     )
@@ -56,7 +56,7 @@ class CheckpointError(ArcturusError):
     exit_code = 5
 
 
-MEMORY_FIX = "ask for less (fewer environments, a smaller replay or batch), or run it where more memory is allowed"
+MEMORY_FIX = "use fewer environments, a smaller replay or a smaller batch, or run it where more memory is allowed"
 NO_MEMORY = ("allocate memory", "unable to allocate", "out of memory", "failed to map segment", "can't start new thread")
 
 
@@ -73,8 +73,8 @@ def out_of_memory(error: BaseException | None) -> str | None:
             or any(w in text.lower() for w in NO_MEMORY)
         ):
             asked = re.search(r"allocate ([\d,]+) bytes", text)
-            words = shortened(text.partition("\n")[0] or "nobody says how much was asked for", 100)
-            size = f"{int(asked[1].replace(',', '')):,} bytes were asked for" if asked else words
+            words = shortened(text.partition("\n")[0] or "unknown amount", 100)
+            size = f"{int(asked[1].replace(',', '')):,} bytes were requested" if asked else words
             return f"{size} ({_asked_in(error)})"
         error = error.__cause__ or error.__context__
     return None
@@ -100,7 +100,7 @@ def _asked_in(error: BaseException) -> str:
     known = _ours()
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in known]
     if not frames:
-        return "while its libraries were loaded"
+        return "while libraries were loaded"
     return f"by {frames[-1].name} in {os.path.basename(frames[-1].filename)}"
 
 
@@ -111,11 +111,11 @@ class Interrupted(Exception):
 LONGEST_NAME = 100  # characters, beyond which nothing is like it
 
 
-def nearest(name: str, known: Iterable[str], say: str = "known") -> str:
+def nearest(name: str, known: Iterable[str], say: str = "known names") -> str:
     """'did you mean ...?' where something is near, else what there is."""
     known = list(known)
     if len(name) > LONGEST_NAME or not known:
-        return f"nothing is {say}" if not known else "no name is that long"
+        return f"there are no {say} to choose from" if not known else "the name is too long"
     close = difflib.get_close_matches(name, known, 3, 0.6) or difflib.get_close_matches(name.lower(), known, 3, 0.6)
     if close:
         return "did you mean " + " or ".join(close) + "?"

@@ -19,30 +19,30 @@ def told(e: BaseException) -> str:
 def module_of(name: str, where: str) -> ModuleType:
     """The module of a dotted name, imported; a ConfigError for every way not to find it, or to fail on the way."""
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"{name!r} is no name of a module", where=where, fix="package.module, as in an import")
+        raise ConfigError(f"{name!r} is not a module's name", where=where, fix="write package.module, as in an import")
     if name.partition(".")[0] != "arcturus":
         took_part.append(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:
         raise ConfigError(
-            f"{name} can't be imported: {e}", where=where, fix="is it installed, or its folder on PYTHONPATH?"
+            f"{name} can't be imported: {e}", where=where, fix="install it, or add its folder to PYTHONPATH"
         ) from e
     except ArcturusError:
         raise
     except (Exception, SystemExit) as e:
-        raise ConfigError(f"importing {name} raised {told(e)}", where=where, fix="mend that module") from e
+        raise ConfigError(f"importing {name} raised {told(e)}", where=where, fix="fix that module") from e
 
 
 def attribute(path: str, where: str) -> Any:
     """What `package.module.Name` names; a ConfigError for every way not to find it."""
     module, dot, name = path.rpartition(".")
     if not dot:
-        raise ConfigError(f"{path!r} has no module before its name", where=where, fix="package.module.Name")
+        raise ConfigError(f"{path!r} has no module before its name", where=where, fix="write package.module.Name")
     try:
         return getattr(module_of(module, where), name)
     except AttributeError as e:
-        raise ConfigError(f"{module} has no {name}", where=where, fix="package.module.Name") from e
+        raise ConfigError(f"{module} has no {name}", where=where, fix="write package.module.Name") from e
 
 
 def build(path: str, where: str, needs: tuple[str, ...], *args: Any, **options: Any) -> Any:
@@ -52,7 +52,7 @@ def build(path: str, where: str, needs: tuple[str, ...], *args: Any, **options: 
     except ArcturusError:
         raise
     except Exception as e:
-        raise ConfigError(f"{path} can't be made: {told(e)}", where=where) from e
+        raise ConfigError(f"{path} can't be constructed: {told(e)}", where=where) from e
     missing = [name for name in needs if not hasattr(part, name)]
     if missing:
         raise ConfigError(f"{path} has no {', '.join(missing)}", where=where)

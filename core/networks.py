@@ -19,12 +19,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Act, EnvSpec, State, TimeStep, map_state
+from arcturus.api import EnvSpec, State
 from arcturus.envs import is_atari
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory import NoMemory, check_room, make_core, unroll
-from arcturus.policies import Categoricals
+from arcturus.nests import map_state
 from arcturus.speed import bf16, layout
 from arcturus.value_heads import ValueHead
 
@@ -91,7 +91,7 @@ class Torso(nn.Module):
             name = "nature" if side >= 64 else "small" if side >= SMALLEST else "mlp"
         if name not in ("mlp", "none") and not image:
             raise ConfigError(
-                f"the {name} torso reads images; {spec.env_id} shows {spec.obs_shape}",
+                f"the {name} torso reads images; observations of {spec.env_id} have shape {spec.obs_shape}",
                 where="--agent.torso",
                 fix="use mlp, none, or auto",
             )
@@ -180,6 +180,15 @@ def features(torso: nn.Module, core: nn.Module, obs: Tensor, first: Tensor, stat
     return (x, state) if isinstance(core, NoMemory) else unroll(core, x, first, state)
 
 
+def epsilon_greedy(q: Tensor, epsilon: float, generator: torch.Generator | None = None) -> Tensor:
+    """[N] int64: of action-values [N, A] the best, or with probability epsilon any; each environment throws a coin of its own."""
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon is {epsilon}, but must be from 0 to 1")
+    random = torch.randint(q.shape[-1], q.shape[:-1], device=q.device, generator=generator)
+    coin = torch.rand(q.shape[:-1], device=q.device, generator=generator) < epsilon
+    return torch.where(coin, random, q.argmax(-1))
+
+
 class QNetwork(nn.Module):
     """obs [B, *obs_shape] -> action-values [B, A]; with a memory core by unroll().
 
@@ -252,81 +261,3 @@ class TwinQNetwork(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         return torch.stack([q(obs) for q in self.both])
-
-
-class ActorCritic(nn.Module):
-    """A policy and a state-value function, on one torso and memory (shared) or on their own.
-
-    Initial weights are orthogonal: gain sqrt(2) in the torsos, 0.01 in the policy's head, 1 in the value's (Huang et al. 2022).
-    """
-
-    def __init__(
-        self,
-        spec: EnvSpec,
-        *,
-        torso: str = "auto",
-        core: str = "none",
-        core_width: int = 128,
-        core_options: str = "",
-        shared: bool = True,
-        value: bool = True,
-    ):
-        super().__init__()
-        self.actions = Categoricals(spec.action_space, spec.env_id)
-        self.torso = make_torso(spec, torso)
-        self.core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
-        check_room(self.core, spec)
-        self.policy = nn.Linear(self.core.outputs, self.actions.logits)  # type: ignore[arg-type]
-        self.value: nn.Module | None = None
-        self.value_torso: nn.Module | None = None
-        if value:
-            if not shared:
-                self.value_torso = make_torso(spec, torso)
-                self.value_core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
-            self.value = nn.Linear(self.core.outputs, 1)  # type: ignore[arg-type]
-        for torso_ in (self.torso, self.value_torso):
-            if isinstance(torso_, Torso):  # one of your own begins as you made it
-                orthogonal(torso_, 2**0.5)
-        self.act_fn: Callable[..., tuple[Tensor, Tensor, State]] = self.unroll  # for acting: place() may record it
-        orthogonal(self.policy, 0.01)
-        if self.value is not None:
-            orthogonal(self.value, 1.0)
-
-    def initial_state(self, n: int) -> State:
-        """(policy's memory,), or (policy's, value's) where they have their own."""
-        cores = [self.core] if self.value_torso is None else [self.core, self.value_core]
-        return tuple(map_state(Tensor.detach, core.initial_state(n)) for core in cores)  # type: ignore[operator]
-
-    def unroll(self, obs: Tensor, first: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """obs [T, N, *obs_shape], first [T, N] bool, state at the first row -> logits [T, N, L], v [T, N] (0 without a value
-        head), state after the last row.  Acting is T = 1."""
-        y, memory = features(self.torso, self.core, obs, first, state[0])
-        after: tuple[State, ...] = (memory,)
-        logits = self.policy(y)
-        if self.value is None:
-            return logits, torch.zeros_like(logits[..., 0]), after
-        if self.value_torso is not None:
-            y, memory = features(self.value_torso, self.value_core, obs, first, state[1])
-            after = (*after, memory)
-        return logits, self.value(y).squeeze(-1), after
-
-    @torch.no_grad()
-    def next_values(self, v: Tensor, ts: TimeStep, state: State) -> Tensor:
-        """v [T, N] of the rows of a rollout -> that of the rows after them; ts and the memory before it follow the last one."""
-        return torch.cat([v[1:], self.unroll(ts.obs[None], ts.first[None], state)[1]])
-
-    @torch.no_grad()
-    def act(self, ts: TimeStep, state: State, explore: bool, generator: torch.Generator | None = None) -> Act:
-        """A sampled action (explore) or the likeliest one.  extras: log_prob [N], logits [N, L], and value [N] if it has one."""
-        logits, v, state = self.act_fn(ts.obs[None], ts.first[None], state)
-        logits = logits[0]
-        action = self.actions.sample(logits, generator) if explore else self.actions.mode(logits)
-        extras = {"log_prob": self.actions.log_prob(logits, action), "logits": logits}
-        if self.value is not None:
-            extras["value"] = v[0]
-        return Act(action, state, extras)
-
-    def score(self, obs: Tensor, first: Tensor, state: State, action: Tensor) -> Tensor:
-        """[N] the log-probability of an action [N, *action_shape]: what --explain explains.  obs [N, *obs_shape], first [N]."""
-        logits, _, _ = self.unroll(obs[None], first[None], state)
-        return self.actions.log_prob(logits[0], action)

@@ -169,7 +169,7 @@ class GradientStep:
 
     def set_learning_rate(self, value: float) -> None:
         if not 0 <= value < math.inf:
-            raise ValueError(f"the learning rate is {value}: a number from 0 is needed")
+            raise ValueError(f"the learning rate is {value}, but must be a number of at least 0")
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(value)

@@ -19,13 +19,13 @@ def check_output(file: Path, flag: str, endings: Sequence[str] = (), outside: Se
             f"{file.name!r} doesn't end in {' or '.join(endings)}", where=flag, fix=f"write {flag} FILE{endings[0]}"
         )
     if any(file.resolve().is_relative_to(folder.resolve()) for folder in outside):
-        raise ConfigError(f"{file} lies in a run folder, and nothing is written there", where=flag, fix="choose another place")
+        raise ConfigError(f"{file} is in a run folder, where no other files may be written", where=flag, fix="choose another place")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         if file.exists() and not file.is_file():
-            raise OSError(0, "it is no regular file")
+            raise OSError(0, "it is not a regular file")
         with tempfile.TemporaryFile(dir=file.parent):
             pass
     except (OSError, ValueError) as e:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -53,3 +53,20 @@ class Seeds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self.sequence().generate_state(1)[0]))
             yield
+
+
+class ResetSeeds:
+    """What Gymnasium's reset(seed=) of N environments means: an int for all, one for each, or without a seed the next of the seed given
+    when they were made."""
+
+    def __init__(self, seed: int):
+        self._seeds, self._resets = Seeds(seed).branch("env"), 0
+
+    def __call__(self, seed: int | Sequence[int] | np.ndarray | None, n: int) -> np.ndarray:
+        """int64 [n]."""
+        if seed is None:
+            self._resets += 1
+            return self._seeds.branch("reset", self._resets - 1).environments(n)
+        if isinstance(seed, (int, np.integer)):
+            return Seeds(int(seed)).branch("env").environments(n)
+        return np.asarray(seed, np.int64)

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Metrics, State, map_state, state_leaves
+from arcturus.api import Metrics, State
 from arcturus.errors import TrainingFailed
+from arcturus.nests import map_state, state_leaves
 from arcturus.telling import say
 
 Network = TypeVar("Network", bound=nn.Module)

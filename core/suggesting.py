@@ -57,7 +57,7 @@ def check_flags(argv: Sequence[str], known: Iterable[str]) -> None:
         bare = name.removeprefix("--").rsplit(".", 1)[-1]
         meant = FLAGS.get(bare)
         if name.startswith("--") and name not in flags and meant in flags:
-            raise ConfigError(f"there is no {arg.partition('=')[0]}", where="the command line", fix=f"it is called {meant} here")
+            raise ConfigError(f"there is no flag {arg.partition('=')[0]}", where="the command line", fix=f"use {meant}")
 
 
 def preset_called(name: str) -> str:

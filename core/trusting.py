@@ -43,7 +43,7 @@ def trusted_for_good() -> tuple[str, ...]:
     except OSError:
         return ()
     if os.name == "posix" and (about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or about.st_uid not in (os.getuid(), 0)):
-        raise ConfigError(f"{file} may be written by others", where=str(file), fix=f"chmod 600 {file}, if it is yours")
+        raise ConfigError(f"other users may write to {file}", where=str(file), fix=f"chmod 600 {file}, if it is yours")
     values = read_yaml(file) if about.st_size else {}
     for key in values:
         if key != "trust":
@@ -51,7 +51,7 @@ def trusted_for_good() -> tuple[str, ...]:
     names = values.get("trust", [])
     if not isinstance(names, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
         raise ConfigError(
-            f"{file}: trust is no list of names of code", where=str(file), fix="trust: [mine, signpost:Signpost-v0]"
+            f"{file}: trust must be a list of names of code", where=str(file), fix="write trust: [mine, signpost:Signpost-v0]"
         )
     return tuple(names)
 
@@ -67,12 +67,12 @@ def check_trust(code: list[Outside], trust: tuple[str, ...], where: Path) -> Non
             if any(name == known or name.startswith((f"{known}.", f"{known}:")) for known in lasting):
                 continue
         raise ConfigError(
-            f"this run's {kind} {name} is code outside arcturus, or names some, which opening the run would execute",
+            f"opening this run would execute code outside arcturus: its {kind} {name}, or code that this names",
             where=str(where),
-            fix=f"if you know it, say so: --trust {name} "
+            fix=f"if you trust it, add --trust {name} "
             + (
-                f"(or for good: trust: [{name}] in {settings_file()})"
+                f"(or permanently: trust: [{name}] in {settings_file()})"
                 if for_good
-                else "(at every command, as its options may name more)"
+                else "(at every command, as its options may name more code)"
             ),
         )

@@ -21,31 +21,31 @@ class EnvConfig:
     """The environments a run trains on."""
 
     id: Annotated[str, Flag("--env")] = ""
-    """Environment: an ALE/*-v5 game, one of arcturus's own (MDP/, Memory/, NTM/, Tape/), a Gymnasium id, or module:Id-v0 of your own."""
+    """Environment: an ALE/*-v5 game, one of arcturus's own (MDP/, Memory/, NTM/, Tape/), a Gymnasium id, or your own: module:Id-v0."""
     options: str = ""
-    """The environment's own settings as name=value,name=value (delay=20,cues=4); not for Atari."""
+    """Settings of the environment as name=value,name=value (delay=20,cues=4); not for Atari."""
     observation: str = ""
-    """Of Dict observations the entry that is seen (image); not for Atari."""
+    """For Dict observations: the entry that the agent sees (image); not for Atari."""
     channels: Literal["auto", "first", "last", "none"] = "auto"
-    """Where a picture's channels stand, or none: it is numbers; auto: bytes of rank 2 to 4 are pictures, read by their shape; not for
-    Atari."""
+    """Position of a picture's channels; none: it is not a picture; auto: bytes of rank 2 to 4 are pictures, and their shape tells where
+    the channels are; not for Atari."""
     reopen: bool = True
-    """Open an environment anew at every restart with a seed, so that an episode depends on nothing before it; False saves time where
-    opening is slow, and trusts reset(seed); not for Atari."""
+    """Open an environment again at every restart with a seed, so that an episode depends on nothing before it; False trusts
+    reset(seed) instead, which saves time if opening is slow; not for Atari."""
     num_envs: Annotated[int, Flag("--num-envs"), Bounds(1, 4096)] = 8
-    """Environments stepped side by side."""
+    """Number of environments stepped in parallel."""
     protocol: str = "v5"
-    """Atari: v5 (sticky actions), nature (no-op starts, 5 minutes) ...: envs/atari.py has them with their sources."""
+    """Atari: v5 (sticky actions), nature (no-op starts, 5 minutes) ...; envs/atari.py lists all of them with their sources."""
     frame_stack: Annotated[int, Bounds(0, 256)] = 0
-    """Frames an observation holds; 0: 4 on Atari, 1 elsewhere."""
+    """Frames per observation; 0: 4 on Atari, 1 elsewhere."""
     frame_size: Annotated[int, Bounds(12, 210)] = 84
-    """Atari: width and height in pixels that the screen is scaled to."""
+    """Atari: width and height of the scaled screen, in pixels."""
     full_action_space: bool = False
-    """Atari: all 18 actions instead of the game's own."""
+    """Atari: use all 18 actions instead of only the game's own."""
     threads: Annotated[int, Bounds(0, 256)] = 0
-    """Atari: emulator threads; 0: one a core."""
+    """Atari: emulator threads; 0: one per core."""
     curriculum: Literal["uniform", "mixture", "lessons", "promotion"] = "uniform"
-    """Tasks: which lengths training plays next, by how it goes; an evaluation never sees it."""
+    """Tasks: how training chooses the next lengths from the results so far; evaluations never use it."""
 
     @property
     def stack(self) -> int:
@@ -89,9 +89,9 @@ def check_settings(config: EnvConfig) -> None:
         if getattr(config, name) != getattr(defaults, name):
             flag = f"--env.{name.replace('_', '-')}"
             raise ConfigError(
-                f"{flag} {getattr(config, name)} {'is not for Atari games' if atari else f'is for Atari games, and {config.id} is none'}",
+                f"{flag} {getattr(config, name)} {'is not for Atari games' if atari else f'is for Atari games, and {config.id} is not one'}",
                 where=flag,
-                fix="--env.protocol, --env.frame-size ... are settings of their own"
+                fix="leave it out; Atari games have other settings: --env.protocol, --env.frame-size ..."
                 if atari
                 else "leave it out; if a preset brought it, choose one for this environment (train-agent list presets)",
             )
@@ -111,7 +111,8 @@ def single(config: EnvConfig) -> bool:
 def longest_episode(config: EnvConfig) -> int:
     """Agent steps after which this environment ends every episode by itself; 0: it has no limit that is known."""
     if is_atari(config.id):
-        from arcturus.envs.atari import FRAME_SKIP, protocol
+        from arcturus.envs.atari import FRAME_SKIP
+        from arcturus.envs.protocols import protocol
 
         return protocol(config.protocol).max_frames // FRAME_SKIP
     import gymnasium as gym
@@ -133,7 +134,8 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
     if not config.id:
         raise ConfigError("no environment given", where="--env", fix="for example --env ALE/Pong-v5 (train-agent list envs)")
     if is_atari(config.id):
-        from arcturus.envs.atari import AtariBackend, protocol
+        from arcturus.envs.atari import AtariBackend
+        from arcturus.envs.protocols import protocol
 
         return AtariBackend(
             config.id,
@@ -151,7 +153,7 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
         raise unknown(config.id)
     options = parse_options(config.options)
     if "render_mode" in options:
-        raise ConfigError("environments draw themselves for films only", where="--env.options", fix="leave render_mode out")
+        raise ConfigError("environments are drawn only for films", where="--env.options", fix="leave render_mode out")
     return ClassicBackend(
         config.id,
         config.num_envs,
@@ -187,14 +189,14 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
         except (TypeError, ValueError) as e:
             raise refused(config.id, options, e) from e
         if play.actions == "probs":
-            raise ConfigError("no agent here answers with probabilities", where="--env.options", fix="use actions=quantised")
+            raise ConfigError("no agent supports actions=probs", where="--env.options", fix="use actions=quantised")
         if config.stack > 1:
-            raise ConfigError("the rows of a task are not stacked", where="--env.frame-stack", fix="give the agent a memory core")
+            raise ConfigError("observations of a task can't be stacked", where="--env.frame-stack", fix="give the agent a memory core")
         if config.curriculum != "uniform" and hasattr(task, "optimal"):
             raise ConfigError(
-                f"what {config.id} asks for can't be known, so nobody solves an episode and the curriculum would stay where it begins",
+                f"no agent can solve an episode of {config.id} exactly, so the curriculum would never advance",
                 where="--env.curriculum",
-                fix="use the uniform one",
+                fix="use --env.curriculum uniform",
             )
         remembered = task.remembered(task.longest)
         if play.reward != "stop":
@@ -203,7 +205,7 @@ def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> D
     backend = open_backend(config)
     ranges = getattr(backend, "ranges", ())
     if config.curriculum != "uniform" and not ranges:
-        raise ConfigError(f"{config.id} has no lengths to choose", where="--env.curriculum", fix="leave it out")
+        raise ConfigError(f"{config.id} has no lengths for a curriculum to choose", where="--env.curriculum", fix="leave it out")
     envs = DeviceEnvs(backend, device, frame_stack=config.stack, seed=seed)
     envs.spec = replace(envs.spec, remembered=remembered)
     if config.curriculum != "uniform":

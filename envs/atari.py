@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,81 +16,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from arcturus.envs.protocols import EvalProtocol
 from arcturus.envs.vector import HostTimeStep
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 
 FRAME_SKIP = 4  # emulator frames per agent step
 FRAMES_PER_SECOND = 60
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a game is played and scored; printed with every score."""
-
-    name: str
-    repeat_action_probability: float  # sticky actions
-    noop_max: int  # random no-op actions after a reset
-    fire_on_reset: bool  # FIRE is pressed once where the game waits for it
-    max_frames: int  # emulator frames per episode
-    epsilon: float  # of value agents at evaluation
-    noisy_epsilon: float  # of those with noisy layers
-    source: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name} (sticky {self.repeat_action_probability:g}, up to {self.noop_max} no-ops, "
-            f"{'FIRE on reset, ' if self.fire_on_reset else ''}{self.max_frames:,} frames a game, raw rewards, whole games)"
-        )
-
-
-PROTOCOLS = {
-    "v5": Protocol(
-        "v5",
-        0.25,
-        30,
-        True,
-        108_000,
-        0.001,
-        0.001,
-        "Machado et al. 2018, section 5 (sticky actions, whole games), with the resets of ale-py's v5 vector environments",
-    ),
-    "nature": Protocol(
-        "nature",
-        0.0,
-        30,
-        False,
-        18_000,
-        0.05,
-        0.05,
-        "Mnih et al. 2015, Methods, Evaluation procedure (no-op starts, 5 minutes, epsilon 0.05)",
-    ),
-    "noop": Protocol(
-        "noop",
-        0.0,
-        30,
-        False,
-        108_000,
-        0.001,
-        0.0,
-        "no-op starts and 30 minutes: van Hasselt et al. 2016 to Dabney et al. 2018 and Hessel et al. 2018, as in DQN Zoo",
-    ),
-    "noop-fire": Protocol(
-        "noop-fire",
-        0.0,
-        30,
-        True,
-        108_000,
-        0.0,
-        0.0,
-        "the same with FIRE pressed once after a reset: OpenAI Baselines' and CleanRL's wrappers, EnvPool's games",
-    ),
-}
-
-
-def protocol(name: str) -> Protocol:
-    if name not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol {name!r}", where="--protocol", fix=nearest(name, PROTOCOLS, "protocols"))
-    return PROTOCOLS[name]
 
 
 @cache
@@ -164,7 +94,7 @@ class AtariBackend:
         self,
         env_id: str,
         num_envs: int,
-        rules: Protocol,
+        rules: EvalProtocol,
         *,
         frame_size: int = 84,
         full_action_space: bool = False,

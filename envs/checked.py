@@ -65,19 +65,19 @@ class Checked(gym.Wrapper):
         except ValueError:  # a list of lists of several lengths
             array = np.empty(0, object)
         if array.dtype.kind not in "biuf":
-            raise self._wrong("step", f"a reward that is no number: {str(reward)[:80]}")
+            raise self._wrong("step", f"a reward that is not a number: {str(reward)[:80]}")
         if array.size != 1:
-            raise self._wrong("step", f"a reward of shape {array.shape}, where one number is wanted")
+            raise self._wrong("step", f"a reward of shape {array.shape} instead of one number")
         return float(array.reshape(()))
 
     def _flag(self, flag: Any) -> bool:
         if type(flag) is bool:
             return flag
         if np.size(flag) != 1:
-            raise self._wrong("step", f"terminated or truncated of shape {np.shape(flag)}, where one truth value is wanted")
+            raise self._wrong("step", f"terminated or truncated of shape {np.shape(flag)} instead of one boolean")
         truth = np.asarray(flag).reshape(())
         if truth.dtype.kind not in "biuf":
-            raise self._wrong("step", f"terminated or truncated that is no truth value: {str(flag)[:80]}")
+            raise self._wrong("step", f"terminated or truncated that is not a boolean: {str(flag)[:80]}")
         return bool(truth)
 
     def _seen(self, obs: Any, where: str) -> Any:
@@ -106,14 +106,14 @@ def checker(space: gym.Space) -> Callable[[Any], Any]:
     def box(obs: Any) -> np.ndarray:
         array = np.asarray(obs)
         if array.shape != shape:
-            raise ValueError(f"an observation of shape {array.shape}, where its observation_space says {shape}")
+            raise ValueError(f"an observation of shape {array.shape}, but its observation_space has shape {shape}")
         if array.dtype == dtype:
             return array
         if array.dtype.kind not in "iubf" or (whole and array.dtype.kind == "f"):
-            raise ValueError(f"an observation of {array.dtype}, where its observation_space says {dtype}")
+            raise ValueError(f"an observation of {array.dtype}, but its observation_space has {dtype}")
         cast = array.astype(dtype)
         if whole and not (cast == array).all():
-            raise ValueError(f"an observation of {array.dtype} with numbers that its observation_space's {dtype} doesn't hold")
+            raise ValueError(f"an observation of {array.dtype} with numbers that the {dtype} of its observation_space can't hold")
         return cast
 
     return box

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from arcturus.errors import ConfigError
 
-SAY = "--env.channels says otherwise"
+SAY = "change it with --env.channels"
 
 
 class Encoding(NamedTuple):
@@ -32,10 +32,10 @@ def encoding(space: gym.Space, env_id: str, channels: str = "auto") -> Encoding:
         if picture:
             return _picture(space, channels)
         if channels in ("first", "last"):
-            raise ConfigError(f"{env_id} shows {space.shape}, which is no picture", where="--env.channels", fix="leave it out")
+            raise ConfigError(f"{env_id} shows {space.shape}, which is not a picture", where="--env.channels", fix="leave it out")
         return _flat(space)
     if channels != "auto":
-        raise ConfigError(f"{env_id} shows no Box of numbers, so no pictures", where="--env.channels", fix="leave it out")
+        raise ConfigError(f"observations of {env_id} are not a Box, so they are not pictures", where="--env.channels", fix="leave it out")
     if isinstance(space, spaces.Discrete):
         n, start = int(space.n), int(space.start)
         return Encoding((n,), torch.float32, lambda x: _one_hot(x.reshape(-1, 1) - start, [n]), f"one of {n:,} states")
@@ -47,20 +47,20 @@ def encoding(space: gym.Space, env_id: str, channels: str = "auto") -> Encoding:
         count = int(np.prod(space.shape))
         return Encoding((count,), torch.float32, lambda x: x.reshape(len(x), -1).astype(np.float32), f"{count} bits")
     raise ConfigError(
-        f"{env_id} has {type(space).__name__} observations{_entries(space)}, which no agent here can read whole",
+        f"{env_id} has {type(space).__name__} observations{_entries(space)}, which no agent here can read as they are",
         where="--env",
-        fix="say which entry is seen: --env.observation NAME"
+        fix="choose the entry that the agent sees: --env.observation NAME"
         if isinstance(space, spaces.Dict)
-        else "make one array of them in an observation wrapper of your own, under an environment id of your own",
+        else "register an environment id of your own, with a wrapper that makes one array of its observations",
     )
 
 
 def entry(space: gym.Space, env_id: str, name: str) -> gym.Space:
     """One entry of a Dict space, by its name; a ConfigError where there is none."""
     if not isinstance(space, spaces.Dict):
-        raise ConfigError(f"{env_id} shows no Dict of entries", where="--env.observation", fix="leave it out")
+        raise ConfigError(f"observations of {env_id} are not a Dict", where="--env.observation", fix="leave it out")
     if name not in space.spaces:
-        raise ConfigError(f"{env_id} shows no {name!r}{_entries(space)}", where="--env.observation", fix="name one of these")
+        raise ConfigError(f"{env_id} has no entry {name!r}{_entries(space)}", where="--env.observation", fix="choose one of these")
     return space.spaces[name]
 
 
@@ -105,7 +105,7 @@ def _picture(space: spaces.Box, channels: str) -> Encoding:
     else:
         count, height, width = shape
     several = f"{before[0]} in a row, each " if before else ""
-    told = f"pictures of {height} x {width}, {several}with {count} channels, which stand {where}"
+    told = f"pictures of {height} x {width}, {several}with {count} channels, which come {where}"
 
     def encode(x: np.ndarray) -> np.ndarray:
         x = np.moveaxis(x, -1, -3) if where == "last" else x

@@ -28,7 +28,7 @@ def registered(env_id: str) -> str:
     if not module_name:
         return name
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigError(f"{module_name!r} is no name of a module", where="--env", fix="MODULE:ID, as in gymnasium.make")
+        raise ConfigError(f"{module_name!r} is not a module's name", where="--env", fix="write MODULE:ID, as in gymnasium.make")
     took_part.append(module_name)
     try:
         module = importlib.import_module(module_name)
@@ -37,7 +37,7 @@ def registered(env_id: str) -> str:
         raise (ConfigError if lacks else EnvironmentProblem)(
             f"{env_id} can't be opened: {e}" if lacks else f"{env_id}: importing {module_name} raised {told(e)}",
             where="--env",
-            fix="MODULE:ID imports MODULE first; is it installed, or on PYTHONPATH?" if lacks else "",
+            fix="MODULE:ID imports MODULE first: install it, or add its folder to PYTHONPATH" if lacks else "",
         ) from e
     if name not in gym.registry:
         for attribute in filter(REGISTERS.fullmatch, dir(module)):
@@ -65,18 +65,18 @@ def open_one(env_id: str, **options: Any) -> gym.Env:
         if isinstance(e, gym.error.Error) and name not in gym.registry:
             raise unknown(env_id) from e
         if isinstance(e, TypeError) and "render_mode" in options and "render_mode" in str(e):
-            raise ConfigError(f"{env_id} can't draw itself: its constructor takes no render_mode", where="--video") from e
+            raise ConfigError(f"{env_id} can't be filmed: its constructor takes no render_mode", where="--video") from e
         if given and isinstance(e, (TypeError, ValueError, KeyError, AssertionError)):
             raise refused(env_id, {k: options[k] for k in given}, e) from e
         raise EnvironmentProblem(
             f"{env_id}: its constructor raised {told(e)}",
             where="--env",
-            fix="if only one of it may run at a time: --num-envs 1, in training and in evaluate-agent, never opens a second",
+            fix="if only one instance may run at a time, use --num-envs 1 in training and in evaluate-agent: it never opens a second",
         ) from e
 
 
 def refused(env_id: str, options: dict[str, Any], e: Exception) -> ConfigError:
-    return ConfigError(f"{env_id} doesn't take {str(options)[:200]}: {str(e)[:300]}", where="--env.options")
+    return ConfigError(f"{env_id} doesn't accept {str(options)[:200]}: {str(e)[:300]}", where="--env.options")
 
 
 def unknown(env_id: str) -> ConfigError:
@@ -87,10 +87,10 @@ def unknown(env_id: str) -> ConfigError:
     family = re.match(r"\w+", env_id.rpartition(":")[2])
     package = PACKAGES.get(family.group() if family else "")
     if package and package not in sys.modules:
-        fix = f"if {package.partition('.')[0]} is installed, name its module, too: {package}:{env_id}"
+        fix = f"if {package.partition('.')[0]} is installed, write its module too: {package}:{env_id}"
     else:
         fix = nearest(env_id, known, "environments")
-        fix += f"; one of your own: {env_id.rsplit('.', 1)[0]}:Id-v0" if "." in env_id else ""
+        fix += f"; or your own environment: {env_id.rsplit('.', 1)[0]}:Id-v0" if "." in env_id else ""
     return ConfigError(f"unknown environment {env_id!r}", where="--env", fix=fix)
 
 
@@ -116,4 +116,4 @@ def refuse_atari(env_id: str) -> None:
     game = atari_game(env_id)
     if game is not None and game != env_id:
         ram = " (pictures: agents here don't read the console's memory)" if "-ram" in env_id else ""
-        raise ConfigError(f"{env_id} is another library's name of a game", where="--env", fix=f"here it is {game}{ram}")
+        raise ConfigError(f"{env_id} is another library's name for a game", where="--env", fix=f"use {game}{ram}")

@@ -21,7 +21,7 @@ class Recall(gym.Env):
     def __init__(self, delay: int = 8, cues: int = 4, render_mode: str | None = None):
         whole = type(delay) is int and type(cues) is int  # True is an int to isinstance
         if not (whole and 0 <= delay <= 10_000 and 2 <= cues <= 1_000):
-            raise ValueError(f"delay {delay} and cues {cues}: whole numbers from 0 to 10,000 and from 2 to 1,000 are needed")
+            raise ValueError(f"delay {delay} and cues {cues}: must be whole numbers, delay from 0 to 10,000 and cues from 2 to 1,000")
         self.delay, self.cues, self.render_mode = delay, cues, render_mode
         self.observation_space = gym.spaces.Box(0, 1, (cues + 1,), np.float32)
         self.action_space = gym.spaces.Discrete(cues)

@@ -86,7 +86,7 @@ class Schedule:
             self.outcomes.clear()
             return
         if not 0 <= state["level"] <= self.top:
-            raise ValueError(f"level {state['level']} of a curriculum that ends at {self.top}")
+            raise ValueError(f"its curriculum is at level {state['level']}, but the last level is {self.top}")
         self.level = int(state["level"])
         self.outcomes.clear()
         self.outcomes.extend(float(x) for x in state["outcomes"])

@@ -65,11 +65,11 @@ class Tape(gym.Env):
         whole = all(type(x) is int for x in (base, low, high))
         if not (whole and 2 <= base <= LARGEST_BASE and 1 <= low <= high <= LONGEST):
             raise ValueError(
-                f"base {base} and lengths {low} to {high}: whole numbers from 2 to {LARGEST_BASE} and, in order, from 1 to "
-                f"{LONGEST:,} are needed"
+                f"base {base}, low {low}, high {high}: base must be a whole number from 2 to {LARGEST_BASE}; low and high from 1 to "
+                f"{LONGEST:,}, and low at most high"
             )
         if actions not in ("multi", "flat", "tuple"):
-            raise ValueError(f"actions {actions}: multi, flat or tuple is needed")
+            raise ValueError(f"actions {actions}: must be multi, flat or tuple")
         self.base, self.low, self.high, self.actions, self.render_mode = base, low, high, actions, render_mode
         self.moves = 2 if self.rows == 1 else 4
         self.observation_space = gym.spaces.Discrete(base + 1)
@@ -117,7 +117,7 @@ class Tape(gym.Env):
         else:
             length = int(self.np_random.integers(self.low, self.high + 1))
         if not (isinstance(length, (int, np.integer)) and 1 <= length <= LONGEST):
-            raise ValueError(f"length {length}: a whole number from 1 to {LONGEST:,} is needed")
+            raise ValueError(f"length {length}: must be a whole number from 1 to {LONGEST:,}")
         self.tape = self._draw(int(length))
         self.target = self._answer(self.tape)
         self.time_limit = self._limit()
@@ -194,7 +194,7 @@ class DuplicatedInput(Tape):
     def __init__(self, base: int = 5, low: int = 30, high: int = 32, duplication: int = 2, **settings: Any):
         super().__init__(base, low, high, **settings)
         if not (type(duplication) is int and 1 <= duplication <= LONGEST):
-            raise ValueError(f"duplication {duplication}: a whole number from 1 to {LONGEST:,} is needed")
+            raise ValueError(f"duplication {duplication}: must be a whole number from 1 to {LONGEST:,}")
         self.duplication = duplication
 
     def _draw(self, length: int) -> list[list[int]]:

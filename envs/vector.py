@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from arcturus.api import EnvSpec, TimeStep
-from arcturus.seeding import Seeds
+from arcturus.seeding import ResetSeeds
 
 OLDEST = 255  # ages saturate here, so a stack holds at most 256 frames
 FILM = 28  # frames that a film has room for beside a stack
@@ -153,7 +153,7 @@ class DeviceEnvs:
 
     def __init__(self, backend: Backend, device: torch.device | str, *, frame_stack: int = 1, seed: int = 0):
         self.backend, self.device, n = backend, torch.device(device), backend.num_envs
-        self._seeds, self._resets = Seeds(seed).branch("env"), 0
+        self._reset_seeds = ResetSeeds(seed)
         self._stack = FrameStack(n, frame_stack, backend.frame_shape, backend.obs_dtype, device) if frame_stack > 1 else None
         shape = (frame_stack, *backend.frame_shape) if frame_stack > 1 else backend.frame_shape
         states = getattr(backend, "states", 0) if frame_stack == 1 else 0
@@ -202,7 +202,7 @@ class DeviceEnvs:
         """
         if self._state in ("sent", "receiving", "closed") or (self._state == "new" and mask is not None):
             raise RuntimeError(
-                f"environments can't be reset while {self._state}: call recv() before reset, and reset whole first"
+                f"environments can't be reset while {self._state}: call recv() before reset, and reset all environments first"
             )
         everyone = mask is None
         mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool)
@@ -319,13 +319,7 @@ class DeviceEnvs:
 
     def reset(self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict | None = None) -> tuple[Tensor, dict]:
         """obs tensor [N, *obs_shape] and an empty info.  Without a seed, the next branch of the seed given to make()."""
-        if seed is None:
-            seeds = self._seeds.branch("reset", self._resets).environments(self.num_envs)
-            self._resets += 1
-        elif isinstance(seed, (int, np.integer)):
-            seeds = Seeds(int(seed)).branch("env").environments(self.num_envs)
-        else:
-            seeds = np.asarray(seed, np.int64)
+        seeds = self._reset_seeds(seed, self.num_envs)
         return self.restart(seeds, (options or {}).get("reset_mask")).obs, {}
 
     def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:

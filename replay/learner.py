@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from arcturus.api import ActedStep, EnvSpec, Metrics, State, map_state
+from arcturus.api import ActedStep, EnvSpec, Metrics, State
 from arcturus.config import Bounds
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule
+from arcturus.nests import map_state
 from arcturus.replay.prioritised import Priorities
 from arcturus.replay.records import SampleIndices, Sequence, Transition
 from arcturus.replay.ring import Ring, uniform
@@ -33,36 +34,36 @@ class ReplayConfig:
     gamma: Annotated[float, Bounds(0, 1)] = 0.99
     """Discount per agent step."""
     n_step: Annotated[int, Bounds(1, 100)] = 1
-    """Steps of reward before bootstrapping."""
+    """n of the n-step returns: rewards summed before bootstrapping."""
     target_period: Annotated[int, Bounds(0)] = 8_000
     """C: steps between copies to the target network; 0: no target network."""
     end_on_life_loss: bool = False
-    """Losing a life ends the return (the game goes on)."""
+    """Treat a lost life as the end of the return (the game continues)."""
     reward_clip: Annotated[float, Bounds(0)] = 1.0
-    """Learn from rewards clipped to [-x, x]; 0: raw."""
+    """Clip rewards to [-x, x] for learning; 0: no clipping."""
     learning_rate: Annotated[float, Bounds(0, 10)] = 6.25e-5
     optimizer_eps: Annotated[float, Bounds(0, 1)] = 1.5e-4
-    """Adam: beside the root; RMSProp: inside it."""
+    """Epsilon of the optimiser: Adam adds it outside the square root, RMSProp inside."""
     max_grad_norm: Annotated[float, Bounds(0)] = 0.0
-    """Clip the gradient's norm; 0: don't."""
+    """Clip the gradient's norm to this; 0: no clipping."""
     batch_size: Annotated[int, Bounds(1, 65_536)] = 32
-    """Transitions per update; with memory, sequences."""
+    """Transitions per update; for agents with memory, sequences per update."""
     replay_ratio: Annotated[float, Bounds(0, 64)] = 0.25
-    """Updates per agent step, whatever the number of environments."""
+    """Updates per agent step, for any number of environments."""
     capacity: Annotated[int, Bounds(2)] = 1_000_000
-    """Steps the replay holds."""
+    """Capacity of the replay, in steps."""
     replay_device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where replay lives; auto: where the network does."""
+    """Device that stores the replay; auto: the network's device."""
     learning_starts: Annotated[int, Bounds(0)] = 20_000
     """Steps before the first update."""
     prioritised: bool = False
-    """Draw by priority (Schaul et al. 2016)."""
+    """Prioritised replay: draw transitions by priority (Schaul et al. 2016)."""
     priority_exponent: Annotated[float, Bounds(0, 1)] = 0.5
-    """alpha: how much priority counts; 0: not at all."""
+    """alpha: exponent of the priorities; 0: uniform sampling."""
     importance_exponent: Annotated[float, Bounds(0, 1)] = 0.4
-    """beta at the beginning: how far importance weights make up for the priorities."""
+    """Initial beta: how strongly importance weights correct for the priorities."""
     importance_steps: Annotated[int, Bounds(-1)] = -1
-    """Steps in which beta rises to 1; 0: it stays, -1: all of the run's."""
+    """Steps over which beta rises to 1; 0: it stays constant, -1: over the whole run."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class EpsilonConfig(ReplayConfig):
     epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
     epsilon_final: Annotated[float, Bounds(0, 1)] = 0.01
     epsilon_steps: Annotated[int, Bounds(0)] = 250_000
-    """Steps over which epsilon falls from initial to final, counted from learning_starts."""
+    """Steps over which epsilon falls from epsilon_initial to epsilon_final, counted from learning_starts."""
 
     def epsilon(self, step: int) -> float:
         return linear_schedule(step, self.epsilon_initial, self.epsilon_final, self.learning_starts, self.epsilon_steps)

@@ -9,18 +9,18 @@ For agents with memory a row also keeps what it remembered before acting, float3
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from arcturus.api import ActedStep, EnvSpec, State, state_leaves, state_like
+from arcturus.api import ActedStep, EnvSpec, State
 from arcturus.device import available_bytes
 from arcturus.envs.vector import reach
-from arcturus.errors import ConfigError
+from arcturus.nests import state_leaves, state_like
 from arcturus.replay import compiled
+from arcturus.replay.capacity import check_memory, row_bytes
 from arcturus.replay.records import Sequence, Transition
 from arcturus.speed import fast, numba_loop
 
@@ -28,49 +28,12 @@ TERMINATED, TRUNCATED, INTERRUPTED, LIFE_LOST, VALID = 1, 2, 4, 8, 16
 LAST = TERMINATED | TRUNCATED | INTERRUPTED
 ROW_TENSORS = ("frame", "action", "reward", "flags", "age")
 
-Draw = Callable[[int, int, int, int, torch.Generator], tuple[Tensor, Tensor]]
-
-
 def uniform(batch: int, low: int, high: int, num_envs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Rows t in [low, high) and environments n, each [B] int64, drawn on the generator's device with replacement."""
     device = generator.device
     t = torch.randint(low, high, (batch,), device=device, generator=generator)
     n = torch.randint(num_envs, (batch,), device=device, generator=generator)
     return t, n
-
-
-def row_bytes(spec: EnvSpec, memory: int = 0) -> int:
-    """Bytes of one stored agent step; memory: the numbers an agent remembers."""
-    frame = int(torch.tensor(spec.frame_shape).prod()) * spec.obs_dtype.itemsize
-    return frame + spec.action_dtype.itemsize + 4 + 1 + 1 + 4 * memory
-
-
-def check_memory(
-    capacity: int,
-    spec: EnvSpec,
-    device: torch.device,
-    available: int,
-    n_step: int = 1,
-    flag: str = "--agent.capacity",
-    memory: int = 0,
-) -> None:
-    """One clear line before training starts, instead of a killed process hours later.  available: bytes."""
-    rows = spec.frame_stack + n_step  # fewer could never hold a transition with its whole stack once they wrap
-    if capacity < rows * spec.num_envs:
-        raise ConfigError(
-            f"a replay of {capacity:,} steps is too small: {spec.num_envs} environments, stacks of {spec.frame_stack} and "
-            f"{n_step}-step returns need {rows} rows",
-            where="--agent.capacity",
-            fix=f"use at least {rows * spec.num_envs:,}",
-        )
-    each = row_bytes(spec, memory)
-    need = each * capacity
-    if need > available:
-        raise ConfigError(
-            f"{capacity:,} steps need {need / 1e9:.2f} GB on {device}, where {available / 1e9:.2f} GB are free",
-            where=flag,
-            fix=f"use at most {int(available * 0.9) // each:,} steps (a replay may live on the host: --agent.replay-device cpu)",
-        )
 
 
 @numba_loop
@@ -89,8 +52,8 @@ def row_flags(out, weights, terminated, truncated, interrupted, life_lost, valid
 class Ring:
     """`capacity` agent steps of all environments together, on `device`.
 
-    append() takes one row [N] a time; sample() draws transitions of up to n_step steps.  Row t is the observation, the action taken there,
-    and the reward and flags that came *with* the observation.
+    append() takes one row [N] a time; transitions() and sequences() read them.  Row t is the observation, the
+    action taken there, and the reward and flags that came *with* the observation.
 
     n_step: rows a sample reaches beyond its first.  state: an agent's memory [N, ...], if Step.state is to be kept.
     """
@@ -193,28 +156,11 @@ class Ring:
         """Whether there is a transition to draw."""
         return self.count - n_step > self.oldest
 
-    def sample(
-        self,
-        batch: int,
-        generator: torch.Generator,
-        *,
-        n_step: int = 1,
-        gamma: float = 0.99,
-        reward_clip: float = 0.0,
-        end_on_life_loss: bool = False,
-        draw: Draw = uniform,
-    ) -> Transition:
-        """`batch` transitions over at most n_step steps.
-
-        The n-step window stops where its episode does: gamma^k of the k steps it really spans; 0 after a termination, or
-        after the loss of a life with `end_on_life_loss`.  Rewards are clipped one by one to [-reward_clip, reward_clip] (0: raw).
-        """
-        t, n = draw(batch, self.oldest, self.count - n_step, self.spec.num_envs, generator)
-        return self.transitions(t, n, n_step, gamma, reward_clip, end_on_life_loss)
-
     def transitions(self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, end_on_life_loss: bool) -> Transition:
-        """The transitions that begin at rows t of environments n, [B] each; t + n_step must be stored.
+        """The transitions over at most n_step steps that begin at rows t of environments n, [B] each; t + n_step must be stored.
 
+        The n-step window stops where its episode does: gamma^k of the k steps it really spans; 0 after a termination, or after the loss
+        of a life with `end_on_life_loss`.  Rewards are clipped one by one to [-reward_clip, reward_clip] (0: raw).
         Their observations lie in memory of the ring's, which the next call writes again.  Where weight is 0 the rest has no
         meaning.
         """

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from arcturus.api import ActedStep, EnvSpec, State, TimeStep, map_state, state_leaves
+from arcturus.api import ActedStep, EnvSpec, State, TimeStep
 from arcturus.errors import ConfigError
+from arcturus.nests import map_state, state_leaves
 from arcturus.replay.ring import LAST, LIFE_LOST, ROW_TENSORS, TERMINATED, TRUNCATED, VALID, Ring
 
 
@@ -77,7 +78,7 @@ class Rollout:
         self.whole = not rows
         if self.whole and not spec.episode_rows:
             raise ConfigError(
-                f"the episodes of {spec.env_id} don't begin and end together, so no rollout is made of whole ones",
+                f"the episodes of {spec.env_id} don't begin and end together, so a rollout can't consist of whole episodes",
                 where=flag,
                 fix="choose a number of rows, such as 16",
             )
@@ -85,7 +86,7 @@ class Rollout:
         self.rows, self.spec, self.every = rows, spec, every or rows
         if self.whole and 1 < self.every < rows:  # pieces would leave a rest of the shorter ones out, where they ask
             raise ConfigError(
-                "whole episodes are unrolled whole: their lengths differ", where="--agent.bptt", fix=f"use 0, or rows for {flag}"
+                "whole episodes can't be split into pieces: their lengths differ", where="--agent.bptt", fix=f"use 0, or rows for {flag}"
             )
         if rows % self.every:
             raise ConfigError(
@@ -166,9 +167,9 @@ class Rollout:
         sequences = self.rows // self.every * self.spec.num_envs
         told = f"{sequences} sequences ({self.spec.num_envs} environments, {self.rows} rows in pieces of {self.every})"
         if sequences % count:
-            raise ConfigError(f"{count} minibatches don't divide {told}", where="--agent.minibatches", fix="use a divisor")
+            raise ConfigError(f"{told} can't be divided into {count} minibatches", where="--agent.minibatches", fix="use a divisor")
         if self.every * sequences == count:
-            raise ConfigError(f"{count} minibatches of {told} have one row each", where="--agent.minibatches", fix="use fewer")
+            raise ConfigError(f"{told} give {count} minibatches of only one row each", where="--agent.minibatches", fix="use fewer")
 
     def pieces(self, count: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor, State]]:
         """All pieces of all environments in `count` parts, shuffled by a generator: rows t [L, B], environments n [L, B],

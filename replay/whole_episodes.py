@@ -33,7 +33,7 @@ def check_horizon(spec: EnvSpec, rows: int) -> None:
     """ConfigError if the longest episodes don't fit into so many rows: their last answers would never be learnt from."""
     if spec.episode_rows > rows:
         raise ConfigError(
-            f"the longest episodes of {spec.env_id} have {spec.episode_rows:,} rows, and {rows:,} are kept",
+            f"the longest episodes of {spec.env_id} have {spec.episode_rows:,} rows, but the horizon is {rows:,} rows",
             where="--agent.horizon",
             fix=f"use {spec.episode_rows:,} or more",
         )

@@ -1,6 +1,6 @@
-"""compare-runs: runs beside each other, over seeds: scores with intervals, human-normalised scores, minutes, and learning curves.
+"""compare-runs: compares runs over seeds: scores with intervals, human-normalised scores, minutes, and learning curves.
 
-Runs that are alike but for the seed are one group.  A run's score is its newest evaluation by evaluate-agent at its last
+Runs that differ only in their seed form one group.  A run's score is its newest evaluation by evaluate-agent at its last
 checkpoint, or, without one, the newest during training; the lines below each table say which.  Intervals are 95% percentile
 bootstrap intervals over seeds, of three seeds or more; over several games runs are drawn within each game (Agarwal et al.
 2021, arXiv:2108.13264).
@@ -8,7 +8,7 @@ bootstrap intervals over seeds, of three seeds or more; over several games runs 
 compare-runs runs/pong-*                                    a shell's pattern, or a folder that holds runs
 compare-runs runs --plot curves.png --json numbers.json
 compare-runs RUN --plot curve.png                           one run: its curve and its average value on held-out states
-compare-runs RUN... --bits FILE.png | --lengths FILE.png    runs on one NTM/ task
+compare-runs RUN... --bits FILE.png | --lengths FILE.png    runs on the same NTM/ task
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from arcturus.telling import plain
 def parser() -> argparse.ArgumentParser:
     how = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="compare-runs", description=__doc__, formatter_class=how, allow_abbrev=False)
-    p.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="run folders, and folders that hold them")
+    p.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="run folders, or folders that contain them")
     p.add_argument(
-        "--plot", type=user_path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes; of one run its "
-        "curve and its average value on held-out states"
+        "--plot", type=user_path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes; for one run, "
+        "its curve and its average value on held-out states"
     )
     p.add_argument("--bits", type=user_path, metavar="FILE.png", help="NTM/ tasks: draw bits per sequence against sequences seen")
     p.add_argument("--lengths", type=user_path, metavar="FILE.png", help="NTM/ tasks: draw the newest scores by length")
     p.add_argument("--json", type=user_path, metavar="FILE", help="write every number, curves included")
-    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment from outside arcturus")
     return p
 
 

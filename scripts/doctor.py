@@ -11,7 +11,7 @@ import time
 
 def doctor(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="train-agent doctor", description=__doc__)
-    parser.add_argument("--no-speed", action="store_true", help="leave the step rate out")
+    parser.add_argument("--no-speed", action="store_true", help="do not measure the step rate")
     args = parser.parse_args(argv)
     from arcturus.runs.folder import versions
 

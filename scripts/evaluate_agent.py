@@ -20,7 +20,7 @@ from arcturus.errors import ConfigError, Interrupted
 from arcturus.outputs import PICTURES, check_output, check_output_folder, written_beside
 from arcturus.telling import plain, say, shortened
 
-POLICIES = "greedy, sample, or epsilon=X (default: what the protocol says)"
+POLICIES = "greedy, sample, or epsilon=X (default: as the protocol says)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,37 +30,37 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", default="last", help="last, best (by evaluation during training), or a step (default last)")
     p.add_argument("--protocol", help="Atari: v5, nature, noop or noop-fire (default: the run's)")
     p.add_argument("--policy", help=POLICIES)
-    p.add_argument("--seed", type=int, default=0, help="which episodes (default 0)")
+    p.add_argument("--seed", type=int, default=0, help="seed that chooses the episodes (default 0)")
     p.add_argument(
-        "--num-envs", type=int, help="environments played side by side (default 8; 1 where no second one may be opened)"
+        "--num-envs", type=int, help="environments played in parallel (default 8; 1 if no second one may be opened)"
     )
     p.add_argument(
-        "--max-steps", type=int, default=0, help="cut episodes at so many agent steps (default: 10,000 where nothing ends them)"
+        "--max-steps", type=int, default=0, help="cut episodes after this many agent steps (default: 10,000 if nothing else ends them)"
     )
     p.add_argument("--device", default="auto")
     p.add_argument("--floors", action="store_true", help="also score random play and the best constant action")
     p.add_argument(
         "--video", type=user_path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --replay's"
     )
-    p.add_argument("--explain", metavar="HOW", help="with --video: saliency, guided or occlusion, what each action hangs on")
-    p.add_argument("--replay", type=int, metavar="N", help="no scoring: film episode N of the newest evaluation")
+    p.add_argument("--explain", metavar="HOW", help="with --video: show what each action depends on: saliency, guided or occlusion")
+    p.add_argument("--replay", type=int, metavar="N", help="film episode N of the newest evaluation, without scoring")
     p.add_argument(
-        "--value-figure", type=user_path, metavar="FILE", help="draw the value with the frames at its rise, peak and fall"
+        "--value-figure", type=user_path, metavar="FILE", help="draw the predicted value, with the frames at its rise, peak and fall"
     )
-    p.add_argument("--rollouts", type=user_path, metavar="FILE.npz", help="write every episode with what the agent saw")
+    p.add_argument("--rollouts", type=user_path, metavar="FILE.npz", help="write every episode, with the frames that the agent saw")
     p.add_argument("--attack", metavar="HOW", help="noise or fgsm: disturb what the agent sees (Huang et al. 2017)")
     p.add_argument(
-        "--strength", metavar="X,X", help="with --attack: by how much, of 1 from black to white (0.005,0.01); each is scored"
+        "--strength", metavar="X,X", help="with --attack: size of the disturbance, where 1 is black to white (0.005,0.01); each is scored"
     )
-    p.add_argument("--lengths", metavar="L,L", help="NTM/ tasks: score by length instead (10,20; of two: 10x5,20x10)")
-    p.add_argument("--sequences", type=int, default=1_000, help="with --lengths: tapes of each (default 1,000)")
+    p.add_argument("--lengths", metavar="L,L", help="NTM/ tasks: score by length instead (10,20; for tasks with two lengths: 10x5,20x10)")
+    p.add_argument("--sequences", type=int, default=1_000, help="with --lengths: tapes per length (default 1,000)")
     p.add_argument("--env-options", metavar="NAME=VALUE,...", help="with --lengths: other settings of the task (series=10)")
-    p.add_argument("--pictures", type=user_path, metavar="DIR", help="with --lengths: draw answers and memory at each of them")
+    p.add_argument("--pictures", type=user_path, metavar="DIR", help="with --lengths: draw answers and memory at each length")
     p.add_argument(
         "--memory-slots", type=int, metavar="N", help="give an ntm or dnc another number of slots than it was trained with"
     )
     p.add_argument("--json", action="store_true", help="print evaluation.json and nothing else")
-    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment from outside arcturus")
     return p
 
 
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
             config = otherwise(config, args.env_options)
         return score_by_length(run, args, actor, config, device)
     if args.protocol and not is_atari(config.id):
-        raise ConfigError(f"protocols are for Atari games, and {config.id} is none", where="--protocol", fix="leave it out")
+        raise ConfigError(f"protocols are for Atari games, and {config.id} is not one", where="--protocol", fix="leave it out")
     config = replace(config, protocol=args.protocol or config.protocol)
     if args.attack:
         return score_under_attack(run, args, actor, config, device)
@@ -108,13 +108,13 @@ def score_episodes(run: Any, args: argparse.Namespace, actor: Any, config: Any, 
         try:
             result = play_episodes(args, actor, config, device, signals.stop)
         except Interrupted:
-            say("stopped before an episode was over: nothing is kept")
+            say("stopped before any episode was over: nothing was saved")
             return 128 + (signals.received or 0)
         unfinished = "asked" in result.about
         result.about.update(slots_told(args), run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
         name = evaluation_name(args, actor, f"{config.protocol}-{result.policy.replace('=', '')}" + "-unfinished" * unfinished)
         folder = keep(run.path, name, result.save)
-        say(f"kept in {folder}  (--replay N --video FILE films episode N)")
+        say(f"saved in {folder}  (--replay N --video FILE films episode N)")
     if args.floors and not unfinished:
         result.about.update(floors_of(config, args, device))
         keep(run.path, name, result.save)
@@ -125,7 +125,7 @@ def score_episodes(run: Any, args: argparse.Namespace, actor: Any, config: Any, 
         tell(report)
     if args.rollouts:
         written_beside(args.rollouts, lambda beside: write_rollouts(beside, result))
-        say(f"rollouts in {args.rollouts}")
+        say(f"rollouts saved in {args.rollouts}")
     if unfinished:
         return 128 + (signals.received or 0)
     order = sorted(result.episodes, key=lambda e: e.score)
@@ -154,7 +154,7 @@ def play_episodes(args: argparse.Namespace, actor: Any, config: Any, device: str
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Before anything is loaded."""
-    from arcturus.envs.atari import protocol
+    from arcturus.envs.protocols import protocol
     from arcturus.scoring.evaluation import check_counts
     from arcturus.scoring.film import FILMS
     from arcturus.scoring.sequences import SEQUENCES_LIMIT
@@ -170,20 +170,20 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.protocol:
         protocol(args.protocol)
     if args.explain and not args.video:
-        raise ConfigError("--explain is drawn into a film", where="--explain", fix="add --video FILE.mp4")
+        raise ConfigError("--explain works only with --video", where="--explain", fix="add --video FILE.mp4")
     if args.pictures and not args.lengths:
-        raise ConfigError("pictures are of tapes of some lengths", where="--pictures", fix="add --lengths 10,20")
+        raise ConfigError("--pictures works only with --lengths", where="--pictures", fix="add --lengths 10,20")
     if args.env_options and not args.lengths:
-        raise ConfigError("episodes are played as the run was trained", where="--env-options", fix="add --lengths 10,20")
+        raise ConfigError("--env-options works only with --lengths", where="--env-options", fix="add --lengths 10,20")
     if bool(args.attack) != bool(args.strength):
         raise ConfigError(
-            "an attack has a strength, and a strength an attack", where="--attack", fix="--attack noise --strength 0.01"
+            "--attack and --strength must be given together", where="--attack", fix="--attack noise --strength 0.01"
         )
     drawn = ("video", "value_figure", "rollouts", "floors")
     if args.lengths:
         check_alone(args, "--lengths", "scoring by length plays no episodes", *drawn, "replay", "attack")
     if args.attack:
-        check_alone(args, "--attack", "an attack is scored, and nothing else", *drawn)
+        check_alone(args, "--attack", "--attack only scores: it draws and writes nothing else", *drawn)
     if args.pictures:
         check_output_folder(args.pictures, "--pictures")
     for file, flag, endings in (
@@ -214,7 +214,7 @@ def otherwise(config: Any, options: str) -> Any:
     changed = replace(config, options=with_options(config.options, options))
     with open_envs(replace(config, num_envs=1), 0, "cpu") as known, open_envs(replace(changed, num_envs=1), 0, "cpu") as new:
         if (known.spec.obs_shape, known.spec.action_space) != (new.spec.obs_shape, new.spec.action_space):
-            raise ConfigError(f"under {options} the task looks or is answered otherwise", where="--env-options")
+            raise ConfigError(f"with {options} the task has other observations or actions than in training", where="--env-options")
     return changed
 
 
@@ -243,7 +243,7 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any,
         "lengths": [s.to_json() for s in scores],
     }
     folder = keep(run.path, evaluation_name(args, actor, "lengths"), partial(write_lengths, report))
-    say(f"kept in {folder}")
+    say(f"saved in {folder}")
     if args.pictures:
         from arcturus.pictures.album import write_pictures
 
@@ -272,7 +272,7 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
     try:
         strengths = [float(x) for x in args.strength.split(",")]
     except ValueError:
-        raise ConfigError(f"{args.strength!r} are no numbers", where="--strength", fix="say 0.005,0.01") from None
+        raise ConfigError(f"{args.strength!r} are not numbers", where="--strength", fix="write 0.005,0.01") from None
     with open_envs(replace(config, num_envs=1), 0, device) as envs:
         check_attack(args.attack, strengths, actor, envs.spec, device)
     reports: list[dict[str, Any]] = []
@@ -330,21 +330,21 @@ def tell(report: dict[str, Any]) -> None:
     for name, floor in report.get("floors", {}).items():
         print(line("random play" if name == "random" else f"constant {floor['action']}", floor))
     if "highest" in report:
-        print(f"{'the most there is':22s} mean {report['highest']:.2f}, undiscounted, on average over what the environment draws")
+        print(f"{'highest possible':22s} mean {report['highest']:.2f}, undiscounted, averaged over the environment's randomness")
     if report.get("human_normalised") is not None:
         print(f"human-normalised {100 * report['human_normalised']:.1f}% (0 random, 100 human; Wang et al. 2016's table)")
     if "start_value" in report:
         v = report["start_value"]
         print(
-            f"value at the start: predicted {v['predicted']:.3f}, obtained {v['obtained']:.3f} (discounted, as the agent learns it)"
+            f"value at the start: predicted {v['predicted']:.3f}, obtained {v['obtained']:.3f} (discounted, as in training)"
         )
     if "asked" in report:
-        print(f"{report['score']['episodes']} of {report['asked']} episodes were over when it was stopped: the short ones first")
+        print(f"{report['score']['episodes']} of {report['asked']} episodes were over when it was stopped, mostly short ones")
     if report["stalled"]:
-        print(f"{report['stalled']} episodes went nowhere and were ended; their scores stand")
+        print(f"{report['stalled']} episodes stalled and were stopped; their scores count")
     if report["cut"]:
         print(
-            f"{report['cut']} episodes were cut at {report['max_steps']:,} steps (--max-steps); their scores are of what was played"
+            f"{report['cut']} episodes were cut at {report['max_steps']:,} steps (--max-steps); their scores count only those steps"
         )
 
 
@@ -370,7 +370,7 @@ def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
 
     if not args.video and not args.value_figure:
         raise ConfigError(
-            "--replay films an episode: where to?", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png"
+            "--replay needs a file to write", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png"
         )
     run.config(tuple(args.trust))  # refuses what it must before anything else is read
     episode, step, rules, slots = episode_of(run.path, args.replay)

@@ -1,5 +1,5 @@
-"""export-agent: writes a trained agent for other programs, as a stable-baselines3 model or an ONNX graph; or as a run folder with
-nothing but what plays."""
+"""export-agent: writes a trained agent for other programs, as a stable-baselines3 model or an ONNX graph; or as a run folder that
+holds only the policy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--to", required=True, choices=list(SUFFIXES), help="stable-baselines3 (FILE.zip), ONNX (FILE.onnx), or a run folder"
     )
-    p.add_argument("file", type=user_path, metavar="FILE", help="where to")
+    p.add_argument("file", type=user_path, metavar="FILE", help="the file to write; with --to policy, the folder")
     p.add_argument("--checkpoint", default="last", help="last, best (by evaluation during training), or a step (default last)")
-    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own")
+    p.add_argument("--trust", action="append", default=[], metavar="NAME", help="import this agent or environment from outside arcturus")
     return p
 
 
@@ -93,7 +93,7 @@ def first_action(env_id: str, space: Any) -> list[str]:
     import numpy as np
 
     start = np.asarray(getattr(space, "start", 0))
-    return [f"actions are counted from 0; {env_id} counts from {start.tolist()}: add that"] if start.any() else []
+    return [f"actions are counted from 0; {env_id} counts from {start.tolist()}: add that to each action"] if start.any() else []
 
 
 def cli() -> None:

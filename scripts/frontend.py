@@ -70,19 +70,19 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
             _to_nowhere(sys.stdout)
             return 0
         if (text := out_of_memory(e)) is not None:
-            return _told(f"error: there was not enough memory: {text}\n  to mend: {MEMORY_FIX}", 3, debug)
+            return _told(f"error: there was not enough memory: {text}\n  fix: {MEMORY_FIX}", 3, debug)
         if isinstance(e, OSError) and not place:
             _flush()
-            file = f": {e.filename}" if e.filename else ", perhaps where the output goes"
+            file = f": {e.filename}" if e.filename else ", perhaps in writing the output"
             return _told(f"error: {e.strerror or e}{file}", 5, debug)
         if place:
             return _told(
-                f"error: {type(e).__name__}: {str(e)[:100]}\n  where: {place}\n  to mend: that code is not arcturus's", 4, debug
+                f"error: {type(e).__name__}: {str(e)[:100]}\n  where: {place}\n  fix: correct that code (it is not arcturus's)", 4, debug
             )
         if names := _took_part():
-            mend = f"does {names} return what it should? If so, this is a fault of arcturus: --debug shows the traceback"
+            mend = f"check what {names} returns; if it is right, this is a fault of arcturus: --debug shows the traceback"
             return _told(
-                f"error: {type(e).__name__}: {str(e)[:200]}\n  where: code outside arcturus took part: {names}\n  to mend: {mend}",
+                f"error: {type(e).__name__}: {str(e)[:200]}\n  where: code outside arcturus took part: {names}\n  fix: {mend}",
                 4,
                 debug,
             )

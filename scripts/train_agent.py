@@ -1,9 +1,9 @@
-"""train-agent: trains an agent on an environment, goes on with a run, lists what there is, looks at the machine.
+"""train-agent: trains an agent on an environment, resumes a run, lists agents, environments and presets, checks the machine.
 
   train-agent AGENT --env ID [--preset NAME] [--config FILE] [--steps N] [--seed S] [--device auto] [--run-dir DIR] ...
-  train-agent AGENT --env ID --init-from RUN [--new-head] [--freeze torso]   begins with another run's network
+  train-agent AGENT --env ID --init-from RUN [--new-head] [--freeze torso]   starts from another run's network
   train-agent AGENT --help                every setting of that agent, its environments and the run
-  train-agent resume RUN [--steps N] [--fork [DIR]]   goes on from the newest checkpoint
+  train-agent resume RUN [--steps N] [--fork [DIR]]   continues from the newest checkpoint
   train-agent list agents|envs|presets
   train-agent doctor                      versions, devices, games, encoder, speed
 
@@ -130,7 +130,7 @@ def train(agent: str, argv: list[str]) -> int:
             f"unknown agent {agent!r}",
             where="train-agent AGENT",
             fix=preset_called(agent)
-            or nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents") + "; one of your own: package.module",
+            or nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents") + "; or your own agent: package.module",
         )
     config = parse(agent, argv)
     from arcturus.runs.starting import start_run
@@ -153,7 +153,7 @@ def finish(run: Any) -> int:
     path, about = typed(run.path), run.about
     if about["status"] == "preempted":
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C that comes late changes nothing
-        tell(f"stopped at step {about['steps']:,}; go on with:  train-agent resume {path}")
+        tell(f"stopped at step {about['steps']:,}; continue with:  train-agent resume {path}")
         ended = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM, "SIGHUP": HANG_UP}
         return 128 + ended.get(about.get("signal", ""), signal.SIGINT)
     tell(f"done: {about['steps']:,} steps\nscore it:  evaluate-agent {path} --video {typed(run.path / 'videos' / 'film.mp4')}")
@@ -164,7 +164,7 @@ def resume(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="train-agent resume",
         allow_abbrev=False,
-        description="Goes on with a run from its newest checkpoint.  --steps N sets a new total; device and logging may change too; "
+        description="Continues a run from its newest checkpoint.  --steps N sets a new total; device and logging may change too; "
         "any other setting (--agent.learning-rate 1e-4 ...) needs --fork.",
     )
     parser.add_argument("run", type=user_path, help="the run folder")
@@ -173,10 +173,10 @@ def resume(argv: list[str]) -> int:
         nargs="?",
         const="",
         metavar="DIR",
-        help="leave the run as it is, go on with a copy, in DIR or a name of its own",
+        help="leave the run as it is and continue with a copy, in DIR or in a new folder beside it",
     )
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="NAME", help="import this agent or environment of your own"
+        "--trust", action="append", default=[], metavar="NAME", help="import this agent or environment from outside arcturus"
     )
     args, settings = parser.parse_known_args(argv)
     from arcturus.runs.starting import resume_run
@@ -197,7 +197,7 @@ def list_things(argv: list[str]) -> int:
         from arcturus.envs.own import OWN
 
         print("\n".join([*sorted(games()), *OWN]))
-        print("and every Gymnasium id with Box, Discrete, MultiDiscrete or MultiBinary observations, or module:Id-v0 of your own")
+        print("and every Gymnasium id with Box, Discrete, MultiDiscrete or MultiBinary observations, or your own as module:Id-v0")
         return 0
     for name in agents.names():
         known = agents.presets(name)

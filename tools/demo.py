@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--env", default=GAME)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run-dir", type=user_path, help="default: a new folder under demo/")
+    parser.add_argument("--run-dir", type=user_path, help="folder of the run; default: a new folder under demo/")
     args = parser.parse_args(argv)
     folder = args.run_dir or Path("demo") / f"{time.strftime('%Y%m%d-%H%M%S')}-s{args.seed}"
     from arcturus.scripts import evaluate_agent, train_agent

@@ -268,10 +268,10 @@ def page(table: dict[str, Any], before: str) -> str:
 
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="games", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--games", metavar="A,B", help="default: all")
+    p.add_argument("--games", metavar="A,B", help="games to measure; default: all")
     p.add_argument("--json", type=user_path, default=Path("docs/games.json"), metavar="FILE")
     p.add_argument("--page", type=user_path, metavar="FILE")
-    p.add_argument("--only-page", action="store_true", help="measure nothing")
+    p.add_argument("--only-page", action="store_true", help="measure nothing, only write the page")
     p.add_argument("--merge", type=user_path, metavar="FILE")
     args = p.parse_args(argv)
     known = {name.removeprefix("ALE/").removesuffix("-v5"): name for name in games()}

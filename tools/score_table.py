@@ -2,12 +2,12 @@
 
   python -m tools.score_table --out DIR                          DQN and PPO on the seven games of Mnih et al. 2013
   python -m tools.score_table --out DIR --games Pong,Breakout --agents ppo --seeds 0,1 --steps 2000000
-  python -m tools.score_table --out DIR --only-table             of what is there
+  python -m tools.score_table --out DIR --only-table             the table of the runs that exist
 
 Flags that it doesn't know are train-agent's (--agent.learning-rate 1e-4).
 
-One run after the other, in the order of games, agents and seeds; each in a folder of its own under DIR.  A run that was stopped goes on
-where it stood, one that is finished is only scored: the same command again continues the table.  Every run is scored by `evaluate-agent`
+One run after the other, in the order of games, agents and seeds; each in a folder of its own under DIR.  A run that was stopped is
+resumed, one that is finished is only scored: the same command again continues the table.  Every run is scored by `evaluate-agent`
 at its last checkpoint, 30 whole games under protocol v5.  DIR/table.md holds the table.
 """
 
@@ -34,11 +34,11 @@ def main(argv: list[str]) -> int:
     p.add_argument("--games", default=SEVEN, help=f"default: {SEVEN}")
     p.add_argument("--agents", default="dqn,ppo")
     p.add_argument("--seeds", default="0")
-    p.add_argument("--preset", help="of every agent; default: the device's")
+    p.add_argument("--preset", help="preset of every agent; default: the device's")
     p.add_argument("--steps", type=int, help="agent steps of every run; default: the preset's")
     p.add_argument("--device", default="auto")
     p.add_argument("--env-threads", type=int, default=0)
-    p.add_argument("--only-table", action="store_true", help="train and score nothing")
+    p.add_argument("--only-table", action="store_true", help="train and score nothing, only write the table")
     args, settings = p.parse_known_args(argv)
     from arcturus.envs.atari import games
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     try:
         seeds = [int(x) for x in args.seeds.split(",")]
     except ValueError:
-        raise ConfigError(f"{args.seeds!r} are no seeds", where="--seeds", fix="say 0,1,2") from None
+        raise ConfigError(f"{args.seeds!r} are not seeds", where="--seeds", fix="write 0,1,2") from None
     if not args.only_table:
         for game in chosen:
             for agent in args.agents.split(","):

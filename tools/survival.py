@@ -176,8 +176,8 @@ def stop_once(argv: list[str], path: Path, number: int, delay: float, in_save: b
     lost = {kind for kind, name in before.items() if after.get(kind, "") < name}
     if lost:
         raise AssertionError(f"finished checkpoints were lost: {before} became {after}")
-    if "passed over" in text:
-        raise AssertionError(f"a finished checkpoint was passed over:\n{text[-3000:]}")
+    if " is skipped: " in text:
+        raise AssertionError(f"a finished checkpoint was skipped:\n{text[-3000:]}")
     return code, saving(path), took
 
 
@@ -228,11 +228,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="survival", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--kills", type=int, default=4)
-    parser.add_argument("--in-save", type=int, default=1, help="kills that wait for a save")
-    parser.add_argument("--interrupts", type=int, default=1, help="SIGINTs beside the kills")
-    parser.add_argument("--each", type=int, default=5, help="stops of one run")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants")
-    parser.add_argument("--folder", type=user_path, help="where the runs stay; default: a temporary folder")
+    parser.add_argument("--in-save", type=int, default=1, help="how many kills wait until a checkpoint is being written")
+    parser.add_argument("--interrupts", type=int, default=1, help="SIGINTs in addition to the kills")
+    parser.add_argument("--each", type=int, default=5, help="stops per run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random instants")
+    parser.add_argument("--folder", type=user_path, help="folder that keeps the runs; default: a temporary folder")
     args = parser.parse_args(argv)
     random.seed(args.seed)
     with tempfile.TemporaryDirectory() as temporary:
@@ -241,13 +241,13 @@ def main(argv: list[str]) -> int:
         began = time.monotonic()
         subprocess.run(new_run(args.env, folder / "whole"), check=True, capture_output=True)
         seconds, whole = time.monotonic() - began, digests(folder / "whole")
-        print(f"{args.env}: never stopped, {seconds:.0f} s: {whole}", flush=True)
+        print(f"{args.env}: the run that was never stopped, {seconds:.0f} s: {whole}", flush=True)
         try:
             done = torture(args.env, folder, args.kills, args.in_save, args.interrupts, args.each, whole, seconds)
         except (AssertionError, ArcturusError) as e:
             print(f"FAILED: {e}")
             return 1
-    print(f"{args.env}: {'every run ended as the one never stopped' if not done['different'] else 'DIFFERENCES'}")
+    print(f"{args.env}: {'every run ended like the one that was never stopped' if not done['different'] else 'DIFFERENCES'}")
     return 1 if done["different"] else 0
 
 

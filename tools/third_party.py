@@ -92,7 +92,7 @@ def row(cells: list[str]) -> str:
 
 def said(text: str) -> str:
     """A command's error, or else its last line."""
-    lines = text.strip().splitlines() or ["nothing said"]
+    lines = text.strip().splitlines() or ["no message"]
     return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[-1])
 
 
@@ -165,9 +165,9 @@ def write_page(page: Path, rows: list[str]) -> None:
 
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="third_party", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--only", default="", help="these environments, with commas between")
+    p.add_argument("--only", default="", help="only these environments, separated by commas")
     p.add_argument("--page", type=user_path, help="write the table there; default: print it")
-    p.add_argument("--seed", type=int, default=0, help="of the instants")
+    p.add_argument("--seed", type=int, default=0, help="seed of the random instants")
     args = p.parse_args(argv)
     random.seed(args.seed)
     chosen = args.only.split(",") if args.only else [t.env for t in TRIALS]

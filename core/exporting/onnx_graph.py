@@ -36,8 +36,8 @@ def to_onnx(agent: Any, agent_name: str) -> tuple[bytes, list[str]]:
             )
     except torch.onnx.errors.OnnxExporterError as e:
         cause = str(e.__cause__ or e).strip().splitlines()[0]
-        fix = "is a layer of your own in it that torch.export can't follow?"
-        raise ConfigError(f"this {agent_name}'s network has no ONNX graph: {cause}", where="--to", fix=fix) from e
+        fix = "if it contains a layer of your own, write that so that torch.export can trace it"
+        raise ConfigError(f"this {agent_name}'s network can't be exported to ONNX: {cause}", where="--to", fix=fix) from e
     assert program is not None
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -75,5 +75,5 @@ def _notes(session: onnxruntime.InferenceSession, player: Playing) -> list[str]:
             dtype = node.type.removeprefix("tensor(").removesuffix(")")
             notes.append(f"{title:7s}{node.name:14s} {dtype:6s} [{', '.join(map(str, node.shape))}]")
     if len(player.inputs) > 1:
-        notes.append("where first is true an episode opens, and the memory given (zeros will do) is wiped")
+        notes.append("set first to true where an episode begins: the memory given there (zeros are fine) is then reset")
     return notes

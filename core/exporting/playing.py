@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import EnvSpec, state_leaves, state_like
+from arcturus.actor_critic import ActorCritic
+from arcturus.api import EnvSpec
 from arcturus.errors import ConfigError, EnvironmentProblem
-from arcturus.networks import ActorCritic, QNetwork
+from arcturus.nests import state_leaves, state_like
+from arcturus.networks import QNetwork
 
 CHECKED = 64  # random observations that an export is tried on
 TOLERANCE = 1e-4  # largest difference, as a part of the largest number (at least 1)
@@ -70,10 +72,10 @@ def playing(agent: Any, agent_name: str) -> Playing:
     network = getattr(agent, "network", None)
     if not (isinstance(network, (QNetwork, ActorCritic)) and hasattr(agent, "spec") and hasattr(agent, "config")):
         raise ConfigError(
-            f"{agent_name} plays by no network that can be exported",
+            f"{agent_name} has no network that can be exported",
             where="RUN",
-            fix="agents can be exported whose network is a QNetwork or ActorCritic and that keep their config and spec: of those "
-            "here dqn, c51, qr_dqn, pqn, a2c, ppo, reinforce and sac",
+            fix="export dqn, c51, qr_dqn, pqn, a2c, ppo, reinforce or sac, or an agent of your own that has a config, a spec, and a "
+            "QNetwork or ActorCritic as its network",
         )
     return Playing(network)
 
@@ -89,9 +91,9 @@ def check(ours: list[Tensor], theirs: list[np.ndarray | Tensor], same: Tensor, b
     worst = float(np.max(differences))  # not a number, if one of them isn't
     if not worst <= TOLERANCE:
         raise EnvironmentProblem(
-            f"{by} doesn't compute what the run's network does (largest difference {worst:.1g}); nothing was written",
+            f"in {by} the network gives other outputs than in the run (largest difference {worst:.1g}); nothing was written",
             where="--to",
-            fix="is a layer of your own in it that behaves differently there?",
+            fix="if it contains a layer of your own, check whether that behaves differently there",
         )
     agree = int(same.flatten(1).all(1).sum()) if same.dim() > 1 else int(same.sum())
     return f"checked by {by} on random observations: the same action on {agree} of {len(same)}, numbers within {worst:.0e}"

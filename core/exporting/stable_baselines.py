@@ -20,11 +20,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.api import EnvSpec
 from arcturus.errors import ConfigError
 from arcturus.exporting.playing import CHECKED, Playing, check, playing
 from arcturus.memory import NoMemory
-from arcturus.networks import ActorCritic, QNetwork, Torso, make_torso
+from arcturus.networks import QNetwork, Torso, make_torso
 
 REPLAY = 1_000  # transitions a loaded DQN has room for: it makes its whole replay on loading; DQN.load(FILE, buffer_size=...)
 
@@ -72,7 +73,7 @@ def action_space(spec: EnvSpec) -> gym.Space:
     space = spec.action_space
     if len(space.shape or ()) > 1:
         raise ConfigError(
-            f"{spec.env_id} has actions of shape {space.shape}; stable-baselines3 knows vectors of them only", where="--to"
+            f"{spec.env_id} has actions of shape {space.shape}; stable-baselines3 supports only vectors of actions", where="--to"
         )
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
@@ -92,20 +93,20 @@ def to_stable_baselines(agent: Any, agent_name: str, original: gym.Space | None 
         raise ConfigError(
             f"this {agent_name} has memory ({agent.config.core}); stable-baselines3 has no recurrent policies",
             where="--to",
-            fix="--to onnx, whose inputs and outputs hold the memory",
+            fix="use --to onnx: its inputs and outputs hold the memory",
         )
     if isinstance(network, ActorCritic) and network.value is None:
         raise ConfigError(
-            f"this {agent_name} has learned no values, which stable-baselines3's policies must have",
+            f"this {agent_name} has no learned value function, which stable-baselines3's policies need",
             where="--to",
-            fix="--to onnx" + ("; or train it with --agent.baseline learned" if agent_name == "reinforce" else ""),
+            fix="use --to onnx" + ("; or train it with --agent.baseline learned" if agent_name == "reinforce" else ""),
         )
     if isinstance(network, QNetwork) and (getattr(network.torso, "layer_norm", False) or not isinstance(network.head, nn.Linear)):
         raise ConfigError(
             f"this {agent_name}'s network has parts (dueling, noisy, distributional or layer-normalised) that stable-baselines3's "
-            "DQN has not",
+            "DQN doesn't have",
             where="--to",
-            fix="--to onnx",
+            fix="use --to onnx",
         )
     kind: type[BaseAlgorithm] = DQN if isinstance(network, QNetwork) else PPO if hasattr(agent.config, "clip") else A2C
     model = _empty(kind, agent, observation_space(spec, original))
@@ -202,7 +203,7 @@ def _notes(network: QNetwork | ActorCritic, spec: EnvSpec) -> list[str]:
         return [f"loading it needs arcturus: stable-baselines3 has no {name} torso of its own for such observations"]
     notes = ["loads without arcturus: every layer is stable-baselines3's own"]
     if isinstance(network, ActorCritic) and name == "mlp" and network.value_torso is None:
-        notes.append("the torso that policy and value share is in it twice: learning on would train each for itself")
+        notes.append("the torso shared by policy and value is stored twice: further training would train the two copies separately")
     return notes
 
 

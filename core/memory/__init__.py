@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import EnvSpec, State, state_leaves, where_first
+from arcturus.api import EnvSpec, State
 from arcturus.config import parse_options
 from arcturus.device import available_bytes
 from arcturus.errors import ConfigError, nearest
@@ -27,6 +27,7 @@ from arcturus.extensions import build
 from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
 from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
+from arcturus.nests import state_leaves, where_first
 
 CORES: dict[str, type[nn.Module]] = {
     "none": NoMemory,
@@ -61,7 +62,7 @@ def check_room(core: nn.Module, spec: EnvSpec) -> None:
     if slots and spec.remembered > slots:
         more = f"slots={spec.remembered} or more, or " if spec.remembered <= getattr(core, "most_slots", slots) else ""
         raise ConfigError(
-            f"{spec.env_id} asks for {spec.remembered} vectors to be remembered, and the memory has {slots} slots",
+            f"{spec.env_id} has {spec.remembered} vectors to remember, but the memory has only {slots} slots",
             where="--agent.core-options",
             fix=f"use {more}shorter tasks (--env.options high=N)",
         )
@@ -87,10 +88,10 @@ def give_slots(network: nn.Module | None, slots: int) -> None:
     """Another number of slots to every addressable memory of a network: no weight depends on how many there are."""
     cores: list[Any] = [m for m in network.modules() if hasattr(m, "slots")] if network is not None else []
     if not cores:
-        raise ConfigError("this agent has no memory of slots", where="--memory-slots", fix="ntm and dnc have")
+        raise ConfigError("this agent has no memory slots", where="--memory-slots", fix="only the cores ntm and dnc have them")
     for core in cores:
         if not core.least_slots <= slots <= core.most_slots:
-            raise ConfigError(f"{slots} slots can't be", where="--memory-slots", fix=f"{core.least_slots} to {core.most_slots:,}")
+            raise ConfigError(f"memory can't have {slots} slots", where="--memory-slots", fix=f"{core.least_slots} to {core.most_slots:,}")
         core.slots = slots
 
 

@@ -16,12 +16,12 @@ WHERE = "--agent.core-options"
 def check_size(name: str, value: Any, least: int, most: int) -> None:
     """A ConfigError for what is no whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"{name} can't be {value!r}", where=WHERE, fix=f"a whole number from {least:,} to {most:,}")
+        raise ConfigError(f"{name} can't be {value!r}", where=WHERE, fix=f"use a whole number from {least:,} to {most:,}")
 
 
 def check_word(name: str, value: Any, words: tuple[Any, ...]) -> None:
     if value not in words:
-        raise ConfigError(f"{name} can't be {value!r}", where=WHERE, fix=f"one of {', '.join(str(word) for word in words)}")
+        raise ConfigError(f"{name} can't be {value!r}", where=WHERE, fix=f"use one of {', '.join(str(word) for word in words)}")
 
 
 class Controller(nn.Module):

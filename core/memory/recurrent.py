@@ -82,7 +82,7 @@ class DeepLSTM(nn.Module):
     def __init__(self, inputs: int, width: int, layers: int = 3):
         super().__init__()
         if not isinstance(layers, int) or not 1 <= layers <= 16:
-            raise ConfigError(f"{layers!r} layers", where="--agent.core-options", fix="use layers=1 to 16")
+            raise ConfigError(f"layers can't be {layers!r}", where="--agent.core-options", fix="use layers=1 to 16")
         self.layers = nn.ModuleList(LSTM(inputs + (width if i else 0), width) for i in range(layers))
         self.outputs = layers * width
         self.h_0, self.c_0 = (nn.Parameter(torch.zeros(layers, width)) for _ in range(2))

@@ -62,7 +62,7 @@ def _draw(axes: Axes, group: Group, tag: str, clock: bool, unit: float, style: A
         axes.fill_between(x, curves["low"], curves["high"], color=colour, alpha=0.18, linewidth=0)
     else:
         few = ": too few" in label
-        label += " for an interval" if few else ", no stretch in common"
+        label += " for an interval" if few else ", no common range"
         for line in curves["lines"] or [{"x": [], "y": []}]:
             mark = "o" if tag == EVALUATED or len(line["x"]) == 1 else ""
             x = [at / unit for at in line["x"]]

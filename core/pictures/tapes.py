@@ -76,7 +76,7 @@ def recording(core: nn.Module | None, moments: Collection[int]) -> Iterator[list
     def ask(module: nn.Module, args: tuple[Tensor, Any], output: tuple[Tensor, Any]) -> None:
         y, _, told = module.trace(*args)  # type: ignore[operator]
         if not torch.allclose(y, output[0], rtol=1e-4, atol=1e-5, equal_nan=True):
-            raise RuntimeError(f"trace() of {type(module).__name__} is another step than forward()")
+            raise RuntimeError(f"trace() of {type(module).__name__} computes another step than forward()")
         kept = [name for name in told if name not in LARGE or len(rows) in moments]
         rows.append({name: told[name][0].cpu().numpy() for name in kept})
 

@@ -100,13 +100,13 @@ class ActionLog:
         """
         ts = self.restart(seeds)
         if not len(actions):
-            raise Diverged("took more steps since its last restart than are kept")
+            raise Diverged("took more steps since its last restart than are recorded")
         for i, action in enumerate(actions):
             if stop():
                 raise Interrupted
             if i == len(actions) - 1:
                 if fingerprint(ts) != expected:
-                    raise Diverged("is not where the same actions took it before (is it deterministic, and the same version?)")
+                    raise Diverged("reached another state with the same actions as before (is it deterministic, and the same version?)")
                 self.envs.take_finished()  # those before were counted; this last step's episodes were not
                 self.envs.take_bad()
             self.send(action.long())

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from arcturus import agents
-from arcturus.api import Agent, EnvSpec, state_leaves
+from arcturus.api import Agent, EnvSpec
 from arcturus.errors import CheckpointError, ConfigError, no_targets
 from arcturus.memory import check_bytes
+from arcturus.nests import state_leaves
 from arcturus.runs.fine_tuning import freeze
 from arcturus.runs.settings import ALL_OF_THE_RUN, RunConfig
 from arcturus.seeding import Seeds
@@ -27,9 +28,9 @@ def agent_class(name: str) -> Any:
     if isinstance(cls, type) and issubclass(cls, Agent):
         return cls
     raise ConfigError(
-        f"{name}.Agent is not a subclass of arcturus.api.Agent, whose members the trainer asks for",
+        f"{name}.Agent is not a subclass of arcturus.api.Agent, which the trainer needs",
         where="train-agent AGENT",
-        fix="write class Agent(arcturus.api.Agent); what it doesn't define has a default there",
+        fix="write class Agent(arcturus.api.Agent): it has defaults for what you don't define",
     )
 
 
@@ -49,9 +50,9 @@ def check_training(agent: Agent, spec: EnvSpec, adaptive: bool) -> None:
         raise no_targets(spec.env_id)
     if adaptive and not agent.plays:
         raise ConfigError(
-            "this curriculum goes by how the episodes go, and the agent doesn't play them in training",
+            "this curriculum depends on the results of training episodes, but the agent doesn't play during training",
             where="--env.curriculum",
-            fix="add --agent.play True, or use the uniform one",
+            fix="add --agent.play True, or use --env.curriculum uniform",
         )
     if agent.rollout is not None and agent.rollout.whole:
         numbers = sum(leaf.numel() for leaf in state_leaves(agent.initial_state(1)))
@@ -77,5 +78,5 @@ def fitting(where: str) -> Iterator[None]:
         raise CheckpointError(
             f"the checkpoint doesn't fit this agent: {(str(e).splitlines() or [type(e).__name__])[0]}",
             where=where,
-            fix="was config.yaml changed, or is it another version's run?",
+            fix="check whether config.yaml was changed, or whether another version made the run",
         ) from e

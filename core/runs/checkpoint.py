@@ -136,7 +136,7 @@ class Checkpoints:
             if sweep:
                 self._sweep()
         except OSError as e:
-            say(f"warning: what is no longer needed in {self.folder.parent} could not be removed: {e.strerror or e}")
+            say(f"warning: old files in {self.folder.parent} could not be removed: {e.strerror or e}")
 
     def _save(self, name: str, snapshot: Snapshot, replay: dict[str, Any]) -> Path:
         if bad := not_finite(snapshot.tensors):
@@ -227,18 +227,18 @@ class Checkpoints:
         if which == "best":
             found = sorted(self.folder.glob("best-*")) or found
             if found and found[-1].name.startswith("step-"):
-                say("warning: this run was never evaluated in training: best is its last checkpoint")
+                say("warning: this run was never evaluated during training: its last checkpoint is used as the best")
         elif NAMED.fullmatch(which):
             found = [p for p in (self.folder / which,) if p.is_dir()]
         elif which != "last":
             try:
                 found = [p for kind in ("best", "step") if (p := self.folder / f"{kind}-{int(which):012d}").is_dir()]
             except ValueError:
-                raise CheckpointError(f"checkpoint {which!r}: say last, best, or a step's number", where="--checkpoint") from None
+                raise CheckpointError(f"unknown checkpoint {which!r}: use last, best, or a step's number", where="--checkpoint") from None
         if not found:
             there = ", ".join(p.name for p in self.resumable()) or "none"
             raise CheckpointError(
-                f"there is no checkpoint {which!r} in {self.folder}", where="--checkpoint", fix=f"there: {there}"
+                f"there is no checkpoint {which!r} in {self.folder}", where="--checkpoint", fix=f"checkpoints: {there}"
             )
         return found[-1]
 
@@ -259,7 +259,7 @@ class Checkpoints:
             dtype, shape = shapes["course/actions"]
             shapes["course/actions"] = dtype, (max(0, min(rows, COURSE_BYTES)), *shape[1:])
             if nbytes({"": shapes["course/actions"]}) > COURSE_BYTES:
-                raise CheckpointError(f"{path.name} holds a course of {rows:,} rows", where=str(path))
+                raise CheckpointError(f"{path.name} holds too many recorded actions: {rows:,} rows", where=str(path))
         data = self._file(path, "tensors.safetensors", size_limit(shapes), manifest)
         loaded = unpack(data, shapes, path / "tensors.safetensors")
         missing = [k for k in sorted({*tensors, *values} - {*loaded, *parsed}) if not k.startswith(OPTIONAL)]
@@ -295,7 +295,7 @@ class Checkpoints:
     @staticmethod
     def _manifest(path: Path) -> dict[str, Any]:
         if path.is_symlink():
-            raise CheckpointError(f"{path.name} is a link", where=str(path))
+            raise CheckpointError(f"{path.name} is a link, which is not allowed", where=str(path))
         file = path / "manifest.json"
         data = read_file(file, JSON_LIMIT)
         manifest = parse_json(data, file)
@@ -308,7 +308,7 @@ class Checkpoints:
             )
         step, replay, files = manifest.get("step"), manifest.get("replay"), manifest.get("files")
         if not isinstance(files, dict) or files.keys() != FILES or type(step) is not int or not isinstance(replay, dict):
-            raise CheckpointError(f"{path.name}/manifest.json lists other files than a checkpoint has", where=str(path))
+            raise CheckpointError(f"{path.name}/manifest.json does not list the files of a checkpoint", where=str(path))
         return manifest
 
     @staticmethod
@@ -338,7 +338,7 @@ class Checkpoints:
         real = [path for path in self.resumable() if (path / "manifest.json").exists()]
         if others := [path for path in self.resumable() if path not in real]:
             more = f", and so are {len(others) - 1} more" * (len(others) > 1)
-            say(f"warning: {others[-1].name} is passed over: it has no manifest.json{more}")
+            say(f"warning: {others[-1].name} is skipped: it has no manifest.json{more}")
         newest = real[: -TRIED - 1 : -1]
         for path in newest:
             try:
@@ -350,20 +350,20 @@ class Checkpoints:
                     except CheckpointError as e:
                         if need_replay:
                             raise
-                        say(f"warning: of {path.name} the replay is left out: {shortened(e.what, 120)}")
+                        say(f"warning: the replay of {path.name} is skipped: {shortened(e.what, 120)}")
                         return loaded._replace(replay={})
                 return loaded
             except CheckpointError as e:
                 problems.append(e)
                 if len(problems) <= TOLD or path == newest[-1]:
-                    say(f"warning: {path.name} is passed over: {shortened(e.what, 120)}")
+                    say(f"warning: {path.name} is skipped: {shortened(e.what, 120)}")
                 elif len(problems) == TOLD + 1:
-                    say("and older ones")
+                    say("older ones are skipped too")
         fix = problems[0].fix if problems else ""
         if whole and need_replay and not fix:
-            fix = f"of {whole} all but the replay is whole: --checkpoint.replay none goes on from it, which is not an exact continuation"
+            fix = f"only the replay of {whole} is damaged: --checkpoint.replay none continues without it, which is not an exact continuation"
         raise CheckpointError(
             f"no checkpoint in {self.folder} can be used: {problems[0].what if problems else 'there is none'}",
             where=str(self.folder),
-            fix=fix or "start the run again in a new folder",
+            fix=fix or "start a new run in a new folder",
         )

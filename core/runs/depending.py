@@ -45,7 +45,7 @@ def _pin(text: str, where: str) -> str:
         return text
     run = trained_already(user_path(text)).resolve()
     if not (run / "checkpoints").is_dir():
-        raise ConfigError(f"{text} is no run folder", where=where, fix="name the folder that train-agent made")
+        raise ConfigError(f"{text} is not a run folder", where=where, fix="give a folder that train-agent made")
     try:
         checkpoint = Checkpoints(run).find()
     except CheckpointError as e:
@@ -74,17 +74,17 @@ def opened(text: str) -> tuple[Path, Path]:
     match = PINNED.fullmatch(text)
     if match is None:  # of a run that was begun before they were kept
         run = user_path(text)
-        say(f"warning: which checkpoint of {run} this run depends on was not kept; its newest is read")
+        say(f"warning: this run did not record which checkpoint of {run} it depends on; the newest one is used")
         return run, Checkpoints(run).find()
     run, checkpoint = Path(match["run"]), Path(match["run"]) / "checkpoints" / match["checkpoint"]
     if not checkpoint.is_dir():
         raise CheckpointError(
-            f"this run depends on {match['checkpoint']} of {run}, which is gone",
+            f"this run depends on {match['checkpoint']} of {run}, which no longer exists",
             where=str(run),
-            fix="bring that folder back",
+            fix="restore that folder",
         )
     if _digest(checkpoint) != match["digest"]:
         raise CheckpointError(
-            f"this run depends on {match['checkpoint']} of {run}, which is not what it was when the run began", where=str(run)
+            f"this run depends on {match['checkpoint']} of {run}, which has changed since the run began", where=str(run)
         )
     return run, checkpoint

@@ -67,7 +67,7 @@ class Account:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """ValueError for what state_dict() can't have given."""
         if not all(isinstance(e, list) and len(e) == 4 and all(type(x) in (int, float) for x in e) for e in state["waiting"]):
-            raise ValueError("the account of its episodes makes no sense")
+            raise ValueError("its record of episodes is invalid")
         for name in ("row", "longest", "finished", "broken_off"):
             setattr(self, name, state[name])
         self.waiting = [list(entry) for entry in state["waiting"]]

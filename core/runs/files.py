@@ -45,7 +45,7 @@ def flatten(state: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor],
     values: dict[str, Any] = {}
     for key, value in state.items():
         if "/" in key:
-            raise ValueError(f"state name {key!r} holds a slash")
+            raise ValueError(f"state name {key!r} contains a slash")
         if isinstance(value, dict):
             inner = flatten(value, f"{prefix}{key}/")
             tensors |= inner[0]
@@ -122,7 +122,7 @@ def read_file(path: Path, limit: int) -> bytes:
         with open(handle, "rb") as f:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
-                raise CheckpointError(f"{path.name} is no regular file", where=str(path))
+                raise CheckpointError(f"{path.name} is not a regular file", where=str(path))
             if about.st_size > limit:
                 raise CheckpointError(f"{path.name} has {about.st_size:,} bytes; at most {limit:,} are read", where=str(path))
             return f.read(about.st_size)
@@ -136,7 +136,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{path.name} can't be read: {e}", where=str(path)) from e
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} holds no object", where=str(path))
+        raise CheckpointError(f"{path.name} does not hold a JSON object", where=str(path))
     return value
 
 
@@ -151,7 +151,7 @@ def refuse_strangers(folder: Path) -> None:
             kind = os.lstat(path := os.path.join(place, name)).st_mode
             if stat.S_ISLNK(kind) or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 what = "a link" if stat.S_ISLNK(kind) else "a pipe, a socket or a device"
-                raise CheckpointError(f"{path} is {what}; a run folder holds none", where=str(folder), fix="remove it")
+                raise CheckpointError(f"{path} is {what}, which a run folder must not contain", where=str(folder), fix="remove it")
     for name in PLAIN_FILES:
         if os.path.isdir(path := os.path.join(folder, name)):
             raise CheckpointError(f"{path} is a folder, where a file should be", where=str(folder), fix="move it away")
@@ -178,7 +178,7 @@ def unpack(data: bytes, expected: Shapes, where: Path, part: str = "", without: 
     """
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(len(data) - 8, _header_limit(expected)):
-        raise CheckpointError(f"{where.name} has a header of {length:,} bytes", where=str(where))
+        raise CheckpointError(f"{where.name} has an invalid header of {length:,} bytes", where=str(where))
     header = parse_json(data[8 : 8 + length], where)
 
     def wanted(name: str) -> bool:
@@ -188,7 +188,7 @@ def unpack(data: bytes, expected: Shapes, where: Path, part: str = "", without: 
         if name == "__metadata__" or not wanted(name):
             continue
         if name not in expected:
-            raise CheckpointError(f"{where.name} holds {name[:100]!r}, which nothing here has", where=str(where))
+            raise CheckpointError(f"{where.name} holds {name[:100]!r}, which is unknown here", where=str(where))
         dtype, shape = expected[name]
         found = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
         if name.endswith("_rng") and found[0] == "U8" and isinstance(found[1], list) and found[1] in ([16], [5_056]):
@@ -197,7 +197,7 @@ def unpack(data: bytes, expected: Shapes, where: Path, part: str = "", without: 
             raise CheckpointError(
                 f"{where.name} holds {name} as {str(found[0])[:20]} {str(found[1])[:80]}, not {DTYPES[dtype]} {list(shape)}",
                 where=str(where),
-                fix="was config.yaml changed, or is it another version's run?",
+                fix="check whether config.yaml was changed, or whether another version made the run",
             )
     return {name: tensor for name, tensor in unpack_all(data, where).items() if wanted(name)}
 
@@ -215,10 +215,10 @@ def check_values(values: dict[str, Any], expected: dict[str, Any], where: Path) 
     Whole numbers are counters, and not negative."""
     for name, value in values.items():
         if name not in expected:
-            raise CheckpointError(f"{where.name} holds {name[:100]!r}, which nothing here has", where=str(where))
+            raise CheckpointError(f"{where.name} holds {name[:100]!r}, which is unknown here", where=str(where))
         like = expected[name]
         kinds: tuple[type, ...] = (type(like),)
         if like is None or isinstance(like, float):
             kinds = (type(None), float, int, str) if like is None else (float, int)
         if type(value) not in kinds or (isinstance(value, int) and not 0 <= value < 2**63):
-            raise CheckpointError(f"{where.name} holds {name} as {str(value)[:50]!r}", where=str(where))
+            raise CheckpointError(f"{where.name} holds an invalid value of {name}: {str(value)[:50]!r}", where=str(where))

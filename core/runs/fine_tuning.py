@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.depending import opened
-from arcturus.runs.settings import split_names
+from arcturus.runs.listening import split_names
 
 HEADS = ("head", "policy", "value", "expectation")
 NETWORKS = ("network", "critics")  # in an agent's state
@@ -25,7 +25,7 @@ def begin_with(agent: Any, path: Path | str, new_head: bool) -> list[str]:
     """Sets an agent's networks to those of another run's checkpoint (runs/depending.py), the target network included, and returns the
     names of the parameters taken over.  ConfigError where something doesn't fit."""
     if agent.network is None or agent.own_loop:
-        raise ConfigError("this agent has no network of ours to begin with", where="--init-from")
+        raise ConfigError("this agent has no network that can start from another run's weights", where="--init-from")
     run, checkpoint = opened(str(path))
     try:
         given = Checkpoints(run).weights(checkpoint)
@@ -61,14 +61,14 @@ def _found(name: str, given: dict[str, Tensor]) -> str:
 
 
 def _refuse(name: str, own: Tensor, other: Tensor | None, path: Path | str) -> None:
-    theirs = "nothing of that name" if other is None else f"{list(other.shape)}"
+    theirs = "does not exist" if other is None else f"has shape {list(other.shape)}"
     part = part_of(name)
     fix = (
-        "add --new-head: it begins anew, everything else is taken over"
+        "add --new-head: the head starts from scratch, all other weights are copied"
         if part in HEADS
-        else f"use the torso, core and frame size that {path} was trained with (its config.yaml says)"
+        else f"use the torso, core and frame size that {path} was trained with (see its config.yaml)"
     )
-    raise ConfigError(f"{name} is {list(own.shape)} here, and {theirs} in {path}", where="--init-from", fix=fix)
+    raise ConfigError(f"{name} has shape {list(own.shape)} here, but {theirs} in {path}", where="--init-from", fix=fix)
 
 
 def freeze(agent: Any, parts: str) -> None:
@@ -83,9 +83,9 @@ def freeze(agent: Any, parts: str) -> None:
         ]
         if not modules:
             raise ConfigError(
-                f"this agent's network has no {part} with weights", where="--freeze", fix="torso, core, or both: torso,core"
+                f"this agent's network has no {part} with weights", where="--freeze", fix="use torso, core, or torso,core"
             )
         for module in modules:
             module.requires_grad_(False)
     if parts and not any(p.requires_grad for p in agent.network.parameters()):
-        raise ConfigError("nothing of the network is left to learn", where="--freeze", fix="torso, core, or both: torso,core")
+        raise ConfigError("this freezes the whole network, so nothing can be learned", where="--freeze", fix="freeze fewer parts")

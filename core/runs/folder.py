@@ -100,7 +100,7 @@ class Run:
         self._checking = threading.RLock()
         if not (self.path / "run.json").is_file():
             raise ConfigError(
-                f"{self.path} is no run folder: it has no run.json", where="RUN", fix="give the folder that train-agent named"
+                f"{self.path} is not a run folder: it has no run.json", where="RUN", fix="give a folder that train-agent made"
             )
 
     @classmethod
@@ -221,9 +221,9 @@ class Run:
             there = self.known
             if there and there.get("id") != self._about.get("id"):
                 raise FolderTaken(
-                    f"{self.path} is another run's by now: it was removed while this one trained, which ends here",
+                    f"{self.path} now belongs to another run: it was removed during training, so this run ends",
                     where=str(self.path),
-                    fix="leave the folder of a run alone until it has ended",
+                    fix="don't move or remove the folder of a run before the run has ended",
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -255,7 +255,7 @@ class Run:
             raise CheckpointError(
                 f"{self.path} is being trained by another process (pid {self.known.get('pid', 'unknown')})",
                 where="RUN",
-                fix="wait for it or stop it; or go on in a folder of your own with --fork",
+                fix="wait for it, stop it, or continue in a copy with --fork",
             ) from None
         except OSError as e:
             raise CheckpointError(f"{self.path} can't be written: {e.strerror}", where="RUN") from e
@@ -275,11 +275,11 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 def _not_empty(path: Path) -> ConfigError:
     if not path.is_dir():
-        return ConfigError(f"{path} is no folder", where="--run-dir", fix="choose another, or none: a new one each time")
+        return ConfigError(f"{path} is not a folder", where="--run-dir", fix="choose another, or leave it out to get a new one each time")
     return ConfigError(
         f"{path} exists already and is not empty",
         where="--run-dir",
-        fix=f"train-agent resume {typed(path)} goes on with it; or choose another folder, or none: a new one each time",
+        fix=f"train-agent resume {typed(path)} continues it; or choose another folder, or leave it out to get a new one each time",
     )
 
 
@@ -315,6 +315,6 @@ def read_metrics(run: Run | Path | str) -> list[dict[str, Any]]:
         elif row is not None and i < len(lines):
             damaged.append(i)
     if damaged:
-        lost = f"line {damaged[0]}" if len(damaged) == 1 else f"{len(damaged):,} lines, the first line {damaged[0]},"
-        say(f"warning: of {path} {lost} can't be read and is left out")
+        lost = f"line {damaged[0]}" if len(damaged) == 1 else f"{len(damaged):,} lines (the first is line {damaged[0]})"
+        say(f"warning: {path}: {lost} can't be read and will be ignored")
     return rows

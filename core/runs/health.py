@@ -36,13 +36,13 @@ class Health:
         if wait and clipped is not None and not self.told and clipped > CLIPPED:
             self.told, c = True, agent.config
             say(
-                f"warning: {100 * float(clipped):.0f}% of the probability of returns lies beyond the support from {c.v_min:g} to "
-                f"{c.v_max:g}, where nothing can be told apart: widen it (--agent.v-min, --agent.v-max)"
+                f"warning: {100 * float(clipped):.0f}% of the probability of returns lies outside the support from {c.v_min:g} to "
+                f"{c.v_max:g}, where returns can't be distinguished: widen it (--agent.v-min, --agent.v-max)"
             )
         skipped = metrics.get("health/skipped_updates")
         if skipped is not None and (wait or not skipped.is_cuda) and skipped >= LIMIT:
             raise TrainingFailed(
                 f"{culprit(agent.network)} is not finite; {int(skipped)} updates in a row were skipped",
                 where=f"step {steps:,}",
-                fix="a smaller learning rate may help, from the newest checkpoint if there is one: its weights are finite (resume --fork)",
+                fix="use a smaller learning rate; the newest checkpoint, if there is one, has finite weights (resume RUN --fork)",
             )

@@ -74,9 +74,9 @@ def _check_options(options: Mapping[str, Any], agent: str) -> None:
         for keyword, cls in homes.items():
             if name not in hints(RunOptions) and name in hints(cls):
                 raise ConfigError(
-                    f"{name} is a setting of the {'environments' if cls is EnvConfig else 'agent'}, and given with them",
+                    f"{name} is a setting of the {'environments' if cls is EnvConfig else 'agent'}, not of the run",
                     where=f"{name}={value!r}",
-                    fix=f"{keyword}={{{name!r}: {value!r}}}",
+                    fix=f"pass {keyword}={{{name!r}: {value!r}}}",
                 )
 
 
@@ -85,7 +85,7 @@ def _sent_on(run: Run, raise_signals: bool) -> Run:
     if raise_signals and run.status == "preempted":
         name = run.known.get("signal", "SIGINT")
         if name == "SIGINT":
-            raise KeyboardInterrupt(f"all is saved; arcturus.resume({str(run.path)!r}) goes on")
+            raise KeyboardInterrupt(f"everything is saved; arcturus.resume({str(run.path)!r}) continues the run")
         signal.raise_signal(signal.Signals[name])
     return run
 

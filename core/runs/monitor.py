@@ -51,7 +51,7 @@ class Sink:
     def fail(self, why: object) -> None:
         self.failed = True
         if not self.warned:
-            say(f"warning: {self.name} is not written any more ({why}); training goes on and tries again at each checkpoint")
+            say(f"warning: {self.name} can't be written any more ({why}); training continues and tries again at each checkpoint")
         self.warned = True
 
     def again(self) -> bool:
@@ -256,7 +256,7 @@ def check_state(state: dict[str, Any]) -> None:
     numbers = [*state["returns"], *state["lengths"], *(v for _, v in state["metrics"]), *(n for _, n in state["files"])]
     texts = [*(k for k, _ in state["metrics"]), *(n for n, _ in state["files"]), *state["waiting"]]
     if not all(type(n) in (int, float) for n in numbers) or not all(type(t) is str for t in texts):
-        raise ValueError("the state of its logs makes no sense")
+        raise ValueError("its record of logs is invalid")
 
 
 def cut_back(path: Path, files: list[list[Any]]) -> None:
@@ -274,4 +274,4 @@ def cut_back(path: Path, files: list[list[Any]]) -> None:
             elif file.stat().st_size > sizes[file.name] >= 0:
                 os.truncate(file, sizes[file.name])
         except OSError as e:
-            say(f"warning: {file.name} could not be cut back to the checkpoint: {e.strerror}")
+            say(f"warning: {file.name} could not be truncated to the checkpoint: {e.strerror}")

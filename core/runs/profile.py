@@ -37,22 +37,22 @@ PHASES = (
     ("agent", "learn_from_rollout", "update"),
     ("monitor", "row", "log"),
     ("", "_log", "log"),
-    ("", "_probe", "probe"),
-    ("", "_report_hidden_layer", "probe"),
-    ("", "_evaluate", "evaluate"),
+    ("judging", "probed", "probe"),
+    ("judging", "report_hidden_layer", "probe"),
+    ("judging", "evaluate", "evaluate"),
     ("saving", "save", "save"),
 )
 ABOUT = {
-    "emulator": "waiting for it: it works beside the learner",
-    "upload": "to the device, frames stacked, episodes' account",
-    "receive": "the rest of receiving",
-    "send": "actions to the host, checked, sent",
-    "restart": "environments begun anew",
-    "store": "rows into replay or rollout",
+    "emulator": "waiting for the emulator, which works in parallel",
+    "upload": "copy to the device, frame stacking, episode statistics",
+    "receive": "other work when receiving a step",
+    "send": "actions copied to the host, checked, sent",
+    "restart": "environments restarted",
+    "store": "rows written to replay or rollout",
     "sample": "minibatches drawn",
     "update": "forward, backward, optimiser, target copy",
     "log": "metrics and TensorBoard",
-    "probe": "held-out states looked at",
+    "probe": "values of held-out states computed",
     "rest": "the loop itself, health checks, listeners",
 }
 TRACED_ROWS = 32
@@ -145,7 +145,7 @@ class Profile:
         except OSError as e:
             say(f"warning: the profile could not be written: {e}")
         lines = [
-            f"{self.steps:,} steps in {total:.1f} s: {self.steps / total:,.0f} steps/s, {1e3 * total / rows:.2f} ms a row, of which"
+            f"{self.steps:,} steps in {total:.1f} s: {self.steps / total:,.0f} steps/s, {1e3 * total / rows:.2f} ms per row, of which"
         ]
         for phase, seconds in sorted(times.items(), key=lambda item: -item[1]):
             lines.append(f"  {phase:10s} {1e3 * seconds / rows:9.3f} ms {seconds / total:6.1%}  {ABOUT.get(phase, '')}".rstrip())

@@ -46,7 +46,7 @@ class Progress:
         now = time.perf_counter()
         rate = (steps - self.start) / max(now - self.began, 1e-9)
         if "task/bits_per_sequence" in values:
-            score = f"{values['task/bits_per_sequence']:.2f} bits a sequence"
+            score = f"{values['task/bits_per_sequence']:.2f} bits per sequence"
         else:
             score = f"return {values['charts/episodic_return']:.2f}" if "charts/episodic_return" in values else "no episode yet"
         line = f"{steps:,}/{self.total:,} steps  {rate:,.0f} steps/s  {score}  left {duration((self.total - steps) / max(rate, 1e-9))}"

@@ -23,11 +23,11 @@ def todays(values: dict[str, Any], agent_name: str = "") -> dict[str, Any]:
     if isinstance(env, dict) and "groups" in env:
         out["env"] = {k: v for k, v in env.items() if k != "groups"}
         if env["groups"] != 1:
-            changes.append(f"env.groups {str(env['groups'])[:20]} is gone, so it goes on otherwise than it would have")
+            changes.append(f"env.groups {str(env['groups'])[:20]} no longer exists, so the run will continue differently")
     line = ", ".join(changes)
     if line and line not in _said:
         _said.add(line)
-        say(f"settings of version 0.1 are read by today's names: {line}")
+        say(f"settings of version 0.1 have new names: {line}")
     return out
 
 
@@ -36,7 +36,7 @@ def _agent(agent: dict[str, Any], name: str, changes: list[str]) -> dict[str, An
     for old, new in renamed.items():
         if old in agent and new not in agent:
             agent[new] = agent.pop(old)
-            changes.append(f"agent.{old} is {new}")
+            changes.append(f"agent.{old} is now {new}")
     now = name
     if name == "dqn":
         now = "drqn" if agent.get("core", "none") != "none" else "dqn"
@@ -46,7 +46,7 @@ def _agent(agent: dict[str, Any], name: str, changes: list[str]) -> dict[str, An
         agent = _without(agent, ("play",) if now == "distill" else ("teachers", "temperature"))
     if now != name:
         agent["name"] = now
-        changes.append(f"agent {name} is {now}")
+        changes.append(f"agent {name} is now {now}")
     return agent
 
 

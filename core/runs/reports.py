@@ -32,11 +32,11 @@ def introduce(monitor: Monitor, config: RunConfig, agent: Any, envs: Any, saved:
         monitor.text(f"observations: {envs.spec.told}" + (f"; read by the torso {torso}" if torso else ""))
     if config.env.reopen and getattr(backend, "opening", 0.0) > SLOW_OPENING:
         monitor.text(
-            f"{config.env.id} takes {backend.opening:.1f} s to open, which every checkpoint and every scored episode does; where reset(seed) "
-            "sets all that it keeps, --env.reopen False saves that"
+            f"{config.env.id} takes {backend.opening:.1f} s to open, and is opened at every checkpoint and scored episode; if reset(seed) "
+            "resets all of its state, --env.reopen False avoids that"
         )
     if saved is None and single(config.env) and agent.own_loop and config.eval_every:
-        monitor.text("no evaluations in training: they would need a second environment beside the only one (--num-envs 1)")
+        monitor.text("no evaluations during training: with --num-envs 1 no second environment is opened for them")
     if saved is not None:
         for line in _moved_schedules(config, saved):
             monitor.text(line)
@@ -49,11 +49,11 @@ def _moved_schedules(config: RunConfig, saved: dict[str, Any]) -> list[str]:
     if before != now and getattr(c, "anneal_steps", 0) == -1:
         was, is_ = (annealed(c.learning_rate, at, steps) for steps in (before, now))
         out.append(
-            f"the learning rate falls to 0 over all of the run: with {now:,} steps instead of {before:,} it goes on at {is_:.3g}, where it "
-            f"stood at {was:.3g} (--fork --agent.anneal-steps {before} keeps the old line)"
+            f"the learning rate falls to 0 over the whole run: with {now:,} steps instead of {before:,} it continues at {is_:.3g} instead "
+            f"of {was:.3g} (--fork --agent.anneal-steps {before} keeps the old schedule)"
         )
     if before != now and getattr(c, "prioritised", False) and getattr(c, "importance_steps", 0) == -1:
-        out.append(f"the importance exponent reaches 1 at step {now:,} instead of {before:,}: it goes on lower than it stood")
+        out.append(f"the importance exponent reaches 1 at step {now:,} instead of {before:,}: it continues from a lower value")
     return out
 
 
@@ -81,7 +81,7 @@ def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: i
         f"{steps:,} steps: evaluation {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}]{of} over "
         f"{len(result.episodes)} episodes, {result.policy}, {seconds:.0f} s"
         + (f"; {cut} were cut at {result.about['max_steps']:,} steps" if cut else "")
-        + (f"; {stalled} went nowhere and were ended" if stalled else "")
+        + (f"; {stalled} stalled and were stopped" if stalled else "")
         + ("; the best so far" if best else "")
     )
 

@@ -18,23 +18,23 @@ def restore(state: RunState, run: Run, checkpoints: Checkpoints) -> Loaded | Non
     """Sets the state to the newest checkpoint that verifies; None if the run was stopped before its first."""
     options, replay = state.config.run, state.agent.replay
     if not checkpoints.resumable() and not run.about.get("checkpoint"):
-        say(f"{run.path} has no checkpoint yet: it begins again at step 0")
+        say(f"{run.path} has no checkpoint yet: the run starts again at step 0")
         if options.init_from:
             begin_with(state.agent, options.init_from, options.new_head)
         return None
     loaded = checkpoints.load_newest(state.template(), replay, need_replay=options.checkpoint_replay == "all")
     with fitting(str(run.path)):
         if not 0 <= loaded.state["steps"] == loaded.step:
-            raise ValueError(f"it stands at step {loaded.state['steps']} and at step {loaded.step}")
+            raise ValueError(f"its state is at step {loaded.state['steps']}, its manifest at step {loaded.step}")
         if replay is not None and loaded.replay:
             checkpoints.segments.load(replay, loaded.replay)
         elif replay is not None:
-            say("the replay was not saved: it fills again before learning goes on, and the run is not an exact continuation")
+            say("the replay was not saved: it is filled again before learning continues, and the run is not an exact continuation")
         state.load(loaded.state, best_is_kept=any(checkpoints.folder.glob("best-*")))
     if loaded.moved:
-        say("random generators of this kind of device begin anew: the run is not an exact continuation")
+        say("the random generators start again, as the kind of device has changed: the run is not an exact continuation")
     if run.known.get("repeats") is False:
-        say(f"{state.config.env.id} is no function of its seed: the run is not an exact continuation")
+        say(f"{state.config.env.id} is not determined by its seed: the run is not an exact continuation")
     return loaded
 
 
@@ -46,7 +46,7 @@ def return_to(
     if course is not None:
         state.started = course["started"]
         if course["rows"]:
-            tell(f"playing {course['rows']:,} rows since step {state.started:,} again")
+            tell(f"replaying {course['rows']:,} rows since step {state.started:,}")
         try:
             with fitting(str(checkpoints.folder.parent)):
                 ts = state.envs.replay_actions(state.restart_seeds(), course["actions"], course["seen"], stop)

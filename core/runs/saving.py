@@ -81,7 +81,7 @@ class Saving:
     def _forget_best(self, mean: float, before: float, error: BaseException) -> None:
         if self.state.best == mean:
             self.state.best = before
-        say(f"warning: {_words(error)}; training goes on")
+        say(f"warning: {_words(error)}; training continues")
 
     def _collect_checkpoint(self, error: BaseException | None, result: Any, last: bool) -> None:
         if error is not None:
@@ -99,7 +99,7 @@ class Saving:
         if isinstance(error, FolderTaken) or self.failed >= SAVE_LIMIT or last:
             raise error
         if self.failed == 1:
-            say(f"warning: {_words(error)}; training goes on and tries again at the next checkpoint")
+            say(f"warning: {_words(error)}; training continues and tries again at the next checkpoint")
 
 
 def _words(error: BaseException) -> str:

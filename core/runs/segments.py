@@ -174,14 +174,14 @@ class Segments:
 
     def _listed(self, replay: dict[str, Any], ring: Ring) -> list[tuple[str, int, int]]:
         count, names = replay.get("count"), replay.get("segments")
-        wrong = CheckpointError("the manifest's list of replay segments makes no sense", where=str(self.folder))
+        wrong = CheckpointError("the manifest's list of replay segments is invalid", where=str(self.folder))
         if type(count) is not int or not 0 <= count < 2**60 or not isinstance(names, list):
             raise wrong
         out, at = [], None
         for name in names:
             match = NAME.fullmatch(name) if isinstance(name, str) else None
             if match is None:
-                raise CheckpointError(f"{str(name)[:100]!r} is no replay segment", where=str(self.folder))
+                raise CheckpointError(f"{str(name)[:100]!r} is not a replay segment", where=str(self.folder))
             start, end = int(match[1]), int(match[2])
             if not 0 < end - start <= self.length(ring) or (at is not None and start != at):
                 raise wrong
@@ -192,7 +192,7 @@ class Segments:
         oldest = max(0, count - ring.rows)
         if out and out[0][1] > oldest:
             raise CheckpointError(
-                f"the replay that was saved begins at row {out[0][1]:,}; one of {ring.capacity:,} steps would begin at row {oldest:,}",
+                f"the saved replay begins at row {out[0][1]:,}, but a replay of {ring.capacity:,} steps needs the rows from {oldest:,} on",
                 where=str(self.folder),
                 fix="keep --agent.capacity as it was, or make it smaller",
             )
@@ -218,7 +218,7 @@ class Segments:
         except zlib.error as e:
             raise CheckpointError(f"replay segment {name} is damaged: {e}", where=str(where)) from e
         if not unpacker.eof:
-            raise CheckpointError(f"replay segment {name} unfolds to more than its rows", where=str(where))
+            raise CheckpointError(f"replay segment {name} decompresses to more data than its rows hold", where=str(where))
         rows = unpack(data, expected, where)
         if rows.keys() != expected.keys():
             raise CheckpointError(f"replay segment {name} lacks {sorted(expected.keys() - rows.keys())}", where=str(where))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,6 @@ from arcturus.config import (
     check,
     expanded,
     from_mapping,
-    parse_options,
     parse_yaml,
     read_yaml,
     to_plain,
@@ -24,11 +22,10 @@ from arcturus.config import (
 )
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, is_atari, longest_episode, longest_scored, suited
-from arcturus.envs.own import OWN
-from arcturus.errors import CheckpointError, ConfigError, by_users_code, nearest
-from arcturus.extensions import attribute, told
+from arcturus.errors import CheckpointError, ConfigError, nearest
+from arcturus.runs.listening import outside
 from arcturus.runs.renamed import todays
-from arcturus.trusting import Outside, check_trust
+from arcturus.trusting import check_trust
 
 ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # an agent's settings in steps of which -1 means as many as the run has
 
@@ -40,51 +37,51 @@ class RunOptions:
     steps: Annotated[int, Bounds(1)] = 100_000
     """Agent steps to train for, summed over environments."""
     seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
-    """Root of every random stream of the run."""
+    """Random seed; every random stream of the run derives from it."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
+    """Device: auto, cpu, cuda, cuda:1 ..."""
     run_dir: str = ""
     """Folder of the run; empty: a new one under runs/."""
     eval_every: Annotated[int, Bounds(-1)] = -1
-    """Steps between evaluations; -1: ten in a run, 0: none."""
+    """Steps between evaluations; -1: ten evaluations per run, 0: none."""
     eval_episodes: Annotated[int, Bounds(1)] = 10
-    """Episodes an evaluation during training plays."""
+    """Episodes per evaluation during training."""
     eval_max_steps: Annotated[int, Bounds(0)] = 0
-    """Agent steps after which an evaluation cuts an episode; 0: where the environment has a limit of its own, else 10,000."""
+    """Agent steps after which an evaluation cuts an episode; 0: the environment's own limit, or 10,000 if it has none."""
     checkpoint_every: Annotated[int, Bounds(-1)] = -1
-    """Steps between checkpoints; -1: two full-length games of every environment (Atari), or 100,000 and 1,000 of every environment,
+    """Steps between checkpoints; -1: on Atari two full-length games of every environment, elsewhere 100,000 or 1,000 per environment,
     whichever is more; 0: only at the end."""
     checkpoint_replay: Annotated[Literal["all", "none"], Flag("--checkpoint.replay")] = "all"
-    """none: checkpoints without the replay; smaller, but resuming is then not exact."""
+    """none: checkpoints are saved without the replay; they are smaller, but a resumed run is not an exact continuation."""
     keep: Annotated[int, Bounds(1)] = 2
-    """Checkpoints kept, beside the best."""
+    """Number of checkpoints to keep, besides the best one."""
     log_every: Annotated[int, Bounds(-1)] = -1
-    """Steps between points in TensorBoard; -1: 200 in a run."""
+    """Steps between points in TensorBoard; -1: 200 points per run."""
     heldout_states: Annotated[int, Bounds(0, 512)] = 512
-    """States held out to watch the action-values on, at most one for every 20 steps; 0: none.  Looking takes 5% of a run at most,
-    but with --deterministic, where it goes by steps alone."""
+    """Held-out states whose action-values are logged, at most one per 20 steps; 0: none.  This takes at most 5% of the run's time,
+    except with --deterministic, where the schedule depends only on steps."""
     torch_threads: Annotated[int, Bounds(1, 256)] = 1
-    """Threads of torch on the CPU; more than one fights with the emulator's."""
+    """CPU threads of torch; more than one competes with the emulator's threads."""
     learner_threads: Annotated[int, Bounds(0, 256)] = 0
-    """Those while an on-policy agent learns, when the emulators are idle; 0: one a core, at most 4 (--deterministic: torch_threads)."""
+    """CPU threads of torch while an on-policy agent learns; 0: one per core, at most 4 (with --deterministic: torch_threads)."""
     deterministic: bool = False
-    """Only deterministic kernels, TF32 off: a resumed run ends bit-identical to one never stopped."""
+    """Use only deterministic kernels, without TF32: a resumed run ends bit-identical to one that was never stopped."""
     init_from: str = ""
-    """A run whose networks this one begins with (its last checkpoint)."""
+    """Run folder whose networks this run starts from (those of its last checkpoint)."""
     new_head: bool = False
-    """With --init-from: the heads begin anew, as another game's actions mean other things."""
+    """With --init-from: the heads start from scratch, because another game's actions have other meanings."""
     freeze: str = ""
-    """Parts of the network that don't learn: torso, core, or both as torso,core."""
+    """Parts of the network that are not trained: torso, core, or both as torso,core."""
     profile: bool = False
-    """Time every phase of the loop, and write a trace of some rows; RUN/profile."""
+    """Measure the time of every phase of the loop, and write a trace of some rows to RUN/profile."""
     eager: bool = False
-    """Nothing fused, compiled, captured or laid out for speed: to check that speed changes nothing but rounding."""
+    """Turn off fused, compiled and captured code and fast memory layouts, to check that they change nothing but rounding."""
     bf16: bool = False
-    """Torsos compute in bfloat16 while training: faster where the processor or GPU has it, and no longer float32's learning."""
+    """Compute torsos in bfloat16 during training: faster if the hardware supports it, but the results differ from float32."""
     listeners: str = ""
-    """Code of your own that hears every row: package.module.Name,package.module.Name."""
+    """Your own code, called with every row: package.module.Name,package.module.Name."""
     env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0
-    """Seconds an environment may take for one step; then it is taken for hung and the run ends; 0: for ever."""
+    """Seconds an environment may take for one step; after that it counts as hung and the run ends; 0: no limit."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ def resolve(
             parts[key] = dict(value)
         else:
             raise ConfigError(
-                f"{file} has {key!r}: it is unknown, or holds no settings",
+                f"{file} has {key!r}, which is unknown or holds no settings",
                 where=str(file),
                 fix=nearest(str(key), [*parts, "preset"]),
             )
@@ -203,7 +200,7 @@ def validate(config: RunConfig) -> RunConfig:
     check(config.run, "run")
     if config.run.steps < config.env.num_envs:
         raise ConfigError(
-            f"{config.run.steps} steps are less than one for each of {config.env.num_envs} environments", where="--steps"
+            f"{config.run.steps} steps are too few: at least {config.env.num_envs} are needed, one per environment", where="--steps"
         )
     places: dict[str, Any] = {name: expanded(getattr(config.run, name)) for name in ("run_dir", "init_from")}
     config = replace(config, run=replace(config.run, device=choose_device(config.run.device), **places))
@@ -212,55 +209,9 @@ def validate(config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"the learning rate reaches 0 at step {anneal:,}, before the run ends at step {steps:,}",
             where="--agent.anneal-steps",
-            fix="use -1, the whole run (on a run that exists: train-agent resume RUN --fork --agent.anneal-steps -1), or 0 for none",
+            fix="use -1 for the whole run (in an existing run: train-agent resume RUN --fork --agent.anneal-steps -1), or 0 for none",
         )
     return config
-
-
-def _outside(agent: dict[str, Any], env_id: str, options: str, listeners: str) -> Iterator[Outside]:
-    """The names of code outside arcturus in a run's settings; an environment's options may name some, or a file, unless
-    they are numbers."""
-    if "." in agent["name"]:
-        yield Outside("agent", agent["name"])
-    for part in ("torso", "core"):
-        if "." in str(agent.get(part, "")):
-            yield Outside(part, str(agent[part]))
-    numbers = all(map(_numbers, parse_options(options).values()))
-    if ":" in env_id or not (numbers or env_id in OWN):
-        yield Outside("environment", env_id, for_good=numbers)
-    for name in split_names(listeners):
-        yield Outside("listener", name)
-
-
-def _numbers(value: Any) -> bool:
-    """Whether a setting is a number, true, false, nothing, or a list of these."""
-    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, list) and all(map(_numbers, value)))
-
-
-def split_names(listeners: str) -> list[str]:
-    return [name.strip() for name in listeners.split(",") if name.strip()]
-
-
-def find_listeners(config: RunConfig) -> list[Callable[[Path], Any]]:
-    """What makes each: called with the run's folder, and by it with the settings and the folder, it gives what is called with every
-    row (loop.Row), and closed if it has close()."""
-    return [partial(_listener, name, attribute(name, "--listeners"), config) for name in split_names(config.run.listeners)]
-
-
-def _listener(name: str, make: Any, config: RunConfig, folder: Path) -> Any:
-    try:
-        listener = make(config, folder)
-    except TypeError as e:
-        if by_users_code(e):
-            raise
-        raise ConfigError(
-            f"{name} can't be called with a run's settings and folder: {told(e)}", where="--listeners", fix="name a class of your own"
-        ) from e
-    if not callable(listener):
-        raise ConfigError(
-            f"{name} makes {type(listener).__name__}, which can't be called with a row", where="--listeners", fix="give it __call__"
-        )
-    return listener
 
 
 def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
@@ -274,9 +225,9 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
     values = todays(values)
     agent, env, run = values.get("agent"), values.get("env"), values.get("run")
     if not (isinstance(agent, dict) and isinstance(env, dict) and isinstance(run, dict) and isinstance(agent.get("name"), str)):
-        raise CheckpointError(f"{path / 'config.yaml'} is no run's", where=str(path))
+        raise CheckpointError(f"{path / 'config.yaml'} does not belong to a run", where=str(path))
     name, env_id = agent["name"], str(env.get("id", ""))
-    check_trust(list(_outside(agent, env_id, str(env.get("options", "")), str(run.get("listeners", "")))), trust, path)
+    check_trust(list(outside(agent, env_id, str(env.get("options", "")), str(run.get("listeners", "")))), trust, path)
     settings = {k: v for k, v in agent.items() if k != "name"}
     try:
         config = resolve(

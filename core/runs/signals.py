@@ -94,9 +94,9 @@ class Watchdog:
         else:
             return
         self.verdict = TrainingFailed(
-            f"an environment has not answered a {call.what} for {looks * TICK:.0f} s and was given up: {call}",
+            f"an environment has not answered a {call.what} for {looks * TICK:.0f} s, so the run was stopped: {call}",
             where=call.backend.env_id,
-            fix="train-agent resume goes on from the newest checkpoint; --env-timeout allows more seconds",
+            fix="continue from the newest checkpoint with train-agent resume; --env-timeout allows more seconds",
         )
         if self._main:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from arcturus.runs.building import agent_class
 from arcturus.runs.checkpoint import TRIED, Checkpoints
 from arcturus.runs.depending import pinned
 from arcturus.runs.folder import Run
+from arcturus.runs.forking import fork_run
 from arcturus.runs.renamed import todays
 from arcturus.runs.settings import RunConfig, validate
 from arcturus.runs.trainer import Trainer
@@ -63,11 +63,11 @@ def resume_run(
     before = run.config(trust)
     if not agent_class(before.agent_name).resumable:
         raise ConfigError(
-            f"a run of {before.agent_name} can't go on: only its policy is saved", where=str(path), fix="train a new one"
+            f"a run of {before.agent_name} can't be resumed: only its policy is saved", where=str(path), fix="train a new one"
         )
     config = validate(change(before))
     if config.run.run_dir != before.run.run_dir:
-        raise ConfigError("a run stays in its folder", where="--run-dir", fix="--fork DIR goes on with a copy elsewhere")
+        raise ConfigError("a resumed run stays in its folder", where="--run-dir", fix="use --fork DIR to continue with a copy elsewhere")
     if fork is not None:
         check_settings(config.env)
         config = pinned(replace(config, run=replace(config.run, run_dir=str(fork))))
@@ -82,9 +82,9 @@ def resume_run(
     refused = [line for line in changed if line.split(":")[0] not in FREE]
     if refused:
         raise ConfigError(
-            "\n".join(["these settings are not those of the checkpoint:", *(f"  {line}" for line in refused[:10])]),
+            "\n".join(["these settings differ from those of the checkpoint:", *(f"  {line}" for line in refused[:10])]),
             where="train-agent resume",
-            fix="--fork goes on with a copy of the run under the new settings; or set them back",
+            fix="add --fork to continue a copy of the run with the new settings, or use the old settings",
         )
     return _guarded(Trainer(config, lambda: run, resume=True, quiet=quiet, argv=argv))
 
@@ -121,58 +121,6 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
         elif old != new:
             out.append(f"{name}: {str(old)[:60]} -> {str(new)[:60]}")
     return out
-
-
-def fork_run(run: Run, config: RunConfig) -> Run:
-    """A new run that stands where the old one's newest intact checkpoint stands; the old one is not touched, and may go on."""
-    if not config.run.run_dir:
-        number = 1
-        while (path := run.path.with_name(f"{run.path.name}-fork{number}")).exists():
-            number += 1
-        config = replace(config, run=replace(config.run, run_dir=str(path)))
-
-    def fill(folder: Path) -> dict[str, Any]:
-        for attempt in range(5):
-            try:
-                _copy(run.path, folder, config)
-                return {"forked_from": str(run.path), "versions": run.known.get("versions", {})}  # to be compared with today's
-            except FileNotFoundError:  # the old run removed it meanwhile, having newer ones
-                if attempt == 4:
-                    raise
-        raise AssertionError
-
-    return Run.create(config, ["train-agent", "resume", str(run.path), "--fork", config.run.run_dir], fill)
-
-
-def _copy(old: Path, new: Path, config: RunConfig) -> None:
-    """Checkpoints with the segments they name, the best weights, and the logs, which resuming cuts back."""
-    source, mine = Checkpoints(old), Checkpoints(new)
-    for folder in (mine.folder, mine.segments.folder, new / "tensorboard"):
-        shutil.rmtree(folder, ignore_errors=True)
-    if not source.resumable():
-        raise CheckpointError(f"{old} has no checkpoint to fork from", where="--fork")
-    for path in [*source.folder.glob("best-*"), *source.resumable()]:
-        mine.adopt(path, {"config": json.dumps(config.to_mapping())})
-    if not mine.resumable():
-        raise CheckpointError(f"every checkpoint of {old} is damaged", where="--fork", fix="start a new run")
-    mine.segments.folder.mkdir()
-    for name in {name for path in mine.resumable() for name in mine.segments_of(path)}:
-        _link(source.segments.folder / name, mine.segments.folder / name)
-    for file in [old / "metrics.jsonl", *(old / "tensorboard").glob("events.out.tfevents.*")]:
-        if file.is_file():
-            target = new / file.relative_to(old)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Segments never change, so two runs may share them."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _guarded(trainer: Trainer) -> Run:

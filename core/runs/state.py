@@ -15,13 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcturus.api import Agent, State, state_leaves, state_like
+from arcturus.api import Agent, State
+from arcturus.nests import state_leaves, state_like
 from arcturus.runs.action_log import ActionLog
 from arcturus.runs.episodes import Account
 from arcturus.runs.health import Health
 from arcturus.runs.monitor import check_state
 from arcturus.runs.settings import RunConfig
 from arcturus.seeding import Seeds
+
+
+def passed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` (0: there is none) lies in (before, now]."""
+    return every > 0 and now // every > before // every
 
 
 @dataclass

@@ -14,7 +14,8 @@ from arcturus.runs.building import agent_class, build_agent, check_training
 from arcturus.runs.fine_tuning import begin_with
 from arcturus.runs.folder import Run
 from arcturus.runs.health import Health
-from arcturus.runs.settings import RunConfig, find_listeners
+from arcturus.runs.listening import find_listeners
+from arcturus.runs.settings import RunConfig
 from arcturus.runs.signals import Signals, Watchdog
 from arcturus.runs.state import RunState
 from arcturus.runs.training import Training

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,23 @@ from typing import Any
 import numpy as np
 
 from arcturus.api import LoopOutput, State, TimeStep
-from arcturus.envs import is_atari, is_own, single
-from arcturus.envs.vector import DeviceEnvs
+from arcturus.envs import is_atari, is_own
 from arcturus.errors import ConfigError, Interrupted
 from arcturus.loop import run as run_loop
 from arcturus.runs.action_log import fingerprint
 from arcturus.runs.checkpoint import Checkpoints, Loaded
 from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run
+from arcturus.runs.judging import Judging
 from arcturus.runs.monitor import Monitor
-from arcturus.runs.probing import Probe
 from arcturus.runs.profile import Profile
-from arcturus.runs.reports import introduce, report_evaluation, report_hidden_layer, report_lengths
+from arcturus.runs.reports import introduce
 from arcturus.runs.resuming import restore, return_to
 from arcturus.runs.saver import Saver
 from arcturus.runs.saving import Saving
 from arcturus.runs.signals import Signals
-from arcturus.runs.state import RunState
-from arcturus.scoring.evaluation import evaluate
-from arcturus.scoring.instruments import HeldOut, collect_heldout
+from arcturus.runs.state import RunState, passed
 from arcturus.telling import say
-
-
-def passed(every: int, before: int, now: int) -> bool:
-    """Whether a multiple of `every` (0: there is none) lies in (before, now]."""
-    return every > 0 and now // every > before // every
 
 
 class Training:
@@ -56,13 +47,13 @@ class Training:
         learner_threads: int,
         argv: Sequence[str],
     ):
-        """make_listeners: settings.find_listeners().  argv: the command, as run.json keeps it of every start."""
+        """make_listeners: listening.find_listeners().  argv: the command, as run.json keeps it of every start."""
         self.state, self.run, self.signals, self.resume, self.quiet, self.argv = state, run, signals, resume, quiet, list(argv)
         self.config, self.seeds, self.agent, self.envs = state.config, state.seeds, state.agent, state.envs
         self.make_listeners, self.learner_threads = make_listeners, learner_threads
         self.checkpoints = Checkpoints(run.path, run.own)
         env_id = self.config.env.id
-        self.alone = single(self.config.env)  # nobody may open a second instance beside the one that trains
+        self.judging = Judging(state, signals.stop)
         self.proved = is_own(env_id) or is_atari(env_id)  # that restarts with a seed lead to the same
         self.restored = False  # something of the run may have changed
 
@@ -77,9 +68,9 @@ class Training:
         loaded = restore(state, run, self.checkpoints) if self.resume else None
         if self.resume and (state.steps > total or (state.steps == total and run.status == "finished")):
             raise ConfigError(
-                f"{run.path} has its {state.steps:,} steps already",
+                f"{run.path} has finished its {state.steps:,} steps already",
                 where="train-agent resume",
-                fix=f"go on to more with --steps {2 * state.steps}",
+                fix=f"train for more steps with --steps {2 * state.steps}",
             )
         self.restored = True
         if loaded:
@@ -87,7 +78,7 @@ class Training:
         if self.resume:  # what was changed is the run's from now on
             self._write_settings()
             self._begin_again()
-        self.heldout = self._hold_out_states()
+        self.judging.hold_out_states()
         self.monitor = Monitor(run.path, self.config, state.steps, self.quiet, loaded.state["monitor"] if loaded else None)
         introduce(self.monitor, self.config, self.agent, self.envs.envs, loaded.state if loaded else None)
         self.listeners = [make(run.path) for make in self.make_listeners]
@@ -112,12 +103,12 @@ class Training:
     def _go_on(self, loaded: Loaded | None) -> None:
         state, total = self.state, self.config.run.steps
         if state.eval_pending:
-            self._evaluate()
+            self.judging.evaluate(self.monitor, self.saving)
         if state.steps < total and not self.signals.stop():
             tell = (lambda text: None) if self.quiet else self.monitor.text
             self._loop(return_to(loaded, state, self.checkpoints, self.signals.stop, tell) if loaded else None)
-        if self.heldout and state.steps >= total and not state.eval_pending:
-            self._report_hidden_layer(self.heldout)
+        if state.steps >= total and not state.eval_pending:
+            self.judging.report_hidden_layer(self.monitor)
 
     def _write_settings(self) -> None:
         write_atomically(self.run.path / "config.yaml", self.config.text())
@@ -126,9 +117,9 @@ class Training:
         changed = self.run.begin(self.config, self.argv, self.steps)
         if changed:
             lines = "\n".join(f"  {line}" for line in changed[:10])
-            say(f"other versions than at the start before, so this is not an exact continuation:\n{lines}")
+            say(f"versions have changed since the last start, so this is not an exact continuation:\n{lines}")
         elif self.steps and not self.config.run.deterministic and not self.quiet:
-            say(f"going on from step {self.steps:,}; bit-equality with a run never stopped is promised with --deterministic only")
+            say(f"continuing from step {self.steps:,}; only with --deterministic does it end bit-identical to a run that was never stopped")
 
     def _checkpoint_written(self, step: int) -> None:
         self.run.note(checkpoint=step)
@@ -172,7 +163,7 @@ class Training:
         """Whether environments are to restart at this row: where a checkpoint is due (or an evaluation, if it can be played by the one
         environment only), once episodes had time to end since the last restart.  Until then a checkpoint keeps the actions since."""
         state = self.state
-        wanted = self._checkpoint_due(steps) or (self.alone and passed(self.config.eval_every, state.started, steps))
+        wanted = self._checkpoint_due(steps) or (self.judging.alone and passed(self.config.eval_every, state.started, steps))
         rows = (steps - state.started) // self.config.env.num_envs
         return wanted and (self.envs.full or state.account.may_restart(rows, self.envs.envs.playing))
 
@@ -183,9 +174,9 @@ class Training:
         self._log_row(row)
         for listener in self.listeners:
             listener(row)
-        if self._evaluation_due(before, row.interrupted):
+        if self.judging.evaluation_due(before, row.interrupted):
             state.eval_pending = True
-            self._evaluate()
+            self.judging.evaluate(self.monitor, self.saving)
         self.saving.save_segments()
         leaving = bool(self.signals.stop()) or state.steps >= total
         if row.interrupted:
@@ -212,9 +203,7 @@ class Training:
 
     def _log(self) -> None:
         state, schedule = self.state, self.envs.envs.schedule
-        extra = self.agent.scalars()
-        if self.heldout and self.probe.due(state.steps):
-            extra |= self._probe(self.heldout)
+        extra = self.agent.scalars() | self.judging.probed()
         if state.health.bad_rows:
             extra["health/bad_rows"] = state.health.bad_rows
         extra |= state.account.scalars()
@@ -222,70 +211,12 @@ class Training:
             extra["task/level"] = schedule.level
         self.monitor.log(state.steps, extra)
 
-    # -- evaluation and held-out states --------------------------------------------------------------------------------------
-
-    def _evaluation_due(self, before: int, interrupted: bool) -> bool:
-        """before: the step of the row before.  With one environment only, an evaluation waits for it to restart."""
-        state, every = self.state, self.config.eval_every
-        since = before
-        if self.alone:
-            since = state.started if interrupted else state.steps
-        return passed(every, since, state.steps) or (every > 0 and state.steps >= self.config.run.steps)
-
-    def _evaluate(self) -> None:
-        """Leaves eval_pending set if a signal broke it off."""
-        state = self.state
-        if self.alone and self.agent.own_loop:
-            state.eval_pending = False
-            return  # it was said at the beginning
-        began = time.perf_counter()
-        self._release()
-        try:
-            result = evaluate(
-                self.agent,
-                self.config.env,
-                self.config.run.eval_episodes,
-                seed=self.seeds.branch("selection"),
-                device=self.config.device,
-                stop=self.signals.stop,
-                max_steps=self.config.run.eval_max_steps,
-                progress=self.monitor.text,
-                threads=0,
-            )
-        except Interrupted:
-            return
-        state.eval_pending = False
-        report_lengths(self.monitor, self.agent, self.config, self.seeds.branch("lengths"), state.steps)
-        best = result.mean > state.best
-        report_evaluation(self.monitor, self.agent, result, state.steps, time.perf_counter() - began, best)
-        if best:
-            self.saving.save_best(result.mean)
-
-    def _release(self) -> None:
-        """Closes the only instance of an environment, so that another may be opened."""
-        if self.alone and isinstance(self.envs.envs, DeviceEnvs):
-            self.envs.envs.release()
-
-    def _hold_out_states(self) -> HeldOut | None:
-        self.probe = Probe(self.config)
-        if not self.probe.count or self.agent.network is None:
-            return None
-        self._release()
-        return HeldOut(collect_heldout(self.config.env, self.probe.count, self.seeds.branch("heldout"), self.config.device))
-
-    def _probe(self, heldout: HeldOut) -> dict[str, float]:
-        with self.probe.timed():
-            return heldout.read(self.agent)[0]
-
-    def _report_hidden_layer(self, heldout: HeldOut) -> None:
-        report_hidden_layer(self.monitor, self.agent, heldout, self.steps)
-
     def _prove(self) -> None:
         """Once a run: says so if these environments are no function of their seeds, as then nothing that was stopped can be gone back to."""
         self.proved = True
         if self.envs.envs.schedule is None and not self.agent.own_loop and not self.envs.repeats(self.state.restart_seeds()):
             say(
-                f"warning: {self.config.env.id} is no function of its seed: two restarts with the same one went different ways.  A resumed "
+                f"warning: {self.config.env.id} is not determined by its seed: two restarts with the same seed went differently.  A resumed "
                 "run will not be an exact continuation, and a scored episode can't be played again or filmed"
             )
             self.run.note(repeats=False)

@@ -25,7 +25,7 @@ from arcturus.scoring.explain import as_float, check_explanation
 from arcturus.scoring.instruments import as_timestep
 
 ATTACKS = ("noise", "fgsm")
-INSTEAD = "attack agents with a network that see pictures: dqn, c51, a2c, ppo ..."
+INSTEAD = "attack an agent that has a network and sees pictures: dqn, c51, a2c, ppo ..."
 
 
 class Attacked:
@@ -68,7 +68,7 @@ def check_attack(attack: str, strengths: list[float], actor: Actor, spec: EnvSpe
     if attack not in ATTACKS:
         raise ConfigError(f"unknown attack {attack!r}", where="--attack", fix=nearest(attack, ATTACKS, "attacks"))
     if any(not 0 <= x <= 1 for x in strengths):
-        raise ConfigError("a strength is from 0 to 1, of the range from black to white", where="--strength", fix="try 0.01")
+        raise ConfigError("a strength must be from 0 to 1, where 1 is the range from black to white", where="--strength", fix="try 0.01")
     try:
         check_explanation("saliency", actor, spec, device)  # needs as much of a network
         picture = torch.zeros(1, *spec.obs_shape, dtype=torch.uint8, device=device)
@@ -76,4 +76,4 @@ def check_attack(attack: str, strengths: list[float], actor: Actor, spec: EnvSpe
     except ConfigError as e:
         raise ConfigError(e.what, where="--attack", fix=INSTEAD) from e
     except (AttributeError, ValueError, RuntimeError, TypeError) as e:
-        raise ConfigError(f"this agent can't be attacked so: {e}", where="--attack", fix=INSTEAD) from e
+        raise ConfigError(f"this attack doesn't work on this agent: {e}", where="--attack", fix=INSTEAD) from e

@@ -96,12 +96,12 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         inside = [path] if (path / "run.json").is_file() else sorted(p.parent for p in path.glob("**/run.json"))
         inside = [p for p in inside if p == path or not any(part.startswith(".") for part in p.relative_to(path).parts)]
         if not inside:
-            empty.append(f"{path} {'holds no run folder' if path.is_dir() else 'is no folder'}")
+            empty.append(f"{path} {'contains no run folder' if path.is_dir() else 'is not a folder'}")
         found |= {p.resolve(): found.get(p.resolve(), p) for p in inside}
     if not found and empty:
-        raise ConfigError(empty[0], where="RUN", fix="give folders that train-agent named, or a folder of them")
+        raise ConfigError(empty[0], where="RUN", fix="give run folders that train-agent made, or a folder that contains them")
     if not found:
-        raise ConfigError("these are all files, and runs are folders", where="RUN", fix="give the folders that train-agent named")
+        raise ConfigError("these are all files, but runs are folders", where="RUN", fix="give run folders that train-agent made")
     for line in empty:
         say(f"warning: {line}")
     return list(found.values())
@@ -135,7 +135,7 @@ def read_run(path: Path, trust: tuple[str, ...] = ()) -> Scored:
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
         raise CheckpointError(f"{path} holds no scores that can be read: {e!r}"[:300], where="RUN") from e
     if score is None:
-        raise ConfigError(f"{path} has no score yet", where="RUN", fix=f"evaluate-agent {typed(path)}; or leave it out")
+        raise ConfigError(f"{path} has no score yet", where="RUN", fix=f"run evaluate-agent {typed(path)}, or leave it out")
     machine = f"{about.get('device', 'unknown')} on {about.get('machine', 'unknown')}"
     return Scored(path, config, score, clock, rows, machine)
 
@@ -203,7 +203,7 @@ def normalised(env_id: str, score: float) -> float | None:
 
 def _finite(value: Any) -> float:
     if isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return float(value)
 
 
@@ -282,9 +282,9 @@ def cautions(groups: Sequence[Group]) -> list[str]:
     out = []
     inside = sum(run.score.by == "training" for run in runs)
     if inside == len(runs):
-        out.append("scores are the newest evaluations in training: evaluate-agent RUN scores on fresh seeds")
+        out.append("scores are from the newest evaluations during training; evaluate-agent RUN scores on fresh seeds")
     elif inside:
-        out.append(f"{inside} of {len(runs)} scores are the newest evaluation in training, the others evaluate-agent's")
+        out.append(f"{inside} of {len(runs)} scores are from the newest evaluation during training, the others from evaluate-agent")
     for what in ("protocol", "policy"):
         users: dict[str, list[str]] = {}
         for group in groups:
@@ -296,9 +296,9 @@ def cautions(groups: Sequence[Group]) -> list[str]:
             out.append(f"scored under different {'policies' if what == 'policy' else 'protocols'}: {told}")
     again = [group.name for group in groups if len(group.seeds) < len(group.runs)]
     if again:
-        out.append(f"several runs of one seed, which are no repetition: {'; '.join(again)}")
+        out.append(f"several runs have the same seed, so they are not independent: {'; '.join(again)}")
     if len({run.machine for run in runs}) > 1:
-        out.append("minutes are of different machines or devices")
+        out.append("minutes were measured on different machines or devices")
     return out
 
 

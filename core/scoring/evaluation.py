@@ -17,7 +17,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from arcturus.api import Act, Actor, EnvSpec, Objective, TimeStep, random_actions
+from arcturus.actor_critic import random_actions
+from arcturus.api import Act, Actor, EnvSpec, Objective, TimeStep
 from arcturus.config import from_mapping, user_path
 from arcturus.device import torch_threads
 from arcturus.envs import EnvConfig, check_settings, is_atari, longest_scored, open_envs, single
@@ -109,7 +110,7 @@ def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
         if actor.stochastic:
             return "sample"
         if is_atari(config.id) and getattr(actor, "network", None) is not None:
-            from arcturus.envs.atari import protocol
+            from arcturus.envs.protocols import protocol
 
             settings = getattr(actor, "config", None)
             noisy = getattr(getattr(settings, "agent", settings), "noisy", 0.0) > 0
@@ -315,8 +316,8 @@ class _Play:
     def _so_far(self) -> str:
         over, longest = sum(e is not None for e in self.done), max(len(log.actions) for log in self.logs)
         cut = f"cut at {self.limit:,} (--max-steps, in training --eval-max-steps)"
-        limits = cut if self.limit else "as long as the environment lets it"
-        return f"evaluating: {over} of {len(self.done)} episodes are over; the longest under way has {longest:,} steps, {limits}"
+        limits = cut if self.limit else "with no limit"
+        return f"evaluating: {over} of {len(self.done)} episodes are over; the longest one still running has {longest:,} steps, {limits}"
 
 
 def check_fit(actor: Actor, spec: EnvSpec) -> None:
@@ -329,17 +330,17 @@ def check_fit(actor: Actor, spec: EnvSpec) -> None:
     ):
         return
     raise ConfigError(
-        f"this agent was trained on {known.env_id}, which shows {list(known.obs_shape)} and is answered by {known.action_space}; "
-        f"{spec.env_id} shows {list(spec.obs_shape)} and is answered by {spec.action_space}",
+        f"this agent was trained on {known.env_id}, with observations {list(known.obs_shape)} and actions {known.action_space}; "
+        f"{spec.env_id} has observations {list(spec.obs_shape)} and actions {spec.action_space}",
         where="evaluate()",
-        fix="evaluate it where it was trained, under the same settings (frame_size, frame_stack, options ...)",
+        fix="evaluate it on the environment it was trained on, with the same settings (frame_size, frame_stack, options ...)",
     )
 
 
 def _rules(config: EnvConfig) -> str:
     if not is_atari(config.id):
         return "whole episodes, raw rewards"
-    from arcturus.envs.atari import protocol
+    from arcturus.envs.protocols import protocol
 
     return str(protocol(config.protocol)) + (", all 18 actions" if config.full_action_space else ", the game's own actions")
 

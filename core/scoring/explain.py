@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Actor, EnvSpec, State, map_state
+from arcturus.api import Actor, EnvSpec, State
 from arcturus.errors import ConfigError, nearest
+from arcturus.nests import map_state
 
 PATCHES = 7  # patches along the shorter side: 6 of 42 pixels, 12 of 84; about a sprite
 OVERLAP = 2  # strides to a patch
@@ -117,11 +118,11 @@ def check_explanation(name: str, actor: Actor, spec: EnvSpec, device: torch.devi
         raise ConfigError(f"unknown explanation {name!r}", where="--explain", fix=nearest(name, EXPLANATIONS, "explanations"))
     network = getattr(actor, "network", None)
     if not callable(getattr(network, "score", None)):
-        fix = "film it without; dqn, reinforce, a2c and ppo can be explained"
+        fix = "film it without --explain; dqn, reinforce, a2c and ppo can be explained"
         raise ConfigError("this agent has no network with a score() to explain", where="--explain", fix=fix)
     if spec.obs_dtype != torch.uint8:
-        fix = "film it without, or use an environment that shows pictures"
-        raise ConfigError(f"{spec.env_id} shows {spec.obs_shape} numbers, no picture", where="--explain", fix=fix)
+        fix = "film it without --explain, or use an environment whose observations are pictures"
+        raise ConfigError(f"observations of {spec.env_id} are {spec.obs_shape} numbers, not a picture", where="--explain", fix=fix)
     if name == "occlusion":
         return
     obs = torch.arange(torch.Size(spec.obs_shape).numel(), device=device).to(torch.uint8).view(1, *spec.obs_shape)
@@ -131,4 +132,4 @@ def check_explanation(name: str, actor: Actor, spec: EnvSpec, device: torch.devi
     bytes_, floats = (network.score(x, *rest) for x in (obs, as_float(obs)))  # type: ignore[union-attr]
     if not torch.allclose(bytes_, floats, rtol=1e-3, atol=1e-4):
         fix = "scale only uint8 in your torso; or use --explain occlusion, which needs no gradient"
-        raise ConfigError("this network reads a float picture from 0 to 1 otherwise than its bytes", where="--explain", fix=fix)
+        raise ConfigError("this network reads a float picture from 0 to 1 differently from its bytes", where="--explain", fix=fix)

@@ -84,9 +84,9 @@ def replay(
 def check_reward(config: EnvConfig, episode: ScoredEpisode, reward: float, scored: float) -> None:
     """TrainingFailed if a step earned something else than when it was scored."""
     if reward != scored:
-        own = "" if is_atari(config.id) else "does it draw on chance that reset(seed) doesn't set? "
+        own = "" if is_atari(config.id) else "does it use randomness that reset(seed) doesn't set? "
         raise TrainingFailed(
-            f"the replay of {config.id} earned {reward:g} where {scored:g} was scored: it went another way",
+            f"the replay of {config.id} earned {reward:g} at a step that earned {scored:g} when it was scored",
             where=f"seed {episode.seed}",
             fix=f"{own}was it scored with another version of {'ale-py' if is_atari(config.id) else 'the environment'}?",
         )

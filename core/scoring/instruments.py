@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Actor, TimeStep, random_actions
+from arcturus.actor_critic import random_actions
+from arcturus.api import Actor, TimeStep
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.seeding import Seeds
 

@@ -41,7 +41,7 @@ def keep(run: Path, name: str, fill: Callable[[Path, int], None]) -> Path:
         except OSError as e:
             problem = problem or e
             say(f"warning: {home} can't be written: {e.strerror or e}")
-    raise CheckpointError(f"the scores could not be kept anywhere: {problem}", where=str(run)) from problem
+    raise CheckpointError(f"the scores could not be saved anywhere: {problem}", where=str(run)) from problem
 
 
 def installed(run: Path) -> bool:
@@ -102,7 +102,7 @@ def whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             report = read_json(path)
         except CheckpointError as e:
-            say(f"warning: {path.parent} is passed over: {e.what}")
+            say(f"warning: {path.parent} is skipped: {e.what}")
             continue
         if not {"attack", "asked"} & report.keys():
             yield path, report
@@ -113,16 +113,16 @@ def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str, int | N
     memory was given if not its own."""
     path, report = next(whole(run), (None, {}))
     if path is None:
-        raise ConfigError(f"{run} has no evaluation to film from", where="--replay", fix=f"evaluate-agent {typed(run)} first")
+        raise ConfigError(f"{run} has no evaluation to film from", where="--replay", fix=f"run evaluate-agent {typed(run)} first")
     try:
         episodes, step, rules = report["per_episode"], int(report["checkpoint"]), str(report["protocol"])
         slots = int(report["memory_slots"]) if "memory_slots" in report else None
         if not 0 <= number < len(episodes):
-            raise ConfigError(f"there is no episode {number}; there are 0 to {len(episodes) - 1}", where="--replay")
+            raise ConfigError(f"there is no episode {number}, only 0 to {len(episodes) - 1}", where="--replay")
         chosen = episodes[number]
         data = read_file(path.with_name("episodes.safetensors"), EPISODES_LIMIT)
         if int.from_bytes(data[:8], "little") > 1 << 20:
-            raise ValueError("a header that long belongs to no evaluation")
+            raise ValueError("its header is too long")
         arrays = tensors_from_bytes(data)
         episode = ScoredEpisode(
             int(chosen["seed"]),

@@ -66,7 +66,7 @@ class Drawing:
         if x.ndim != 3 or x.shape[-1] not in (1, 3, 4) or not x.size or x.dtype.kind not in "biuf":
             gave = f"{drawn.dtype} {list(drawn.shape)}" if isinstance(drawn, np.ndarray) else type(drawn).__name__
             raise EnvironmentProblem(
-                f"{self.backend.env_id}: its render() gave {gave}, where a picture [height, width, 3] of bytes is wanted",
+                f"{self.backend.env_id}: its render() gave {gave} instead of a picture [height, width, 3] of bytes",
                 where="--video",
             )
         x = np.repeat(x, 3, -1) if x.shape[-1] == 1 else x[..., :3]
@@ -99,5 +99,5 @@ def opened(config: EnvConfig, device: Any) -> Iterator[tuple[DeviceEnvs, Screen]
         return
     with open_envs(one, 0, device, drawn=True) as envs:
         if "rgb_array" not in envs.backend.render_modes:  # type: ignore[attr-defined]
-            raise ConfigError(f"{config.id} can't draw itself (it has no rgb_array render mode)", where="--video")
+            raise ConfigError(f"{config.id} can't be filmed: it has no rgb_array render mode", where="--video")
         yield envs, Drawing(envs)

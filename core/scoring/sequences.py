@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from arcturus.actor_critic import Categoricals
 from arcturus.api import Actor
 from arcturus.config import parse_options
 from arcturus.envs import EnvConfig, family, is_own
 from arcturus.errors import ConfigError
-from arcturus.policies import Categoricals
 from arcturus.seeding import Seeds
 
 BATCH = 250  # sequences side by side
@@ -68,7 +68,7 @@ def parse_lengths(text: str) -> list[tuple[int, ...]]:
     try:
         return [tuple(int(n) for n in part.split("x")) for part in text.split(",")]
     except ValueError as e:
-        raise ConfigError(f"{text!r} are no lengths", where="--lengths", fix="10,20,30; or length x repeats: 10x5,20x10") from e
+        raise ConfigError(f"{text!r} are not lengths", where="--lengths", fix="write 10,20,30; or length x repeats: 10x5,20x10") from e
 
 
 def slots_of(actor: Any) -> int:
@@ -88,7 +88,7 @@ def check_lengths(actor: Any, config: EnvConfig, lengths: Sequence[tuple[int, ..
         slots = slots_of(actor)
         if slots and task.remembered(each) > slots:
             raise ConfigError(
-                f"length {'x'.join(map(str, each))} asks for {task.remembered(each)} vectors, and the memory has {slots} slots",
+                f"length {'x'.join(map(str, each))} has {task.remembered(each)} vectors to remember, but the memory has only {slots} slots",
                 where="--lengths",
                 fix=f"add --memory-slots {task.remembered(each)} or more",
             )
@@ -98,7 +98,7 @@ def _task(config: EnvConfig) -> tuple[Any, Any]:
     from arcturus.envs.tasks import registered_settings, task_of
 
     if registered_settings(config.id) is None:
-        raise ConfigError(f"{config.id} has no sequences to score by length", where="--lengths", fix="they are of NTM/ tasks")
+        raise ConfigError(f"{config.id} has no sequences to score by length", where="--lengths", fix="use a run on an NTM/ task")
     return task_of(config.id, parse_options(config.options))
 
 

@@ -34,19 +34,19 @@ def task_curves(runs: Sequence[Path], where: str, trust: tuple[str, ...] = ()) -
     env = configs[0].env
     tasks = [task_of(c.env.id, parse_options(c.env.options))[0] for c in configs if family(c.env.id) == "ntm" and is_own(c.env.id)]
     if len(tasks) < len(configs) or len(set(tasks)) > 1:
-        raise ConfigError("these runs are not on one NTM/ task", where=where, fix="give runs with the same --env and lengths")
+        raise ConfigError("these runs are not on the same NTM/ task", where=where, fix="give runs with the same --env and lengths")
     names, title = _names(runs, configs), f"{env.id} {env.options}".strip()
     if where == "--bits":
         metrics = [read_metrics(run) for run in folders]
         tags = {tag for rows in metrics for row in rows for tag in row}
         if not tags & {"task/bits_per_sequence", "eval/bits_per_sequence"}:
-            raise ConfigError("no bits per sequence were logged", where=where, fix="agents without a policy have none")
+            raise ConfigError("no bits per sequence were logged", where=where, fix="use runs of an agent with a policy")
         return learning_curves(list(zip(names, metrics, strict=True)), tasks[0], title)
     scores: list[Any] = []
     for run in folders:
         found = kept(run.path, LENGTHS)
         if not found:
-            fix = f"evaluate-agent {typed(run.path)} --lengths 10,20"
+            fix = f"run evaluate-agent {typed(run.path)} --lengths 10,20"
             raise ConfigError(f"{run.path} has no scores by length", where=where, fix=fix)
         scores.append(read_json(found[-1]).get("lengths"))
     try:

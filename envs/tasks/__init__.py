@@ -37,7 +37,7 @@ def task_of(env_id: str, options: dict[str, Any]) -> tuple[Any, Any]:
 
     settings = registered_settings(env_id)
     if settings is None:
-        raise ValueError(f"{env_id} is no task")
+        raise ValueError(f"{env_id} is not a task")
     return split_settings(kind_of(settings.pop("task")), settings | options)
 
 
@@ -54,9 +54,9 @@ def register_task(env_id: str, kind: type, **settings: Any) -> None:
     from arcturus.envs.tasks.sequences import Task, check_task
 
     if not (isinstance(env_id, str) and OWN_NAME.fullmatch(env_id)) or env_id in TURING:
-        raise ValueError(f"{env_id!r} is no name for a task of one's own: NTM/Name-v0, of no task that is here")
+        raise ValueError(f"{env_id!r} can't be the id of your own task: use NTM/Name-v0, with a name that is not one of arcturus's tasks")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise ValueError(f"{kind!r} is no subclass of arcturus.envs.tasks.sequences.Task")
+        raise ValueError(f"{kind!r} is not a subclass of arcturus.envs.tasks.sequences.Task")
     check_task(split_settings(kind, settings)[0])
     if (before := gym.registry.get(env_id)) is not None:
         there = before.kwargs.get("task")

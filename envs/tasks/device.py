@@ -22,7 +22,7 @@ from arcturus.envs.tasks.scalar import observation_space
 from arcturus.envs.tasks.sequences import Tapes, check_tapes
 from arcturus.envs.vector import OLDEST, BadRow, Episode
 from arcturus.errors import EnvironmentProblem
-from arcturus.seeding import Seeds
+from arcturus.seeding import ResetSeeds
 
 
 class TaskEnvs:
@@ -43,7 +43,7 @@ class TaskEnvs:
         schedule: Schedule | None = None,
     ):
         if play.reward == "stop" or play.actions == "probs":
-            raise ValueError(f"{play.reward} rewards and {play.actions} answers are for one environment at a time")
+            raise ValueError(f"{play.reward} rewards and {play.actions} answers work only with one environment at a time")
         self.task, self.play, self.num_envs, self.device = task, play, num_envs, torch.device(device)
         self.schedule = schedule or Schedule("uniform", task.ranges)
         self.single_observation_space, self.single_action_space = observation_space(task), play.space
@@ -61,7 +61,7 @@ class TaskEnvs:
             has_targets=play.has_targets,
             remembered=task.remembered(task.longest),
         )
-        self._seeds, self._resets = Seeds(seed).branch("env"), 0
+        self._reset_seeds = ResetSeeds(seed)
         self._tapes = torch.Generator(self.device)
         self._yes, self._no = (torch.full((num_envs,), x, device=self.device) for x in (True, False))
         self._zero = torch.zeros(num_envs, device=self.device)
@@ -85,7 +85,7 @@ class TaskEnvs:
         if self._state in ("sent", "closed"):
             raise RuntimeError(f"environments can't be reset while {self._state}: call recv() before reset")
         if mask is not None and not np.all(mask):
-            raise RuntimeError("these environments begin and end together: they are reset together")
+            raise RuntimeError("these environments begin and end together, so they can only be reset together")
         self._lengths = np.random.default_rng([int(s) for s in seeds])
         self._tapes.manual_seed(int(self._lengths.integers(2**62)))
         return self.open()
@@ -111,7 +111,7 @@ class TaskEnvs:
             try:
                 check_tapes(self.task, tapes, self.num_envs, lengths)
             except ValueError as e:
-                raise EnvironmentProblem(f"{self.spec.env_id}: {e}", where="--env", fix="mend that task's sample()") from e
+                raise EnvironmentProblem(f"{self.spec.env_id}: {e}", where="--env", fix="fix that task's sample()") from e
 
     def _timestep(self, reward: Tensor) -> TimeStep:
         over = self.t == len(self._mask)
@@ -202,14 +202,7 @@ class TaskEnvs:
     ) -> tuple[Tensor, dict[str, Any]]:
         """obs [N, inputs], and an info with the rows that ask ("valid" [N]).  options {"lengths": (5,)} or {"tapes": Tapes of N}
         say what the first episodes are."""
-        if seed is None:
-            seeds = self._seeds.branch("reset", self._resets).environments(self.num_envs)
-            self._resets += 1
-        elif isinstance(seed, (int, np.integer)):
-            seeds = Seeds(int(seed)).branch("env").environments(self.num_envs)
-        else:
-            seeds = np.asarray(seed, np.int64)
-        ts, options = self.restart(seeds), options or {}
+        ts, options = self.restart(self._reset_seeds(seed, self.num_envs)), options or {}
         if "lengths" in options:
             self.task.check(tuple(options["lengths"]))
             ts = self.open(self.task.sample(self._tapes, self.num_envs, tuple(options["lengths"])))

@@ -47,19 +47,19 @@ class Play:
     def __post_init__(self) -> None:
         if self.actions not in ACTIONS or self.reward not in REWARDS:
             raise ValueError(
-                f"actions {self.actions!r} (of {', '.join(ACTIONS)}), reward {self.reward!r} (of {', '.join(REWARDS)})"
+                f"actions {self.actions!r} must be one of {', '.join(ACTIONS)}; reward {self.reward!r} one of {', '.join(REWARDS)}"
             )
         forecast = self.actions in FORECASTS
         if forecast != (self.reward == "logscore"):
             raise ValueError(
-                f"{self.actions} answers can't be rewarded by {self.reward}: logscore is for probs and quantised alone"
+                f"actions={self.actions} can't have reward={self.reward}: probs and quantised need logscore, other actions can't have it"
             )
         if self.actions == "symbol" and self.outputs > WIDEST_SYMBOL:
             raise ValueError(
                 f"{self.outputs} bits are 2^{self.outputs} symbols: at most {WIDEST_SYMBOL} bits fit; use actions=bits or serial"
             )
         if type(self.levels) is not int or not 2 <= self.levels <= 1_000:
-            raise ValueError(f"{self.levels!r} levels: a whole number from 2 to 1,000 is needed")
+            raise ValueError(f"levels is {self.levels!r}, but must be a whole number from 2 to 1,000")
         object.__setattr__(self, "space", self._space())
 
     def _space(self) -> gym.Space:

@@ -19,7 +19,7 @@ def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
     unknown = settings.keys() - {*names, "actions", "reward", "levels"}
     if unknown:
         raise TypeError(
-            f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(names)}, actions, reward, levels"
+            f"there is no setting {', '.join(sorted(unknown))}; the settings are {', '.join(names)}, actions, reward, levels"
         )
     if settings.get("actions") in FORECASTS:
         settings = {"reward": "logscore"} | settings

@@ -66,7 +66,7 @@ class Task:
         for field in fields(self):
             value, least = getattr(self, field.name), self.least(field.name)
             if type(value) is not int or not least <= value <= MOST:
-                raise ValueError(f"{field.name} is {value!r}: a whole number from {least} to {MOST:,} is needed")
+                raise ValueError(f"{field.name} is {value!r}, but must be a whole number from {least} to {MOST:,}")
         for name, (low, high) in zip(self.names, self.ranges, strict=True):
             if low > high:
                 raise ValueError(f"the range of {name} is empty: from {low} to {high}")
@@ -108,7 +108,7 @@ class Task:
         """ValueError if no tape of these lengths can be made."""
         wanted = len(self.names)
         if len(lengths) != wanted or any(type(n) is not int or not 1 <= n <= MOST for n in lengths):
-            raise ValueError(f"{'x'.join(map(str, lengths))} is no length: {' x '.join(self.names)} is needed, each from 1")
+            raise ValueError(f"{'x'.join(map(str, lengths))} is not a length: it must be {' x '.join(self.names)}, each at least 1")
 
     def sample(self, generator: torch.Generator, batch: int, lengths: Sequence[int]) -> Tapes:
         """`batch` tapes of these lengths, on the generator's device."""
@@ -214,7 +214,7 @@ class AssociativeRecall(Task):
     def check(self, lengths: Sequence[int]) -> None:
         super().check(lengths)
         if lengths[0] < 2:
-            raise ValueError("of one item nothing can be asked: at least 2 are needed")
+            raise ValueError("at least 2 items are needed: the answer is the item after the queried one")
 
     @property
     def inputs(self) -> int:
@@ -262,7 +262,7 @@ class DynamicNGrams(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n > 16:
-            raise ValueError(f"{self.n}-grams have {2 ** (self.n - 1):,} contexts: n may be 16 at most")
+            raise ValueError(f"{self.n}-grams have {2 ** (self.n - 1):,} contexts: n may be at most 16")
 
     @property
     def inputs(self) -> int:
@@ -332,7 +332,7 @@ class PrioritySort(Task):
     def check(self, lengths: Sequence[int]) -> None:
         super().check(lengths)
         if lengths[0] < self.best:
-            raise ValueError(f"of {lengths[0]} items the best {self.best} can't be asked for")
+            raise ValueError(f"{lengths[0]} items are too few: the task asks for the best {self.best}")
 
     @property
     def inputs(self) -> int:
@@ -377,7 +377,7 @@ def check_task(task: Task) -> None:
         tapes, again = (task.sample(torch.Generator().manual_seed(0), 2, lengths) for _ in range(2))
         check_tapes(task, tapes, 2, lengths)
         if not all(map(torch.equal, tapes, again)):
-            raise ValueError(f"{type(task).__name__}: two generators of one seed make two tapes: draw from the generator alone")
+            raise ValueError(f"{type(task).__name__}: generators with the same seed make different tapes: draw only from the generator")
 
 
 def check_tapes(task: Task, tapes: Tapes, batch: int, lengths: Sequence[int]) -> None:
@@ -393,8 +393,8 @@ def check_tapes(task: Task, tapes: Tapes, batch: int, lengths: Sequence[int]) ->
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise ValueError(f"{length}: {what} are {list(tensor.shape)} {tensor.dtype}, not {list(shape)} {dtype}")
     if int(mask.sum()) != task.answers(lengths):
-        raise ValueError(f"{length}: {int(mask.sum())} rows ask for an answer, and answers() says {task.answers(lengths)}")
+        raise ValueError(f"{length}: {int(mask.sum())} rows ask for an answer, but answers() says {task.answers(lengths)}")
     if int(y.max()) > 1 or bool(y[~mask.to(y.device)].any()):
-        raise ValueError(f"{length}: targets are bits, and 0 in rows that ask for nothing")
+        raise ValueError(f"{length}: targets must be 0 or 1, and 0 in rows that ask for no answer")
     if not bool((x.isfinite() & (x >= low) & (x <= high)).all()):
-        raise ValueError(f"{length}: inputs are finite, and from {low:g} to {high:g} as `bounds` says")
+        raise ValueError(f"{length}: inputs must be finite, and from {low:g} to {high:g} as `bounds` says")

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import arcturus
 from arcturus.agents import a2c, ppo, reinforce
-from arcturus.api import EnvSpec, state_leaves
+from arcturus.api import EnvSpec
 from arcturus.errors import ConfigError
 from arcturus.loop import run
+from arcturus.nests import state_leaves
 from arcturus.replay.rollout import Minibatch, Rollout
 from arcturus.seeding import Seeds
 
@@ -75,11 +76,11 @@ def test_minibatches_hold_every_row_once_and_whole_sequences(every, count, seed)
 
 
 def test_what_does_not_divide_is_refused_before_training(counter):
-    with pytest.raises(ConfigError, match="7 minibatches don't divide 32 sequences"):
+    with pytest.raises(ConfigError, match="32 sequences .* can't be divided into 7 minibatches"):
         build("ppo", counter(4), minibatches=7)
-    with pytest.raises(ConfigError, match="8 minibatches don't divide 4 sequences"):
+    with pytest.raises(ConfigError, match="4 sequences .* can't be divided into 8 minibatches"):
         build("ppo", counter(4), minibatches=8, core="lstm")
-    with pytest.raises(ConfigError, match="have one row each"):
+    with pytest.raises(ConfigError, match="of only one row each"):
         build("ppo", counter(4), minibatches=32)
     with pytest.raises(ConfigError, match="8 rows can't be unrolled in pieces of 3"):
         build("ppo", counter(4), bptt=3, core="lstm")

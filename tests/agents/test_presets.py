@@ -13,7 +13,7 @@ from torch import nn
 from arcturus import agents
 from arcturus.config import hints
 from arcturus.envs import EnvConfig, check_settings, open_envs, open_training
-from arcturus.envs.atari import PROTOCOLS
+from arcturus.envs.protocols import PROTOCOLS
 from arcturus.errors import ConfigError
 from arcturus.optimizers import RMSProp
 from arcturus.runs.building import build_agent
@@ -200,8 +200,8 @@ def test_a_support_that_holds_no_return_is_warned_of(tmp_path, capfd):
     options = {"steps": 2_500, "eval_every": 0, "heldout_states": 0, "log_every": 100}
     wrong = {"v_min": 0.0, "v_max": 100.0, "learning_starts": 100, "learning_rate": 5e-3}
     run = arcturus.train("c51", "Acrobot-v1", run_dir=tmp_path / "a", agent_config=wrong, **options)
-    assert "lies beyond the support from 0 to 100" in capfd.readouterr().err
+    assert "lies outside the support from 0 to 100" in capfd.readouterr().err
     assert max(line.get("health/clipped_mass", 0) for line in arcturus.read_metrics(run)) > 0.1
     arcturus.train("c51", "Acrobot-v1", run_dir=tmp_path / "b", agent_config={"learning_starts": 100}, **options)
-    assert "beyond the support" not in capfd.readouterr().err
+    assert "outside the support" not in capfd.readouterr().err
     assert resolve("c51", preset="classic").agent.v_min < 0

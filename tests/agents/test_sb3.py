@@ -92,7 +92,7 @@ def test_its_algorithms_train_log_and_score_behind_our_commands(algorithm, tmp_p
     assert arcturus.evaluate(actor, "CartPole-v1", episodes=2).mean > 0
     again = arcturus.load(run, "best")
     assert actor.stochastic == (algorithm != "dqn") == again.stochastic
-    with pytest.raises(ConfigError, match="can't go on: only its policy is saved"):
+    with pytest.raises(ConfigError, match="can't be resumed: only its policy is saved"):
         arcturus.resume(run)
 
 
@@ -154,9 +154,9 @@ def small_cnn(self, observation_space, features_dim=8, normalized_image=False):
 def test_settings_it_does_not_know_are_one_clear_error(tmp_path):
     for settings, told in (
         ("n_stepz=3", "n_stepz"),
-        ("tensorboard_log=/x", "own business"),
-        ("gamma=foo", "no number"),
-        ("learning_rate=lin_fast", "no schedule"),
+        ("tensorboard_log=/x", "can't be set here"),
+        ("gamma=foo", "not a number"),
+        ("learning_rate=lin_fast", "not a schedule"),
     ):
         with pytest.raises(ConfigError, match=told):
             arcturus.train(

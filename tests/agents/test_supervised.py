@@ -180,7 +180,7 @@ def test_several_teachers_are_averaged(finished, counter):
 
 
 def test_a_teacher_of_another_world_is_refused(finished):
-    with pytest.raises(ConfigError, match="doesn't look or act like"):
+    with pytest.raises(ConfigError, match="observations or actions differ"):
         make("distill", arcturus.make("Acrobot-v1", 2), teachers=str(finished.path), horizon=4)
 
 
@@ -263,5 +263,5 @@ def test_sequences_drawn_whole_begin_where_an_episode_does():
 @pytest.mark.parametrize("name", ["ppo", "a2c", "drqn"])
 def test_whole_episodes_are_asked_of_tasks_only(name):
     config = {"bptt": 0} if name == "drqn" else {"horizon": 0}
-    with pytest.raises(ConfigError, match="don't begin and end together"):
+    with pytest.raises(ConfigError, match="begin and end"):
         make(name, arcturus.make("CartPole-v1", 2), torso="mlp", **config)

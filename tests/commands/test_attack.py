@@ -8,9 +8,10 @@ import gymnasium as gym
 import pytest
 import torch
 
+from arcturus.actor_critic import ActorCritic
 from arcturus.api import Act, EnvSpec
 from arcturus.errors import ConfigError
-from arcturus.networks import ActorCritic, QNetwork
+from arcturus.networks import QNetwork
 from arcturus.scoring.attack import Attacked, check_attack, worse
 from arcturus.scoring.instruments import as_timestep
 from arcturus.scripts.evaluate_agent import main
@@ -120,7 +121,7 @@ def test_what_cannot_be_attacked_is_refused():
         with pytest.raises(ConfigError, match=said):
             check_attack(attack, strengths, actor, SPEC)
     numbers = EnvSpec("x", 1, (3,), torch.float32, gym.spaces.Discrete(5))
-    with pytest.raises(ConfigError, match="no picture"):
+    with pytest.raises(ConfigError, match="not a picture"):
         check_attack("noise", [0.1], actor, numbers)
 
 

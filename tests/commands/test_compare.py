@@ -208,7 +208,7 @@ def test_evaluate_agent_goes_before_training_and_only_at_the_last_checkpoint(fol
 def test_kinds_of_scores_are_never_mixed_silently():
     runs = [scored(seed=0), scored(seed=1, by="training", policy=None)]
     assert cautions([Group("dqn", {}, runs)]) == [
-        "1 of 2 scores are the newest evaluation in training, the others evaluate-agent's"
+        "1 of 2 scores are from the newest evaluation during training, the others from evaluate-agent"
     ]
     assert "fresh seeds" in cautions([Group("dqn", {}, runs[1:])])[0]
     assert cautions([Group("dqn", {}, runs[:1])]) == []
@@ -219,8 +219,8 @@ def test_kinds_of_scores_are_never_mixed_silently():
     other = runs[0]._replace(score=runs[0].score._replace(protocol="nature"), machine="cuda")
     told = cautions([Group("dqn", {}, [runs[0], other])])
     assert [line.split(":")[0] for line in told] == [
-        "scored under different protocols", "several runs of one seed, which are no repetition",
-        "minutes are of different machines or devices",
+        "scored under different protocols", "several runs have the same seed, so they are not independent",
+        "minutes were measured on different machines or devices",
     ]  # fmt: skip
 
 
@@ -352,7 +352,7 @@ def test_the_command_prints_draws_and_writes_elsewhere(folder, tmp_path, capsys)
     assert lines[0] == "CartPole-v1"
     assert f"{a['mean']:.2f} [{a['mean_ci95'][0]:.2f}, {a['mean_ci95'][1]:.2f}]" in lines[2]
     assert "[1 seed: too few]" in lines[3]
-    assert lines[4].startswith("! scores are the newest evaluations in training")
+    assert lines[4].startswith("! scores are from the newest evaluations during training")
     assert sum(str(folder) in line for line in lines[5:]) == 4
     assert imread(picture).std() > 0.02
 
@@ -368,9 +368,9 @@ def test_it_prints_without_loading_matplotlib(folder):
 
 
 @pytest.mark.parametrize(("argv", "code", "says"), [
-    (["{tmp}/nothing"], 2, "is no folder"), (["{tmp}"], 2, "holds no run folder"), (["{tmp}/file"], 2, "all files"),
-    (["{a}", "--plot", "x.gif"], 2, "doesn't end in .png"), (["{a}", "--plot", "{a}/x.png"], 2, "lies in a run folder"),
-    (["{a}", "--json", "{a}/evaluations/x.json"], 2, "lies in a run folder"),
+    (["{tmp}/nothing"], 2, "is not a folder"), (["{tmp}"], 2, "contains no run folder"), (["{tmp}/file"], 2, "all files"),
+    (["{a}", "--plot", "x.gif"], 2, "doesn't end in .png"), (["{a}", "--plot", "{a}/x.png"], 2, "is in a run folder"),
+    (["{a}", "--json", "{a}/evaluations/x.json"], 2, "is in a run folder"),
     (["{a}", "--plot", "{tmp}/file/x.png"], 5, "can't be written"), (["{a}", "--plot", "{tmp}/d.png"], 5, "it is a folder"),
 ])  # fmt: skip
 def test_bad_input_gets_a_code_and_one_line(folder, tmp_path, monkeypatch, capsys, argv, code, says):

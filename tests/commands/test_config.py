@@ -59,7 +59,7 @@ def test_flags_beat_file_beats_preset_beats_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(("values", "says"), [
-    ({"gama": 0.9}, "did you mean gamma"), ({"gamma": 1.5}, "from 0 to 1"), ({"gamma": "much"}, "not a number"),
+    ({"gama": 0.9}, "did you mean gamma"), ({"gamma": 1.5}, "from 0 to 1"), ({"gamma": "much"}, "must be a number"),
     ({"n_step": 0}, "from 1"), ({"n_step": 1.5}, "whole number"), ({"double": 1}, "true or false"), ({"double": "no"}, "true or false"),
     ({"optimizer": "sgd"}, "choices: adam, rmsprop"), ({"gamma": float("nan")}, "must be"), ({"batch_size": True}, "whole number"),
     ({"learning_rate": -1}, "must be"), ({3: 4}, "no setting"),

@@ -75,7 +75,7 @@ def test_it_is_told_how_far_an_evaluation_is(endless, monkeypatch):
     monkeypatch.setattr(evaluation, "PROGRESS_SECONDS", 0.0)
     config, said = EnvConfig(id=endless, num_envs=2), []
     evaluate(actor_of(config), config, 3, max_steps=40, progress=said.append, num_envs=2)
-    assert said[0].startswith("evaluating: 0 of 3 episodes are over; the longest under way has 0 steps, cut at 40")
+    assert said[0].startswith("evaluating: 0 of 3 episodes are over; the longest one still running has 0 steps, cut at 40")
     assert any("2 of 3" in line for line in said)
 
 
@@ -98,7 +98,7 @@ def test_the_command_cuts_and_tells(endless, tmp_path, capsys):
 
 def test_an_agent_of_another_environment_is_refused_in_one_line(tmp_path):
     run = arcturus.train("dqn", "CartPole-v1", steps=80, run_dir=tmp_path / "r", eval_every=0, quiet=True, heldout_states=0)
-    with pytest.raises(ConfigError, match=r"trained on CartPole-v1, which shows \[4\].*Acrobot-v1 shows \[6\]"):
+    with pytest.raises(ConfigError, match=r"trained on CartPole-v1, with observations \[4\].*Acrobot-v1 has observations \[6\]"):
         arcturus.evaluate(arcturus.load(run), "Acrobot-v1", 1)
     with pytest.raises(ConfigError, match="for Atari"):
         arcturus.evaluate(arcturus.load(run), "CartPole-v1", 1, protocol="nature")

@@ -298,5 +298,5 @@ def test_films_of_environments_of_your_own_with_rewards_that_float32_rounds(tmp_
         if name == "Painted":
             assert write_film(tmp_path / "p.mp4", actor, config, episode) == 10
         else:
-            with pytest.raises(ConfigError, match="can't draw itself"):
+            with pytest.raises(ConfigError, match="can't be filmed"):
                 write_film(tmp_path / "p.mp4", actor, config, episode)

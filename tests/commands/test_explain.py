@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 
 from arcturus import agents, load
+from arcturus.actor_critic import ActorCritic
 from arcturus.api import Act, EnvSpec
 from arcturus.envs import EnvConfig, open_backend, open_envs
 from arcturus.errors import ConfigError
-from arcturus.networks import ActorCritic, QNetwork
+from arcturus.networks import QNetwork
 from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.explain import EXPLANATIONS, as_float, check_explanation, guided, guided_relus, occlusion, patches, saliency
 from arcturus.scoring.film import bars_of, replay, write_film
@@ -162,7 +163,7 @@ def test_what_has_no_picture_or_no_score_is_refused_before_it_plays(small_run, t
     floor, atari = build("uniform", PONG)
     dqn, _ = build("dqn", PONG, capacity=10, torso="small")
     for actor, world, name, words in (
-        (vector, spec, "saliency", "no picture"),
+        (vector, spec, "saliency", "not a picture"),
         (floor, atari, "occlusion", "no network"),
         (dqn, atari, "saliensy", "unknown explanation"),
     ):
@@ -171,7 +172,7 @@ def test_what_has_no_picture_or_no_score_is_refused_before_it_plays(small_run, t
         assert error.value.where == "--explain"
         assert error.value.fix
     run = small_run(tmp_path / "r", steps=200)
-    for flags, words in ((["--explain", "guided"], "into a film"), (["--explain", "guided", "--video", "f.mp4"], "no picture")):
+    for flags, words in ((["--explain", "guided"], "with --video"), (["--explain", "guided", "--video", "f.mp4"], "not a picture")):
         with pytest.raises(ConfigError, match=words):
             main([str(run.path), "--episodes", "1", *flags])
     assert not (run.path / "evaluations").exists()
@@ -188,7 +189,7 @@ def test_a_torso_that_scales_floats_too_is_refused_for_gradients_only():
             return super().score(obs.float() / 255, first, state, action)
 
     for name in ("saliency", "guided"):
-        with pytest.raises(ConfigError, match="otherwise than its bytes"):
+        with pytest.raises(ConfigError, match="differently from its bytes"):
             check_explanation(name, Twice(PLANTED), SPEC)
     check_explanation("occlusion", Twice(PLANTED), SPEC)
 

@@ -15,11 +15,12 @@ from stable_baselines3 import A2C, DQN, PPO
 
 import arcturus
 from arcturus import agents
-from arcturus.api import EnvSpec, TimeStep, state_leaves
+from arcturus.api import EnvSpec, TimeStep
 from arcturus.errors import ConfigError, EnvironmentProblem
 from arcturus.exporting.onnx_graph import to_onnx
 from arcturus.exporting.playing import check
 from arcturus.exporting.stable_baselines import observation_space, to_bytes, to_stable_baselines
+from arcturus.nests import state_leaves
 from arcturus.scripts.export_agent import first_action, main
 from arcturus.scripts.frontend import guarded
 from arcturus.seeding import Seeds
@@ -197,7 +198,7 @@ def test_streams_and_distributions_go_to_onnx_and_not_to_stable_baselines(name, 
     obs = observations(spec)
     out = session(to_onnx(agent, name)[0]).run(None, {"obs": obs})[0]
     np.testing.assert_allclose(out, play(agent, obs).extras["q_values"], rtol=1e-4, atol=1e-4)
-    with pytest.raises(ConfigError, match="stable-baselines3's DQN has not"):
+    with pytest.raises(ConfigError, match="stable-baselines3's DQN doesn't have"):
         to_stable_baselines(agent, name)
 
 
@@ -244,7 +245,7 @@ def test_a_run_with_memory_becomes_a_graph(runs, tmp_path, capsys):
     (["{r}/ppo", "--to", "sb3", "{t}/a.onnx"], 2, "writes a .zip file"), (["{r}/ppo", "--to", "onnx", "{t}/a"], 2, "writes a .onnx"),
     (["{r}/uniform", "--to", "sb3", "{t}/a.zip"], 2, "no network that can be exported"),
     (["{r}/uniform", "--to", "onnx", "{t}/a.onnx"], 2, "no network that can be exported"),
-    (["{r}/lstm", "--to", "sb3", "{t}/a.zip"], 2, "no recurrent policies"), (["{r}/none", "--to", "sb3", "{t}/a.zip"], 2, "no run folder"),
+    (["{r}/lstm", "--to", "sb3", "{t}/a.zip"], 2, "no recurrent policies"), (["{r}/none", "--to", "sb3", "{t}/a.zip"], 2, "a run folder"),
     (["{r}/ppo", "--to", "sb3", "{t}/good.zip/a.zip"], 5, "can't be written"), (["{r}/ppo", "--to", "sb3", "{t}/f.zip"], 5, "folder"),
     (["{r}/ppo", "--to", "sb3", "{t}/a.zip", "--checkpoint", "7"], 5, "step-"),
 ])  # fmt: skip
@@ -278,9 +279,9 @@ def test_a_full_disk_leaves_the_good_file(runs, tmp_path, capsys, monkeypatch):
 
 
 def test_other_refusals():
-    with pytest.raises(ConfigError, match="learned no values"):
+    with pytest.raises(ConfigError, match="no learned value function"):
         to_stable_baselines(make("reinforce", "mlp", baseline="none"), "reinforce")
-    with pytest.raises(ConfigError, match="vectors of them only"):
+    with pytest.raises(ConfigError, match="supports only vectors"):
         to_stable_baselines(make("ppo", "mlp", space=spaces.MultiDiscrete([[2, 2], [3, 3]])), "ppo")
     same = torch.ones(2, dtype=torch.bool)
     with pytest.raises(EnvironmentProblem, match="nothing was written"):
@@ -308,7 +309,7 @@ def test_a_torso_of_ones_own_is_wrapped_and_may_have_no_graph(monkeypatch):
     assert "loading it needs arcturus" in notes[1]
     obs = observations(agent.spec, 50)
     np.testing.assert_array_equal(reloaded("a2c", to_bytes(model)).predict(obs, deterministic=True)[0], play(agent, obs).action)
-    with pytest.raises(ConfigError, match="has no ONNX graph"):
+    with pytest.raises(ConfigError, match="can't be exported to ONNX"):
         to_onnx(agent, "a2c")
 
 
@@ -317,7 +318,7 @@ def test_spaces():
     own = spaces.Box(-1, 2, (2,), np.float32)
     assert observation_space(spec, own) == own
     assert observation_space(spec, spaces.Box(-1, 2, (2, 1), np.float32)) == spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    assert first_action("x", spaces.Discrete(3, start=1)) == ["actions are counted from 0; x counts from 1: add that"]
+    assert first_action("x", spaces.Discrete(3, start=1)) == ["actions are counted from 0; x counts from 1: add that to each action"]
     assert first_action("x", spaces.Discrete(3)) == first_action("x", None) == []
 
 

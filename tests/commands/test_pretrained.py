@@ -69,5 +69,5 @@ def test_each_is_opened_by_its_name_where_no_folder_is_called_so(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert {Run(name).path.resolve() for name in NAMES} == {HERE / name for name in NAMES}
     (tmp_path / "pong-dqn").mkdir()
-    with pytest.raises(ConfigError, match="no run folder"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         Run("pong-dqn")

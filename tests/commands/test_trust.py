@@ -85,8 +85,8 @@ def test_options_that_may_name_code_are_not_trusted_for_good(own, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("trust: mine\n", "no list of names"), ("trust: [mine, 3]\n", "no list of names"), ("trust: ['']\n", "no list of names"),
-    ("trust: [mine.]\n", "no list of names"), ("trust: ['*']\n", "no list of names"),
+    ("trust: mine\n", "a list of names"), ("trust: [mine, 3]\n", "a list of names"), ("trust: ['']\n", "a list of names"),
+    ("trust: [mine.]\n", "a list of names"), ("trust: ['*']\n", "a list of names"),
     ("trusted: [mine]\n", "did you mean trust"), ("[mine]\n", "holds no settings"), ("trust: [mine\n", "not readable YAML"),
 ])  # fmt: skip
 def test_a_configuration_that_says_something_else_is_told(own, text, says):
@@ -100,5 +100,5 @@ def test_a_configuration_that_says_something_else_is_told(own, text, says):
 def test_a_configuration_that_others_may_write_is_refused(own):
     for mode in (0o606, 0o660):
         own("trust: [mine]\n").chmod(mode)
-        with pytest.raises(ConfigError, match="may be written by others"):
+        with pytest.raises(ConfigError, match="other users may write to"):
             trusted_for_good()

@@ -85,7 +85,7 @@ def test_errors_are_a_few_short_lines(capsys):
         lines = capsys.readouterr().err.splitlines()
         assert 0 < len(lines) <= 20
         assert max(map(len, lines)) <= 200
-    assert nearest(long, ["dqn"], "agents") == "no name is that long"
+    assert nearest(long, ["dqn"], "agents") == "the name is too long"
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_run_folder_that_can_t_be_written_loses_no_scores(run, tmp_path, monke
 
     monkeypatch.setattr(Path, "mkdir", readonly)
     assert guarded(evaluate_agent.main, [str(run.path), "--episodes", "1", "--seed", "31"]) == 0
-    assert re.search(r"kept in r-\w{8}-evaluations", capsys.readouterr().err)
+    assert re.search(r"saved in r-\w{8}-evaluations", capsys.readouterr().err)
     assert len(list(tmp_path.glob("r-*-evaluations/*/evaluation.json"))) == 1
 
 
@@ -209,7 +209,7 @@ def test_one_broken_run_is_left_out_of_a_comparison_and_named(small_run, tmp_pat
     assert "left out" in told.out
     left = {Path(one["path"]).name for one in json.loads((tmp_path / "n.json").read_text())["left_out"]}
     assert left == {"unscored", "broken"}
-    assert "empty holds no run folder" in told.err
+    assert "empty contains no run folder" in told.err
     with pytest.raises(ArcturusError, match="no score yet"):
         read_runs([tmp_path / "unscored"])
 
@@ -221,7 +221,7 @@ def test_damaged_lines_of_a_log_are_left_out(run, capsys):
     for bad in (b"\xff\xfe\n", b"[" * 200_000 + b"\n", b'{"step": 1' + b"1" * 5_000 + b"}\n", b"[]\n", b"null\n"):
         file.write_bytes(bad + good)
         assert arcturus.read_metrics(run) == rows
-    assert "line 1 can't be read and is left out" in capsys.readouterr().err
+    assert "line 1 can't be read and will be ignored" in capsys.readouterr().err
     file.write_bytes(good)
 
 
@@ -346,7 +346,7 @@ def test_every_suggested_flag_exists_for_some_agent():
 
 
 def test_options_said_twice_and_minutes_for_numbers_are_refused():
-    with pytest.raises(ConfigError, match="delay is said twice"):
+    with pytest.raises(ConfigError, match="delay is given twice"):
         parse_options("delay=3,delay=4")
     assert parse_options("delay=1:30") == {"delay": "1:30"}  # YAML 1.1 makes 90 of it
     assert parse_yaml(b"steps: 1:30", Path("x")) == {"steps": "1:30"}
@@ -359,7 +359,7 @@ def test_a_file_of_settings_that_is_a_pipe_is_refused(tmp_path, capsys):
     os.mkfifo(tmp_path / "c.yaml")
     assert guarded(train_agent.main, ["dqn", "--config", str(tmp_path / "c.yaml")]) == 2
     assert guarded(train_agent.main, ["dqn", "--config", "/dev/zero"]) == 2
-    assert capsys.readouterr().err.count("is no regular file") == 2
+    assert capsys.readouterr().err.count("is not a regular file") == 2
 
 
 def test_the_package_lists_its_calls():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from arcturus.envs import EnvConfig, make, open_backend
-from arcturus.envs.atari import RESTARTED, AtariBackend, protocol, screen_size
+from arcturus.envs.atari import RESTARTED, AtariBackend, screen_size
+from arcturus.envs.protocols import protocol
 from arcturus.envs.vecenv import SB3VecEnv
 from arcturus.seeding import Seeds
 
@@ -62,9 +63,9 @@ def test_games_that_count_spare_lives_only_are_played_on_at_none(game):
 @pytest.mark.parametrize("game", ["Amidar", "DemonAttack", "Turmoil"])
 def test_a_number_of_lives_that_is_wrong_at_once_after_a_reset_ends_nothing(game):
     """It is wrong in the row of the reset itself where neither no-ops nor FIRE follow."""
-    from arcturus.envs.atari import Protocol
+    from arcturus.envs.protocols import EvalProtocol
 
-    rules = Protocol("bare", 0.0, 0, False, 108_000, 0.0, 0.0, "")
+    rules = EvalProtocol("bare", 0.0, 0, False, 108_000, 0.0, 0.0, "")
     backend = AtariBackend(f"ALE/{game}-v5", 1, rules, frame_size=12)
     backend.reset(np.array([3]), None)
     for _ in range(20):

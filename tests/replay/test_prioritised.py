@@ -207,10 +207,10 @@ def test_beta_rises_to_1_over_its_steps(counter):
 @pytest.mark.parametrize(
     ("agent", "settings", "told"),
     [
-        (drqn, {"core": "lstm", "prioritised": True}, "drawn uniformly"),
+        (drqn, {"core": "lstm", "prioritised": True}, "draws sequences uniformly"),
         (dqn, {"munchausen": 0.9, "double": True}, "Munchausen targets"),
         (dqn, {"munchausen": 0.9, "n_step": 3}, "Munchausen targets"),
-        (c51, {"v_min": 1.0, "v_max": 1.0}, "make it smaller"),
+        (c51, {"v_min": 1.0, "v_max": 1.0}, "use a smaller one"),
     ],
 )
 def test_parts_that_contradict_each_other_are_refused_in_one_line(counter, agent, settings, told):

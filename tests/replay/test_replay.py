@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from arcturus.api import ActedStep, EnvSpec, TimeStep
 from arcturus.errors import ConfigError
-from arcturus.replay.ring import Ring, check_memory, row_bytes, uniform
+from arcturus.replay.capacity import check_memory, row_bytes
+from arcturus.replay.ring import Ring, uniform
 from arcturus.replay.rollout import Rollout
 
 
@@ -169,16 +170,9 @@ class RingMachine(RuleBasedStateMachine):
         if not self.ring.ready(n_step):
             assert self.ring.count - n_step <= self.ring.oldest
             return
-        draws = {}
-
-        def draw(*args):
-            draws["tn"] = uniform(*args)
-            return draws["tn"]
-
-        b = self.ring.sample(
-            16, torch.Generator().manual_seed(seed), n_step=n_step, gamma=0.9, reward_clip=clip, end_on_life_loss=end_on_life_loss, draw=draw
-        )
-        for j, (t, n) in enumerate(zip(*(x.tolist() for x in draws["tn"]), strict=True)):
+        where = uniform(16, self.ring.oldest, self.ring.count - n_step, self.N, torch.Generator().manual_seed(seed))
+        b = self.ring.transitions(*where, n_step, 0.9, clip, end_on_life_loss)
+        for j, (t, n) in enumerate(zip(*(x.tolist() for x in where), strict=True)):
             assert len(self.rows) - self.ROWS <= t < len(self.rows)
             assert b.weight[j] == float(self.rows[t].timestep.valid[n])
             if not b.weight[j]:

@@ -103,7 +103,7 @@ def test_the_account_is_saved_whole():
     again = Account()
     again.load_state_dict(account.state_dict())
     assert again.state_dict() == account.state_dict()
-    with pytest.raises(ValueError, match="account"):
+    with pytest.raises(ValueError, match="record of episodes"):
         again.load_state_dict(account.state_dict() | {"waiting": [["x"]]})
 
 

@@ -47,7 +47,7 @@ def test_a_board_that_fails_warns_once_and_is_tried_again_at_each_checkpoint(sma
     run = small_run(tmp_path / "r", checkpoint_every=200, log_every=40, eval_every=0)
     assert run.status == "finished"
     err = capsys.readouterr().err
-    assert err.count("TensorBoard is not written any more") == 1
+    assert err.count("TensorBoard can't be written any more") == 1
     assert err.count("TensorBoard is written again") == 1
     assert len([s for s in calls if 300 < s < 900]) <= 5  # one try a checkpoint, not one a point
     steps = {step for _, step, _ in board_scalars(run.path)}
@@ -110,7 +110,7 @@ def test_a_log_folder_that_is_removed_comes_back(small_run, tmp_path, monkeypatc
     run = small_run(tmp_path / "r", checkpoint_every=200, log_every=40, eval_every=0)
     assert run.status == "finished"
     err = capsys.readouterr().err
-    assert err.count("TensorBoard is not written any more") == 2
+    assert err.count("TensorBoard can't be written any more") == 2
     assert "Traceback" not in err
     assert arcturus.read_metrics(run)[-1]["step"] == 1200
     assert board_scalars(run.path)
@@ -270,7 +270,7 @@ def test_a_folder_that_may_only_be_read_is_refused_for_training_and_still_scored
                               capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "mean" in done.stdout
-        assert re.search(r"kept in r-\w{8}-evaluations", done.stderr)
+        assert re.search(r"saved in r-\w{8}-evaluations", done.stderr)
     finally:
         subprocess.run(["umount", tmp_path / "r"], check=True)
 

@@ -82,7 +82,7 @@ def test_a_fine_tuned_run_goes_on_exactly(learnt, small_run, tmp_path, stop_at):
 
 def test_what_does_not_fit_is_said_before_there_is_a_folder(learnt, small_run, tmp_path):
     for options, env, said in (
-        ({"init_from": str(tmp_path / "nothing")}, "CartPole-v1", "no run folder"),
+        ({"init_from": str(tmp_path / "nothing")}, "CartPole-v1", "not a run folder"),
         ({"init_from": str(learnt.path)}, "Acrobot-v1", "torso.layers.fc1.weight"),
         ({"init_from": str(learnt.path), "agent_config": {"dueling": True}}, "CartPole-v1", "--init-from"),
         ({"freeze": "leg"}, "CartPole-v1", "no leg"),

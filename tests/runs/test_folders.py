@@ -40,7 +40,7 @@ def test_a_run_never_writes_into_the_folder_of_another(small_run, tmp_path, monk
             shutil.copytree(tmp_path / "other", self.path)
 
     monkeypatch.setattr(Monitor, "row", replaced)
-    with pytest.raises(FolderTaken, match="another run's by now"):
+    with pytest.raises(FolderTaken, match="now belongs to another run"):
         small_run(tmp_path / "r", checkpoint_every=200, **OPTIONS)
     assert {
         tmp_path / "other" / p.relative_to(tmp_path / "r"): p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()
@@ -90,11 +90,11 @@ def test_a_student_reads_the_teacher_it_began_with_or_none(small_run, stop_at, t
     monkeypatch.chdir("/")  # a relative path means something else here
     assert opened(kept)[1].name == "step-000000000400"
     gone = shutil.move(tmp_path / "t" / "checkpoints", tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="which is gone"):
+    with pytest.raises(CheckpointError, match="which no longer exists"):
         arcturus.resume(tmp_path / "s", quiet=True)
     shutil.copytree(gone, tmp_path / "t" / "checkpoints")
     flip(tmp_path / "t" / "checkpoints" / "step-000000000400" / "manifest.json")
-    with pytest.raises(CheckpointError, match="not what it was"):
+    with pytest.raises(CheckpointError, match="which has changed"):
         arcturus.resume(tmp_path / "s", quiet=True)
     shutil.rmtree(tmp_path / "t" / "checkpoints")
     shutil.copytree(gone, tmp_path / "t" / "checkpoints")
@@ -105,7 +105,7 @@ def test_init_from_keeps_which_checkpoint_it_was(small_run, tmp_path):
     small_run(tmp_path / "a", 200, **OPTIONS)
     run = small_run(tmp_path / "b", 200, init_from=str(tmp_path / "a"), **OPTIONS)
     assert PINNED.fullmatch(run.config().run.init_from)["checkpoint"] == "step-000000000200"
-    with pytest.raises(ConfigError, match="is no run folder"):
+    with pytest.raises(ConfigError, match="is not a run folder"):
         small_run(tmp_path / "c", 200, init_from=str(tmp_path / "none"), **OPTIONS)
     assert not (tmp_path / "c").exists()
 
@@ -133,7 +133,7 @@ def test_weights_outlive_a_damaged_replay(finished, capsys):
         flip(segment)
     with pytest.raises(CheckpointError, match="digest") as e:
         arcturus.resume(finished, steps=1200, quiet=True)
-    assert "--checkpoint.replay none goes on from it, which is not an exact continuation" in e.value.fix
+    assert "--checkpoint.replay none continues without it, which is not an exact continuation" in e.value.fix
     capsys.readouterr()
     run = arcturus.resume(finished, steps=1200, quiet=True, checkpoint_replay="none")
     assert (run.status, run.about["steps"]) == ("finished", 1200)
@@ -145,7 +145,7 @@ def test_folders_named_like_checkpoints_are_passed_over_in_a_few_lines(finished,
         (finished.path / "checkpoints" / f"step-{900 + i:012d}").mkdir()
     (finished.path / "checkpoints" / "step-mine").mkdir()
     assert arcturus.resume(finished, steps=1200, quiet=True).status == "finished"
-    assert "step-000000000949 is passed over: it has no manifest.json, and so are 49 more" in (err := capsys.readouterr().err)
+    assert "step-000000000949 is skipped: it has no manifest.json, and so are 49 more" in (err := capsys.readouterr().err)
     assert len(err.splitlines()) <= 5
 
 

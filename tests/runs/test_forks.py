@@ -56,15 +56,15 @@ def test_a_fork_goes_on_under_new_settings_and_leaves_the_old_run_alone(small_ru
 KILLED = """
 import os, sys
 import arcturus
-from arcturus.runs import starting
+from arcturus.runs import forking
 
-copy = starting._copy
+copy = forking._copy
 
 def copied_and_killed(*args):
     copy(*args)
     os.kill(os.getpid(), 9)
 
-starting._copy = copied_and_killed
+forking._copy = copied_and_killed
 arcturus.resume(sys.argv[1], fork=sys.argv[2], quiet=True)
 """
 

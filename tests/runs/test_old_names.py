@@ -44,7 +44,7 @@ def test_every_agent_of_version_0_1_plays_under_its_name_of_today(name, old, cap
     actor = arcturus.load(path)
     assert actor.config.agent_name == TODAY.get(name, name)
     assert len(arcturus.evaluate(actor, actor.config.env, episodes=1, max_steps=50).scores) == 1
-    told = capsys.readouterr().err.count("settings of version 0.1 are read by today's names")
+    told = capsys.readouterr().err.count("settings of version 0.1 have new names")
     values = read_yaml(path / "config.yaml")["agent"]
     assert told == (1 if name in TODAY or {"lam", "learn_start", "life_loss"} & set(values) else 0)
 

@@ -49,9 +49,9 @@ def test_tall_pictures_reach_the_projector_and_the_first_lines_say_how_they_are_
     finally:
         del gym.registry["Tall-v0"]
     said = capfd.readouterr().err
-    assert "pictures of 40 x 20, with 3 channels, which stand last (by their shape; --env.channels says otherwise)" in said
+    assert "pictures of 40 x 20, with 3 channels, which come last (by their shape; change it with --env.channels)" in said
     assert "read by the torso small" in said
-    assert "TensorBoard is not written" not in said
+    assert "TensorBoard can't be written" not in said
     assert list(run.path.glob("tensorboard/**/sprite.png"))
 
 
@@ -94,7 +94,7 @@ def test_a_learning_rate_that_jumps_on_resume_is_told(tmp_path, capfd):
     capfd.readouterr()
     arcturus.resume(run, steps=4_096)
     said = capfd.readouterr().err
-    assert "the learning rate falls to 0 over all of the run: with 4,096 steps instead of 1,024" in said
+    assert "the learning rate falls to 0 over the whole run: with 4,096 steps instead of 1,024" in said
     rates = [m["charts/learning_rate"] for m in arcturus.read_metrics(run) if "charts/learning_rate" in m]
     assert max(np.diff(rates)) > 0
 

@@ -12,8 +12,8 @@ import torch
 
 import arcturus
 from arcturus import agents
-from arcturus.api import state_leaves, state_like
 from arcturus.envs.vector import DeviceEnvs
+from arcturus.nests import state_leaves, state_like
 from arcturus.runs.folder import Run
 from tools.survival import digests
 
@@ -138,10 +138,10 @@ def test_a_signal_during_an_evaluation_breaks_it_off_and_it_is_made_up_for(small
 
 
 def test_a_signal_before_the_first_row_leaves_a_run_that_can_begin(small_run, unbroken, tmp_path, monkeypatch):
-    from arcturus.runs import training
+    from arcturus.runs import judging
 
-    collect = training.collect_heldout
-    monkeypatch.setattr(training, "collect_heldout", lambda *args: [collect(*args), os.kill(os.getpid(), signal.SIGTERM)][0])
+    collect = judging.collect_heldout
+    monkeypatch.setattr(judging, "collect_heldout", lambda *args: [collect(*args), os.kill(os.getpid(), signal.SIGTERM)][0])
     run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
     assert (run.status, run.about["steps"]) == ("preempted", 0)
     assert (arcturus.resume(run, quiet=True).status, run.about["steps"]) == ("preempted", 0)
@@ -171,9 +171,9 @@ def test_a_signal_on_the_way_back_leaves_the_checkpoint_as_it_was(small_run, sto
 
 
 def test_a_signal_during_the_last_evaluation_leaves_a_run_that_can_finish(small_run, unbroken, tmp_path, monkeypatch):
-    from arcturus.runs import training
+    from arcturus.runs import judging
 
-    evaluate, calls = training.evaluate, []
+    evaluate, calls = judging.evaluate, []
 
     def watched(*args, **kwargs):
         calls.append(1)
@@ -182,7 +182,7 @@ def test_a_signal_during_the_last_evaluation_leaves_a_run_that_can_finish(small_
         return evaluate(*args, **kwargs)
 
     whole = unbroken("dqn")
-    monkeypatch.setattr(training, "evaluate", watched)
+    monkeypatch.setattr(judging, "evaluate", watched)
     run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
     assert (run.status, run.about["steps"]) == ("preempted", 900)
     assert arcturus.resume(run, quiet=True).status == "finished"
@@ -317,7 +317,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(small_run, tmp_pa
     about = {k: v for k, v in run.about.items() if k != "checkpoint"} | {"status": "running"}
     (path / "run.json").write_text(json.dumps(about))
     arcturus.resume(path, quiet=True)
-    assert "begins again" in capsys.readouterr().err
+    assert "starts again" in capsys.readouterr().err
     assert digests(path) == unbroken("dqn")
 
 

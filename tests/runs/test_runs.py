@@ -172,15 +172,15 @@ def test_two_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
 
 def test_the_best_is_chosen_on_other_episodes_than_it_is_scored_on(small_run, tmp_path, monkeypatch):
     """A maximum over evaluations flatters: the score that is reported must come from episodes that had no part in the choice."""
-    from arcturus.runs import training
+    from arcturus.runs import judging
 
-    evaluate, chosen = training.evaluate, []
+    evaluate, chosen = judging.evaluate, []
 
     def watched(*args, **kwargs):
         chosen.append(evaluate(*args, **kwargs))
         return chosen[-1]
 
-    monkeypatch.setattr(training, "evaluate", watched)
+    monkeypatch.setattr(judging, "evaluate", watched)
     run = small_run(tmp_path / "r", steps=800, eval_every=200, eval_episodes=10)
     best = arcturus.load(run, "best")
     assert best.step in [200, 400, 600, 800]

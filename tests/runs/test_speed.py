@@ -13,8 +13,9 @@ import torch
 import arcturus
 from arcturus import agents
 from arcturus.agents._value import ValueAgent
-from arcturus.api import ActedStep, EnvSpec, state_leaves
+from arcturus.api import ActedStep, EnvSpec
 from arcturus.errors import TrainingFailed
+from arcturus.nests import state_leaves
 from arcturus.optimizers import GradientStep, adam
 from arcturus.runs.files import flatten
 from arcturus.scoring.instruments import as_timestep

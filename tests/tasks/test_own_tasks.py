@@ -125,12 +125,12 @@ class Moody(Copy):
 
 
 @pytest.mark.parametrize(("env_id", "kind", "says"), [
-    ("NTM/Moody-v0", Moody, "draw from the generator alone"),
+    ("NTM/Moody-v0", Moody, "draw only from the generator"),
     ("NTM/Short-v0", Short, "answers\\(\\) says 2"), ("NTM/Wide-v0", Wide, "length 1: inputs are .3, 2, 18."),
     ("NTM/Loud-v0", Loud, "0 in rows"),
     ("NTM/Doubtful-v0", Doubtful, "torch.float32, not .* torch.uint8"), ("Reverse-v0", Copy, "NTM/Name-v0"),
-    ("NTM/Copy-v0", Copy, "of no task that is here"), ("NTM/Reverse", Copy, "NTM/Name-v0"), (None, Copy, "NTM/Name-v0"),
-    ("NTM/Thing-v0", dict, "no subclass"),
+    ("NTM/Copy-v0", Copy, "not one of arcturus's tasks"), ("NTM/Reverse", Copy, "NTM/Name-v0"), (None, Copy, "NTM/Name-v0"),
+    ("NTM/Thing-v0", dict, "not a subclass"),
 ])  # fmt: skip
 def test_a_task_that_is_not_what_it_says_is_refused_where_it_is_registered(env_id, kind, says):
     before = set(gym.registry)
@@ -159,7 +159,7 @@ class Between(Copy):
 
 
 @pytest.mark.parametrize(("fault", "says"), [
-    (0, "inputs are finite"), (1, "as `bounds` says"), (2, "targets are bits"), (3, "0 rows ask for an answer"),
+    (0, "inputs must be finite"), (1, "as `bounds` says"), (2, "targets must be 0 or 1"), (3, "0 rows ask for an answer"),
 ])  # fmt: skip
 def test_a_task_that_is_not_what_it_says_at_some_length_ends_by_name(fault, says, reverse, tmp_path):
     register_task("NTM/Between-v0", Between, fault=fault)

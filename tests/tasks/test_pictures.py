@@ -351,6 +351,6 @@ def test_runs_of_different_tasks_share_no_curve(trained, tmp_path, capsys):
         env_config={"options": "width=2,high=3"}, eval_every=0, quiet=True,
     )  # fmt: skip
     assert guarded(compare_runs.main, [str(trained.path), str(other.path), "--bits", str(tmp_path / "x.png")]) == 2
-    assert "not on one" in capsys.readouterr().err
+    assert "not on the same" in capsys.readouterr().err
     assert guarded(compare_runs.main, [str(other.path), "--lengths", str(tmp_path / "x.png")]) == 2
     assert "no scores by length" in capsys.readouterr().err

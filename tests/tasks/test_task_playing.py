@@ -145,11 +145,11 @@ def test_chances_of_bits_are_sums_over_a_policys_actions(actions, reward):
 
 
 @pytest.mark.parametrize(("settings", "says"), [
-    ({"outputs": 9, "actions": "symbol"}, "at most 8 bits"), ({"outputs": 2, "reward": "logscore"}, "logscore is for probs"),
-    ({"outputs": 2, "actions": "probs"}, "can't be rewarded by bits"), ({"outputs": 2, "actions": "words"}, "'words'"),
-    ({"outputs": 2, "reward": "more"}, "'more'"), ({"outputs": 2, "actions": None}, "None"), ({"outputs": 2, "levels": 1}, "1 levels"),
-    ({"outputs": 2, "levels": 16.0}, "16.0 levels"), ({"outputs": 2, "levels": 1_001}, "1001 levels"),
-    ({"outputs": 2, "actions": "quantised", "reward": "exact"}, "can't be rewarded by exact"), ({"outputs": 2, "levels": True}, "levels"),
+    ({"outputs": 9, "actions": "symbol"}, "at most 8 bits"), ({"outputs": 2, "reward": "logscore"}, "reward=logscore"),
+    ({"outputs": 2, "actions": "probs"}, "can't have reward=bits"), ({"outputs": 2, "actions": "words"}, "'words'"),
+    ({"outputs": 2, "reward": "more"}, "'more'"), ({"outputs": 2, "actions": None}, "None"), ({"outputs": 2, "levels": 1}, "levels is 1"),
+    ({"outputs": 2, "levels": 16.0}, "levels is 16.0"), ({"outputs": 2, "levels": 1_001}, "levels is 1001"),
+    ({"outputs": 2, "actions": "quantised", "reward": "exact"}, "can't have reward=exact"), ({"outputs": 2, "levels": True}, "levels"),
 ])  # fmt: skip
 def test_ways_of_playing_that_can_t_be_are_told_in_one_line(settings, says):
     with pytest.raises(ValueError, match=says) as e:

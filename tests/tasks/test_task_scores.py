@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from arcturus.actor_critic import Categoricals
 from arcturus.api import Act
 from arcturus.config import parse_options
 from arcturus.envs import EnvConfig
@@ -15,7 +16,6 @@ from arcturus.envs.own import TASKS as NAMES
 from arcturus.envs.tasks import task_of
 from arcturus.envs.tasks.sequences import DynamicNGrams
 from arcturus.errors import ConfigError
-from arcturus.policies import Categoricals
 from arcturus.scoring.sequences import answer, check_lengths, parse_lengths, score_lengths, slots_of, watched_lengths
 
 SMALL = {
@@ -281,7 +281,7 @@ def test_lengths_are_read_as_they_are_written():
     assert parse_lengths("10,20") == [(10,), (20,)]
     assert parse_lengths("10x5, 20x10") == [(10, 5), (20, 10)]
     for text in ("", "x", "10,", "ten", "1.5", "3x", "1e3"):
-        with pytest.raises(ConfigError, match="are no lengths") as e:
+        with pytest.raises(ConfigError, match="are not lengths") as e:
             parse_lengths(text)
         assert "--lengths" in str(e.value)
 

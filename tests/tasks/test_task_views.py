@@ -154,7 +154,7 @@ def test_a_reset_takes_a_seed_seeds_lengths_or_tapes():
     assert torch.equal(a[0], b[0])
     obs, info = envs.reset(seed=0, options={"lengths": (7,)})
     assert len(envs.tapes.mask) == 15
-    with pytest.raises(ValueError, match="no length"):
+    with pytest.raises(ValueError, match="is not a length"):
         envs.reset(options={"lengths": (0,)})
     tapes = envs.task.sample(torch.Generator(), N, (2,))
     obs, info = envs.reset(options={"tapes": tapes})

@@ -1,0 +1,88 @@
+"""What a run is judged by while it trains: evaluations on episodes of their own, and the agent's values on held-out states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from arcturus.envs import single
+from arcturus.envs.vector import DeviceEnvs
+from arcturus.errors import Interrupted
+from arcturus.runs.monitor import Monitor
+from arcturus.runs.probing import Probe
+from arcturus.runs.reports import report_evaluation, report_hidden_layer, report_lengths
+from arcturus.runs.saving import Saving
+from arcturus.runs.state import RunState, passed
+from arcturus.scoring.evaluation import evaluate
+from arcturus.scoring.instruments import HeldOut, collect_heldout
+
+
+class Judging:
+    """Of one run.  stop: whether a signal asks for its end."""
+
+    def __init__(self, state: RunState, stop: Callable[[], bool]):
+        self.state, self.stop, self.config, self.agent = state, stop, state.config, state.agent
+        self.alone = single(self.config.env)  # nobody may open a second instance beside the one that trains
+        self.probe = Probe(self.config)
+        self.heldout: HeldOut | None = None
+
+    def hold_out_states(self) -> None:
+        """Before the first row."""
+        if self.probe.count and self.agent.network is not None:
+            self._release()
+            seeds = self.state.seeds.branch("heldout")
+            self.heldout = HeldOut(collect_heldout(self.config.env, self.probe.count, seeds, self.config.device))
+
+    def probed(self) -> dict[str, float]:
+        """At a point of the log: what the held-out states say; {} where no look is due."""
+        if self.heldout is None or not self.probe.due(self.state.steps):
+            return {}
+        with self.probe.timed():
+            return self.heldout.read(self.agent)[0]
+
+    def report_hidden_layer(self, monitor: Monitor) -> None:
+        if self.heldout is not None:
+            report_hidden_layer(monitor, self.agent, self.heldout, self.state.steps)
+
+    def evaluation_due(self, before: int, interrupted: bool) -> bool:
+        """before: the step of the row before.  With one environment only, an evaluation waits for it to restart."""
+        state, every = self.state, self.config.eval_every
+        since = before
+        if self.alone:
+            since = state.started if interrupted else state.steps
+        return passed(every, since, state.steps) or (every > 0 and state.steps >= self.config.run.steps)
+
+    def evaluate(self, monitor: Monitor, saving: Saving) -> None:
+        """Leaves eval_pending set if a signal broke it off."""
+        state, config = self.state, self.config
+        if self.alone and self.agent.own_loop:
+            state.eval_pending = False
+            return  # it was said at the beginning
+        began = time.perf_counter()
+        self._release()
+        try:
+            result = evaluate(
+                self.agent,
+                config.env,
+                config.run.eval_episodes,
+                seed=state.seeds.branch("selection"),
+                device=config.device,
+                stop=self.stop,
+                max_steps=config.run.eval_max_steps,
+                progress=monitor.text,
+                threads=0,
+            )
+        except Interrupted:
+            return
+        state.eval_pending = False
+        report_lengths(monitor, self.agent, config, state.seeds.branch("lengths"), state.steps)
+        best = result.mean > state.best
+        report_evaluation(monitor, self.agent, result, state.steps, time.perf_counter() - began, best)
+        if best:
+            saving.save_best(result.mean)
+
+    def _release(self) -> None:
+        """Closes the only instance of an environment, so that another may be opened."""
+        envs = self.state.envs.envs
+        if self.alone and isinstance(envs, DeviceEnvs):
+            envs.release()
