@@ -24,6 +24,7 @@ demo: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=11 --ignore-imports=y --ignore-docstrings=y --score=n agents
 
 # mypy can't follow the finder of an editable install, so it reads a tree of links that looks like the installed package
 types: setup

@@ -22,7 +22,7 @@ class Config:
 
 class Agent(api.Agent):
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        self.action = config.action
+        self.spec, self.action = spec, config.action
         if self.action >= (n := spec.discrete_actions("constant")):
             raise ConfigError(f"{spec.env_id} has no action {self.action}, only 0 to {n - 1}", where="--agent.action")
 

@@ -46,7 +46,7 @@ class Agent(api.Agent):
                 where="--env",
                 fix="for example --env MDP/Grid-v0 or FrozenLake-v1; dqn learns from other observations",
             )
-        self.config, self.device, self.num_actions, n = config, device, spec.discrete_actions("q_learning"), spec.num_envs
+        self.config, self.spec, self.device, self.num_actions, n = config, spec, device, spec.discrete_actions("q_learning"), spec.num_envs
         self.q = torch.zeros((spec.states, self.num_actions), dtype=torch.float64)  # tables stay on the host
         self.visits = torch.zeros((spec.states, self.num_actions), dtype=torch.int64)
         self.objective = Objective(config.gamma)

@@ -21,7 +21,7 @@ class Agent(api.Agent):
     stochastic = True
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        self.space = spec.action_space
+        self.spec, self.space = spec, spec.action_space
 
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         return Act(random_actions(self.space, len(ts.reward), ts.reward.device, generator), (), {})

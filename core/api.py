@@ -133,9 +133,15 @@ class Objective:
 
 
 class Actor(Protocol):
-    """Enough to play: evaluation, films, floors."""
+    """Enough to play: evaluation, films, floors, instruments."""
 
     stochastic: bool  # explore=True draws from a policy of its own (and so may be scored by sampling)
+    network: Any  # what the instruments look into; None if there is none
+    objective: Objective | None  # what its values are values of
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """The environments it was made for."""
 
     def initial_state(self, n: int) -> State: ...
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act: ...
@@ -156,8 +162,10 @@ class Agent:
     own_loop: bool = False  # fit() trains it, instead of core/loop.py
     plays: bool = True  # what it answers in training are actions of its policy, so that episodes are scored
     needs_targets: bool = False  # learns from TimeStep.target
-    network: torch.nn.Module | None = None  # what the instruments look into
+    network: Any = None  # what the instruments look into
     objective: Objective | None = None  # what its values are values of
+    spec: EnvSpec  # the environments it was made for
+    config: Any = None  # its settings
     replay: Ring | None = None  # an experience replay, which checkpoints save beside state_dict()
     rollout: Rollout | None = None  # the rows since the last update
 

@@ -18,7 +18,7 @@ Of policy agents, over the rows t = 1 ... T of a rollout (row 0 only acts):
 | discount_t | [T, N] | gamma; 0 where row t ends its episode without bootstrapping                         |
 | v_t        | [T, N] | value of row t                                                                      |
 | last_t     | [T, N] | bool: row t closes its episode: nothing beyond it belongs to what came before       |
-| mask       | [T, N] | bool: something was decided at row t - 1; void rows count nowhere                   |
+| mask       | [T, N] | bool: something was decided at row t - 1; autoreset rows count nowhere                   |
 """
 
 from __future__ import annotations

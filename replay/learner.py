@@ -205,7 +205,7 @@ class ReplayLearner:
         """The transitions themselves, where the replay lives."""
         c = self.config
         found = self.ring.transitions(indices.t, indices.n, c.n_step, c.gamma, c.reward_clip, c.end_on_life_loss)
-        return found if indices.weight is None else found._replace(weight=indices.weight)  # 0 at void rows, as the other
+        return found if indices.weight is None else found._replace(weight=indices.weight)  # 0 at autoreset rows, as the other
 
     def sample_sequences(self) -> Sequence:
         """One minibatch of sequences, drawn uniformly."""

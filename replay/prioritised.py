@@ -5,7 +5,7 @@
 
 A transition enters with the largest priority that has been, so that each is soon learnt from.  The priorities of a ring's rows stand in
 a sum tree in the ring's order.  They are above 0 exactly where a transition may begin: where something was decided, and whose whole
-stack and whole n-step window are stored.  So a void row is never drawn, nor one at the write head.
+stack and whole n-step window are stored.  So an autoreset row is never drawn, nor one at the write head.
 """
 
 from __future__ import annotations

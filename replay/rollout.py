@@ -118,7 +118,7 @@ class Rollout:
     def append(self, step: ActedStep) -> None:
         t = self.count
         if self.whole and t == 0 and not bool((step.timestep.first & ~step.timestep.interrupted).all()):
-            return  # a void row between two batches of episodes
+            return  # an autoreset row between two batches of episodes
         for name, kept in self.extras.items():
             kept[t].copy_(step.extras[name])
         if self._leaves and t % self.every == 0:

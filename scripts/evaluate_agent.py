@@ -40,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto")
     p.add_argument("--floors", action="store_true", help="also score random play and the best constant action")
     p.add_argument(
-        "--video", type=user_path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --replay's"
+        "--video", type=user_path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --episode's"
     )
     p.add_argument("--explain", metavar="HOW", help="with --video: show what each action depends on: saliency, guided or occlusion")
-    p.add_argument("--replay", type=int, metavar="N", help="film episode N of the newest evaluation, without scoring")
+    p.add_argument("--episode", type=int, metavar="N", help="film episode N of the newest evaluation, without scoring")
     p.add_argument(
         "--value-figure", type=user_path, metavar="FILE", help="draw the predicted value, with the frames at its rise, peak and fall"
     )
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(1)
     run, device = Run(args.run), choose_device(args.device)
     check_arguments(args)
-    if args.replay is not None:
+    if args.episode is not None:
         return film_saved(run, args, device)
     actor = load(run, args.checkpoint, device, tuple(args.trust), args.memory_slots)
     config = actor.config.env
@@ -114,7 +114,7 @@ def score_episodes(run: Any, args: argparse.Namespace, actor: Any, config: Any, 
         result.about.update(slots_told(args), run=str(args.run), agent=actor.config.agent_name, checkpoint=actor.step)
         name = evaluation_name(args, actor, f"{config.protocol}-{result.policy.replace('=', '')}" + "-unfinished" * unfinished)
         folder = keep(run.path, name, result.save)
-        say(f"saved in {folder}  (--replay N --video FILE films episode N)")
+        say(f"saved in {folder}  (--episode N --video FILE films episode N)")
     if args.floors and not unfinished:
         result.about.update(floors_of(config, args, device))
         keep(run.path, name, result.save)
@@ -370,10 +370,10 @@ def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
 
     if not args.video and not args.value_figure:
         raise ConfigError(
-            "--replay needs a file to write", where="--replay", fix="add --video FILE.mp4 or --value-figure FILE.png"
+            "--episode needs a file to write", where="--episode", fix="add --video FILE.mp4 or --value-figure FILE.png"
         )
     run.config(tuple(args.trust))  # refuses what it must before anything else is read
-    episode, step, rules, slots = episode_of(run.path, args.replay)
+    episode, step, rules, slots = episode_of(run.path, args.episode)
     actor = load(run, str(step), device, tuple(args.trust), slots)
     config = actor.config.env
     draw(args, actor, replace(config, protocol=rules if rules != "-" else config.protocol), episode, device)

@@ -124,7 +124,7 @@ def outputs() -> Iterator[Case]:
         for kind in ("onnx", "sb3", "policy"):
             yield Case(f"output {kind} {place[:20]!r}", "export", ["--to", kind, "{run}", place])
     for value in ("0", "-1", "1e9", "abc", "99999999999", "", "nan"):
-        for flag in ("--episodes", "--num-envs", "--seed", "--max-steps", "--sequences", "--replay", "--memory-slots"):
+        for flag in ("--episodes", "--num-envs", "--seed", "--max-steps", "--sequences", "--episode", "--memory-slots"):
             yield Case(f"count {flag} {value}", "evaluate", ["{run}", f"{flag}={value}"])
     for more in (["--policy", "x"], ["--policy", "epsilon=2"], ["--policy", "epsilon=nan"], ["--policy", "epsilon="],
     ["--lengths", "3"], ["--attack", "x"], ["--protocol", "x"], ["--checkpoint", "x"], ["--checkpoint", "-5"], ["--checkpoint",

@@ -69,12 +69,12 @@ class Playing(nn.Module):
 
 def playing(agent: Any, agent_name: str) -> Playing:
     """The agent, which is on the CPU; a ConfigError for one that plays by other means."""
-    network = getattr(agent, "network", None)
-    if not (isinstance(network, (QNetwork, ActorCritic)) and hasattr(agent, "spec") and hasattr(agent, "config")):
+    network = agent.network
+    if not isinstance(network, (QNetwork, ActorCritic)):
         raise ConfigError(
             f"{agent_name} has no network that can be exported",
             where="RUN",
-            fix="export dqn, c51, qr_dqn, pqn, a2c, ppo, reinforce or sac, or an agent of your own that has a config, a spec, and a "
+            fix="export dqn, c51, qr_dqn, pqn, a2c, ppo, reinforce or sac, or an agent of your own that has a "
             "QNetwork or ActorCritic as its network",
         )
     return Playing(network)

@@ -63,7 +63,7 @@ class Tape(NamedTuple):
 
 def core_of(actor: Any) -> nn.Module | None:
     """The memory core of an actor's policy or action-values, if it can tell what it does."""
-    core = getattr(getattr(actor, "network", None), "core", None)
+    core = getattr(actor.network, "core", None)
     return core if hasattr(core, "trace") else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arcturus import agents
-from arcturus.api import EnvSpec
+from arcturus.api import Agent
 from arcturus.config import from_mapping, hints, user_path
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, open_training
@@ -30,10 +30,9 @@ class LoadedActor:
     config: the run's RunConfig; step: the agent steps it had been trained for.
     """
 
-    def __init__(self, agent: Any, config: RunConfig, step: int):
+    def __init__(self, agent: Agent, config: RunConfig, step: int):
         self.agent, self.config, self.step = agent, config, step
-        self.spec: EnvSpec | None = getattr(agent, "spec", None)
-        self.stochastic, self.network, self.objective = agent.stochastic, agent.network, agent.objective
+        self.stochastic, self.network, self.objective, self.spec = agent.stochastic, agent.network, agent.objective, agent.spec
         self.initial_state, self.act = agent.initial_state, agent.act
 
 

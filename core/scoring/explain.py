@@ -116,7 +116,7 @@ def check_explanation(name: str, actor: Actor, spec: EnvSpec, device: torch.devi
     """ConfigError if there is no such map of this actor in this world; before an evaluation is played for it."""
     if name not in EXPLANATIONS:
         raise ConfigError(f"unknown explanation {name!r}", where="--explain", fix=nearest(name, EXPLANATIONS, "explanations"))
-    network = getattr(actor, "network", None)
+    network = actor.network
     if not callable(getattr(network, "score", None)):
         fix = "film it without --explain; dqn, reinforce, a2c and ppo can be explained"
         raise ConfigError("this agent has no network with a score() to explain", where="--explain", fix=fix)
@@ -129,7 +129,7 @@ def check_explanation(name: str, actor: Actor, spec: EnvSpec, device: torch.devi
     first = torch.ones(1, dtype=torch.bool, device=device)
     action = torch.zeros(1, *(spec.action_space.shape or ()), dtype=torch.int64, device=device)
     rest = first, actor.initial_state(1), action
-    bytes_, floats = (network.score(x, *rest) for x in (obs, as_float(obs)))  # type: ignore[union-attr]
+    bytes_, floats = (network.score(x, *rest) for x in (obs, as_float(obs)))
     if not torch.allclose(bytes_, floats, rtol=1e-3, atol=1e-4):
         fix = "scale only uint8 in your torso; or use --explain occlusion, which needs no gradient"
         raise ConfigError("this network reads a float picture from 0 to 1 differently from its bytes", where="--explain", fix=fix)

@@ -68,7 +68,7 @@ def replay(
             value, played = start_values(act), torch.as_tensor(action)[None]
             heat = None
             if explain:
-                network: Any = getattr(actor, "network", None)
+                network = actor.network
                 heat = EXPLANATIONS[explain](network, ts.obs, ts.first, state, played.to(ts.obs.device)).cpu().numpy()
             envs.send(played)
             ts, state = envs.recv(), act.state

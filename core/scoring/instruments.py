@@ -76,7 +76,7 @@ class HeldOut:
         health/dead_units/LAYER is the share of units that are 0 on every held-out state, health/activation_std/LAYER the
         standard deviation over states and units.
         """
-        network = getattr(actor, "network", None)
+        network = actor.network
         values, actions, hidden, maximum = [], [], [], False
         alive: dict[str, Tensor] = {}
         moments: dict[str, list[Tensor]] = {}

@@ -113,12 +113,12 @@ def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str, int | N
     memory was given if not its own."""
     path, report = next(whole(run), (None, {}))
     if path is None:
-        raise ConfigError(f"{run} has no evaluation to film from", where="--replay", fix=f"run evaluate-agent {typed(run)} first")
+        raise ConfigError(f"{run} has no evaluation to film from", where="--episode", fix=f"run evaluate-agent {typed(run)} first")
     try:
         episodes, step, rules = report["per_episode"], int(report["checkpoint"]), str(report["protocol"])
         slots = int(report["memory_slots"]) if "memory_slots" in report else None
         if not 0 <= number < len(episodes):
-            raise ConfigError(f"there is no episode {number}, only 0 to {len(episodes) - 1}", where="--replay")
+            raise ConfigError(f"there is no episode {number}, only 0 to {len(episodes) - 1}", where="--episode")
         chosen = episodes[number]
         data = read_file(path.with_name("episodes.safetensors"), EPISODES_LIMIT)
         if int.from_bytes(data[:8], "little") > 1 << 20:
@@ -135,5 +135,5 @@ def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str, int | N
             None,
         )
     except (KeyError, TypeError, ValueError, OverflowError, SafetensorError) as e:
-        raise CheckpointError(f"{path.parent} holds no evaluation that can be read: {e}", where="--replay") from e
+        raise CheckpointError(f"{path.parent} holds no evaluation that can be read: {e}", where="--episode") from e
     return episode, step, rules, slots

@@ -73,7 +73,7 @@ def parse_lengths(text: str) -> list[tuple[int, ...]]:
 
 def slots_of(actor: Any) -> int:
     """Of the memory that is addressed; 0 if there is none."""
-    network = getattr(actor, "network", None)
+    network = actor.network
     return min((m.slots for m in network.modules() if hasattr(m, "slots")), default=0) if network is not None else 0
 
 

@@ -62,7 +62,7 @@ def test_evaluate_scores_keeps_films_and_films_again(pong, tmp_path):
     assert rollouts["rewards"].sum() == sum(e["score"] for e in report["per_episode"])
     folder = next((pong / "evaluations").iterdir())
     assert {p.name for p in folder.iterdir()} == {"evaluation.json", "episodes.safetensors"}
-    done = call(EVALUATE, str(pong), "--replay", "1", "--value-figure", str(tmp_path / "v.png"))
+    done = call(EVALUATE, str(pong), "--episode", "1", "--value-figure", str(tmp_path / "v.png"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "v.png").exists()
 
@@ -118,8 +118,8 @@ def test_bad_input_gets_a_code_and_a_few_lines(tmp_path, argv, code, says):
     (["{run}", "--checkpoint", "best"], 0, ""), (["{run}", "--checkpoint", "12"], 5, "step-000000000640"),
     (["{run}", "--protocol", "v6"], 2, "unknown protocol"), (["{run}", "--policy", "sample"], 2, "no policy to sample"),
     (["{run}", "--episodes", "0"], 2, "not from 1 to 100,000"), (["{run}", "--video", "x.avi"], 2, ".mp4 or .gif"),
-    (["{run}", "--replay", "99", "--video", "x.mp4"], 2, "there is no episode 99"), (["/no/such"], 2, "not a run folder"),
-    (["{run}", "--replay", "0"], 2, "needs a file"),
+    (["{run}", "--episode", "99", "--video", "x.mp4"], 2, "there is no episode 99"), (["/no/such"], 2, "not a run folder"),
+    (["{run}", "--episode", "0"], 2, "needs a file"),
 ])  # fmt: skip
 def test_evaluate_fails_the_same_way(pong, tmp_path, argv, code, says):
     if not (pong / "evaluations").exists():

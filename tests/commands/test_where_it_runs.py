@@ -394,7 +394,7 @@ def test_scores_that_could_not_be_kept_with_their_run_are_found_again_and_replac
         (runs[-1] / "evaluations").write_text("in the way")
         assert guarded(evaluate_agent.main, [str(runs[-1]), "--episodes", "1", "--seed", "3"]) == 0
     assert len(list(tmp_path.glob("s0-*-evaluations"))) == 2
-    assert guarded(evaluate_agent.main, [str(runs[0]), "--replay", "0", "--video", "f.mp4"]) == 0, capsys.readouterr().err
+    assert guarded(evaluate_agent.main, [str(runs[0]), "--episode", "0", "--video", "f.mp4"]) == 0, capsys.readouterr().err
     assert (tmp_path / "f.mp4").stat().st_size > 0
 
 

@@ -75,7 +75,7 @@ def test_sequences_are_what_was_lived_through(burn_in, length, n_step, stack, co
             ):
                 assert torch.equal(got[i], theirs)
             later = batch.obs[burn_in + i + batch.steps[i], torch.arange(8)]
-            counts = want.weight > 0  # of a void row nothing else has a meaning
+            counts = want.weight > 0  # of an autoreset row nothing else has a meaning
             assert torch.equal(later[counts], want.s_t[counts])
     assert len(seen) > 50
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -313,7 +314,7 @@ def test_lengths_that_a_memory_has_no_room_for_are_refused_with_what_would_do():
 
 def test_an_environment_without_sequences_has_no_lengths():
     with pytest.raises(ConfigError, match="no sequences"):
-        check_lengths(None, EnvConfig(id="CartPole-v1"), [(3,)])
+        check_lengths(SimpleNamespace(network=None), EnvConfig(id="CartPole-v1"), [(3,)])
     assert watched_lengths(EnvConfig(id="CartPole-v1")) == []
 
 
@@ -326,4 +327,4 @@ def test_a_training_watches_up_to_five_lengths_from_the_smallest_to_the_largest(
         assert watched[-1] == task.longest
         assert watched == sorted(set(watched))
         assert len(watched) == min(5, 1 + max(high - low for low, high in task.ranges))
-        check_lengths(None, env, watched)
+        check_lengths(SimpleNamespace(network=None), env, watched)
