@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcturus.envs.own import register
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Run", "evaluate", "load", "make", "read_metrics", "resume", "train"]
 
 if TYPE_CHECKING:

@@ -181,7 +181,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
     drawn = ("video", "value_figure", "rollouts", "floors")
     if args.lengths:
-        check_alone(args, "--lengths", "scoring by length plays no episodes", *drawn, "replay", "attack")
+        check_alone(args, "--lengths", "scoring by length plays no episodes", *drawn, "episode", "attack")
     if args.attack:
         check_alone(args, "--attack", "--attack only scores: it draws and writes nothing else", *drawn)
     if args.pictures:

@@ -83,3 +83,23 @@ def test_the_way_from_command_to_loss_is_as_long_as_the_architecture_page_says()
     assert (int(told[1]), int(told[2].replace(",", ""))) == (len(counted), sum(counted.values()))
     assert len(counted) <= 17
     assert sum(counted.values()) <= 2_900
+
+
+def test_the_readme_is_short_and_its_line_count_is_dqns():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(page.split()) <= 1_000
+    assert f"is {len((ROOT / 'agents' / 'dqn.py').read_text().splitlines())} lines" in page
+
+
+def test_every_agent_stands_in_the_readme_and_the_names_before_it_nowhere():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in agents.names() if f"`{name}`" not in page] == []
+    for doc in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        assert "train-agent teacher" not in doc.read_text(encoding="utf-8"), doc
+
+
+@pytest.mark.parametrize("page", sorted(str(p.relative_to(ROOT)) for p in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]))
+def test_every_file_that_a_page_links_to_is_there(page):
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()] == []

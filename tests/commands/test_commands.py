@@ -247,8 +247,8 @@ def test_a_config_file_with_a_fault_is_read_or_refused_with_2(data, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_the_readmes_python_example_runs(tmp_path):
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_references_python_example_runs(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
     code = text.split("<!-- example -->\n```python\n")[1].split("```")[0]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
