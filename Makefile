@@ -1,5 +1,6 @@
 # make demo   trains, scores and films an agent on a real Atari game (12 minutes on two CPU cores, set-up aside)
 # make test   set-up, lint, types, the test suite (under 25 minutes)
+# make docs   the pages and the API as a site in build/site
 # make test-learning   several seeds, many kills and corruptions, hypothesis searching anew (at most 50 minutes)
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: setup demo lint types test test-fast test-learning wheel-test clean
+.PHONY: setup demo lint types docs test test-fast test-learning wheel-test clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +34,9 @@ types: setup
 	for d in agents envs replay scripts; do ln -s "$(CURDIR)/$$d" build/types/arcturus/; done
 	for d in benchmarks tools; do ln -s "$(CURDIR)/$$d" build/types/; done
 	cd build/types && $(BIN)/mypy --config-file "$(CURDIR)/pyproject.toml" -p arcturus -p benchmarks -p tools
+
+docs: types
+	$(BIN)/mkdocs build --strict --quiet
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not learning"
