@@ -7,61 +7,78 @@ from collections.abc import Iterable, Sequence
 from arcturus import agents
 from arcturus.errors import ConfigError
 
-# what others call a setting -> its flag here
+OF_MEMORY = ("core", "core-width", "core-options", "bptt", "burn-in")
+# what others call a setting, and version 0.1 did -> its flags here
 FLAGS = {
-    "lr": "--agent.learning-rate",
-    "learning-rate": "--agent.learning-rate",
-    "step-size": "--agent.learning-rate",
-    "total-timesteps": "--steps",
-    "total-steps": "--steps",
-    "timesteps": "--steps",
-    "n-timesteps": "--steps",
-    "max-steps": "--steps",
-    "env-id": "--env",
-    "game": "--env",
-    "n-envs": "--num-envs",
-    "num-envs": "--num-envs",
-    "num-workers": "--num-envs",
-    "ent-coef": "--agent.entropy-cost",
-    "entropy-coef": "--agent.entropy-cost",
-    "vf-coef": "--agent.value-cost",
-    "value-loss-coef": "--agent.value-cost",
-    "clip-coef": "--agent.clip",
-    "clip-range": "--agent.clip",
-    "gamma": "--agent.gamma",
-    "discount": "--agent.gamma",
-    "gae-lambda": "--agent.gae-lambda",
-    "batch-size": "--agent.batch-size",
-    "buffer-size": "--agent.capacity",
-    "replay-capacity": "--agent.capacity",
-    "learning-starts": "--agent.learning-starts",
-    "min-replay-history": "--agent.learning-starts",
-    "target-network-frequency": "--agent.target-period",
-    "target-update-interval": "--agent.target-period",
-    "target-update-period": "--agent.target-period",
-    "n-steps": "--agent.horizon",
-    "num-steps": "--agent.horizon",
-    "max-grad-norm": "--agent.max-grad-norm",
-    "exp-name": "--run-dir",
-    "log-dir": "--run-dir",
-    "cuda": "--device",
-    "torch-deterministic": "--deterministic",
+    "lr": ("--agent.learning-rate",),
+    "learning-rate": ("--agent.learning-rate",),
+    "step-size": ("--agent.learning-rate",),
+    "total-timesteps": ("--steps",),
+    "total-steps": ("--steps",),
+    "timesteps": ("--steps",),
+    "n-timesteps": ("--steps",),
+    "max-steps": ("--steps",),
+    "env-id": ("--env",),
+    "game": ("--env",),
+    "n-envs": ("--num-envs",),
+    "num-envs": ("--num-envs",),
+    "num-workers": ("--num-envs",),
+    "ent-coef": ("--agent.entropy-cost",),
+    "entropy-coef": ("--agent.entropy-cost",),
+    "vf-coef": ("--agent.value-cost",),
+    "value-loss-coef": ("--agent.value-cost",),
+    "clip-coef": ("--agent.clip",),
+    "clip-range": ("--agent.clip",),
+    "gamma": ("--agent.gamma",),
+    "discount": ("--agent.gamma",),
+    "gae-lambda": ("--agent.gae-lambda", "--agent.q-lambda"),
+    "batch-size": ("--agent.batch-size",),
+    "buffer-size": ("--agent.capacity",),
+    "replay-capacity": ("--agent.capacity",),
+    "learning-starts": ("--agent.learning-starts",),
+    "min-replay-history": ("--agent.learning-starts",),
+    "target-network-frequency": ("--agent.target-period",),
+    "target-update-interval": ("--agent.target-period",),
+    "target-update-period": ("--agent.target-period",),
+    "n-steps": ("--agent.horizon",),
+    "num-steps": ("--agent.horizon",),
+    "max-grad-norm": ("--agent.max-grad-norm",),
+    "exp-name": ("--run-dir",),
+    "log-dir": ("--run-dir",),
+    "cuda": ("--device",),
+    "torch-deterministic": ("--deterministic",),
+    "lam": ("--agent.gae-lambda", "--agent.q-lambda"),
+    "lambda": ("--agent.gae-lambda", "--agent.q-lambda"),
+    "batch": ("--agent.batch-size",),
+    "minibatch-size": ("--agent.batch-size",),
+    "learn-start": ("--agent.learning-starts",),
+    "life-loss": ("--agent.end-on-life-loss",),
+    "terminal-on-life-loss": ("--agent.end-on-life-loss",),
 }
 
 
-def check_flags(argv: Sequence[str], known: Iterable[str]) -> None:
-    """A ConfigError for the first flag that nothing here is called by, and something elsewhere is.  known: every flag there is."""
+def check_flags(argv: Sequence[str], known: Iterable[str], agent: str = "") -> None:
+    """A ConfigError for the first flag that nothing here is called by, and something elsewhere is, or was in version 0.1.  known: every
+    flag there is; agent: whose."""
     flags = set(known)
     for arg in argv:
         name = arg.partition("=")[0].replace("_", "-")
+        if not name.startswith("--") or name in flags:
+            continue
         bare = name.removeprefix("--").rsplit(".", 1)[-1]
-        meant = FLAGS.get(bare)
-        if name.startswith("--") and name not in flags and meant in flags:
-            raise ConfigError(f"there is no flag {arg.partition('=')[0]}", where="the command line", fix=f"use {meant}")
+        given = arg.partition("=")[0]
+        for meant in FLAGS.get(bare, ()):
+            if meant in flags:
+                raise ConfigError(f"there is no {given}", where="the command line", fix=f"it is called {meant} here")
+        if bare in OF_MEMORY and f"--agent.{bare}" not in flags:
+            fix = "train-agent drqn learns action-values with memory; pqn, reinforce, a2c and ppo have memory cores, too"
+            raise ConfigError(f"there is no {given}: {agent} has no memory", where="the command line", fix=fix)
 
 
 def preset_called(name: str) -> str:
     """'train-agent c51 --preset rainbow' for the name of an algorithm that is a preset of some agent; "" for others."""
+    if name == "teacher":  # of version 0.1
+        return "train-agent supervised (learns from right answers), or distill (from other agents)"
     plain = name.lower().replace("-", "").replace("_", "")
     for agent in agents.names():
         for preset in agents.presets(agent).named:

@@ -106,7 +106,7 @@ def settings_over(base: RunConfig, argv: list[str], prog: str, more: list[tuple[
     for name, hint, default in more or []:
         kind, text = get_args(hint)
         fields.append((name, Annotated[kind, tyro.conf.arg(help=text)], default))
-    check_flags(argv, known_flags(module.Config, [name for name, _, _ in more or []]))
+    check_flags(argv, known_flags(module.Config, [name for name, _, _ in more or []]), base.agent_name)
     flags = dataclasses.make_dataclass("Flags", [(n, t, dataclasses.field(default=d)) for n, t, d in fields], frozen=True)
     said = io.StringIO()
     try:

@@ -110,7 +110,7 @@ def test_no_fence_of_the_guide_escapes_the_test(page):
     """Each is of a language that is known, and each note stands right above a block."""
     text = (GUIDE / page).read_text(encoding="utf-8")
     assert text.count("```") == 2 * len(blocks(page))
-    assert {b.language for b in blocks(page)} <= {"python", "sh", "text"}
+    assert {b.language for b in blocks(page)} <= {"python", "sh", "text", "yaml"}
     assert text.count("<!--") == sum(NOTE.search(text[: f.start()]) is not None for f in FENCE.finditer(text))
 
 
