@@ -175,9 +175,9 @@ class Tape(gym.Env):
 
     def render(self) -> Any:
         """A text, or [420, 640, 3] uint8; None without a render mode."""
-        from arcturus.envs import tape_pictures  # Pillow is loaded for those who want pictures
+        from arcturus.pictures import tape  # Pillow is loaded for those who want pictures
 
-        return {"ansi": tape_pictures.text, "rgb_array": tape_pictures.picture}.get(self.render_mode or "", lambda _: None)(self)
+        return {"ansi": tape.text, "rgb_array": tape.picture}.get(self.render_mode or "", lambda _: None)(self)
 
 
 class Copy(Tape):

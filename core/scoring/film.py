@@ -24,7 +24,7 @@ from arcturus.envs import EnvConfig, is_atari
 from arcturus.envs.opening import registered
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.outputs import PICTURES, check_output, written_beside
-from arcturus.scoring.canvas import Bars, Canvas, Moment
+from arcturus.pictures.moments import Bars, Canvas, Moment
 from arcturus.scoring.evaluation import ScoredEpisode, start_values
 from arcturus.scoring.explain import EXPLANATIONS, check_explanation
 from arcturus.scoring.screens import opened
@@ -181,22 +181,12 @@ def _write_gif(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> i
     return count
 
 
-def turning_points(values: np.ndarray) -> tuple[int, int, int]:
-    """Steps of a value trace [T]: on the way up to its highest peak, at it, and when it has fallen (Mnih et al. 2013, figure 3)."""
-    peak = int(values.argmax())
-    before = values[max(0, peak - 60) : peak + 1]
-    low = max(0, peak - 60) + int(before.argmin())
-    half = (values[low] + values[peak]) / 2
-    rise = next((i for i in range(low, peak + 1) if values[i] >= half), peak)
-    after = values[peak : peak + 60]
-    return rise, peak, peak + int(after.argmin())
-
-
 def value_figure(
     path: Path, actor: Actor, config: EnvConfig, episode: ScoredEpisode, *, device: str = "cpu"
 ) -> tuple[int, int, int]:
     """Draws the predicted value over an episode with the pictures at its rise, peak and fall; returns their steps."""
-    from matplotlib.figure import Figure
+    from arcturus.pictures.style import save  # it loads matplotlib
+    from arcturus.pictures.value import turning_points, value_trace
 
     check_output(path, "--value-figure", PICTURES)
     values = np.array([m.value for m in replay(actor, config, episode, device) if m.value is not None])
@@ -204,21 +194,6 @@ def value_figure(
         raise ConfigError("this agent predicts no value", where="--value-figure")
     points = turning_points(values)
     pictures = {i: m.picture for i, m in enumerate(replay(actor, config, episode, device)) if i in points}
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
-    grid = figure.add_gridspec(2, 3, height_ratios=[1.2, 1.6])
-    axes = figure.add_subplot(grid[0, :])
-    first, end = max(0, points[0] - 120), min(len(values), points[2] + 120)
-    axes.plot(np.arange(first, end), values[first:end], color="#2f6f8f", linewidth=1.4)
-    axes.set_xlabel("agent steps")
-    axes.set_ylabel("predicted value")
-    axes.set_title(f"{config.id}: value predicted while playing (episode seed {episode.seed}, score {episode.score:g})")
-    for letter, i in zip("ABC", points, strict=True):
-        axes.plot([i], [values[i]], "o", color="#c2410c")
-        axes.annotate(letter, (i, values[i]), textcoords="offset points", xytext=(6, 4), weight="bold")
-    for column, (letter, i) in enumerate(zip("ABC", points, strict=True)):
-        below = figure.add_subplot(grid[1, column])
-        below.imshow(pictures[i])
-        below.set_title(f"{letter}: step {i}, value {values[i]:.2f}", fontsize=10)
-        below.axis("off")
-    written_beside(path, lambda beside: figure.savefig(beside, dpi=110))
+    title = f"{config.id}: value predicted while playing (episode seed {episode.seed}, score {episode.score:g})"
+    save(value_trace(values, pictures, points, title), path)
     return points

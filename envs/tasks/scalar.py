@@ -105,7 +105,7 @@ class TaskEnv(gym.Env):
         """[420, 640, 3] uint8 (picture.py)."""
         if self.render_mode != "rgb_array":
             return None
-        from arcturus.envs.tasks.picture import Scene, picture  # Pillow is loaded for those who want pictures
+        from arcturus.pictures.strips import Scene, picture  # Pillow is loaded for those who want pictures
 
         return picture(
             Scene(

@@ -15,9 +15,10 @@ from arcturus import agents
 from arcturus.api import Act, Objective
 from arcturus.envs import EnvConfig, open_envs
 from arcturus.errors import ConfigError, TrainingFailed
-from arcturus.scoring.canvas import Canvas
+from arcturus.pictures.moments import Canvas
+from arcturus.pictures.value import turning_points
 from arcturus.scoring.evaluation import STALL_STEPS, evaluate, obtained_return, policy_of
-from arcturus.scoring.film import replay, turning_points, value_figure, write_film
+from arcturus.scoring.film import replay, value_figure, write_film
 from arcturus.scoring.floors import floors
 from arcturus.scoring.instruments import HeldOut, as_timestep, collect_heldout, first_filters
 from arcturus.scoring.statistics import bootstrap_interval, human_normalised, published, summary

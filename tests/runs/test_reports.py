@@ -12,10 +12,11 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 import arcturus
 from arcturus.errors import TrainingFailed
+from arcturus.pictures.moments import MOST_BARS, Bars, Canvas, Moment
+from arcturus.pictures.palette import HEIGHT
 from arcturus.runs.monitor import EVENTS, Monitor
 from arcturus.runs.reports import THUMBNAIL, thumbnails
 from arcturus.runs.settings import resolve
-from arcturus.scoring.canvas import HEIGHT, MOST_BARS, Bars, Canvas, Moment
 
 
 @pytest.mark.parametrize(("shape", "wanted"), [

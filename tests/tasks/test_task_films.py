@@ -10,8 +10,8 @@ import pytest
 from PIL import ImageColor, ImageDraw
 
 from arcturus.envs.own import TASKS as NAMES
-from arcturus.envs.tape_pictures import BAD, GROUND, HEAD, INK
-from arcturus.envs.tasks.picture import FALSE_ZERO, LEFT, TOP, Scene, picture
+from arcturus.pictures.palette import BAD, GROUND, HEAD, INK
+from arcturus.pictures.strips import FALSE_ZERO, LEFT, TOP, Scene, picture
 
 GREY = np.array(ImageColor.getrgb(GROUND))
 

@@ -11,16 +11,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from arcturus.pictures.palette import BAD, DIM, EDGE, EMPTY, GOOD, GROUND, HEAD, HEIGHT, INK, MARGIN, PALE, WIDTH, font
 
 if TYPE_CHECKING:
     from arcturus.envs.tapes import Tape
 
 MOVE_NAMES = ("left", "right", "up", "down")
-WIDTH, HEIGHT, MARGIN = 640, 420, 14  # pixels
 COLUMNS = 34  # cells of a row that a picture shows at most; longer tapes are scrolled
-GROUND, EMPTY, EDGE, INK, PALE, DIM = "#16181d", "#1d2027", "#343842", "#e8e6df", "#b4b2aa", "#8d8b84"
-HEAD, GOOD, BAD = "#f2b134", "#6cc3a0", "#e5484d"
 
 
 def _name(env: Tape) -> str:
@@ -80,12 +79,6 @@ def text(env: Tape) -> str:
         out.append(f"{'target':12}" + " ".join(env.letters[s] for s in env.target[start : start + step]))
         out.append((f"{'written':12}" + " ".join(env.letters[s] for s in written) + wrong).rstrip())
     return "\n".join(out)
-
-
-@cache
-def font(size: int) -> Any:
-    """Pillow's own font; reading it takes longer than drawing a picture."""
-    return ImageFont.load_default(size)
 
 
 @cache

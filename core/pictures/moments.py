@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from arcturus.envs import EnvConfig, is_atari
+from arcturus.pictures.palette import DIM, GOOD, GROUND, HEAD, HEIGHT, INK, font
 
-HEIGHT, PANEL, TRACE = 420, 240, 120  # pixels: the game's height, the panel's width, the value trace's height
+PANEL, TRACE = 240, 120  # pixels: the panel's width, the value trace's height
 MOST_BARS = 24  # actions that have a bar
 FADE, GLOW, GREYED = 0.93, 0.9, 0.85  # a step's fall of the heat map's scale; its strongest alpha; colour taken from the game
-INK, DIM, GROUND, CHOSEN, BAR, LINE, HEAT = "#e8e6df", "#8d8b84", "#16181d", "#f2b134", "#4f6d8f", "#6cc3a0", "#ff5a1f"
+CHOSEN, BAR, LINE, HEAT = HEAD, "#4f6d8f", GOOD, "#ff5a1f"
 
 
 class Bars(NamedTuple):
@@ -44,12 +44,6 @@ def labels(config: EnvConfig, count: int) -> list[str]:
 
         return list(action_names(config.id, config.full_action_space))
     return [str(i) for i in range(count)]
-
-
-@cache
-def font(size: int) -> Any:
-    """Pillow's own font; reading it takes longer than drawing a picture."""
-    return ImageFont.load_default(size)
 
 
 class Histogram:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from arcturus.envs.tape_pictures import BAD, DIM, EDGE, EMPTY, GOOD, GROUND, HEAD, HEIGHT, INK, MARGIN, WIDTH, font
+from arcturus.pictures.palette import BAD, DIM, EDGE, EMPTY, GOOD, GROUND, HEAD, HEIGHT, INK, MARGIN, WIDTH, font
 
 LEFT, TOP, BOTTOM = 86, 84, 372  # pixels: where the strips begin, and end at the latest
 NARROWEST, WIDEST, TALLEST = 8, 44, 56  # pixels of a cell
