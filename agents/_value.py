@@ -86,11 +86,11 @@ class ReplayAgent(Agent):
         return self.learner.updates
 
     def observe(self, step: ActedStep) -> None:
-        self.learner.append(step)  # (6)
+        self.learner.append(step)  # (6) store the transition in D
 
     def learn(self) -> Metrics:
-        metrics = self.learner.learn()  # (7), and update() for each minibatch
-        if metrics and self.learner.copy_due():  # (10), behind an update
+        metrics = self.learner.learn()  # (7) sample minibatches; update() for each
+        if metrics and self.learner.copy_due():  # (10) every C steps, behind an update
             self.target.load_state_dict(self.online.state_dict())
             self.learner.copied()
         return metrics
@@ -135,13 +135,13 @@ class ValueAgent(ReplayAgent):
         """span: what sequences an agent with memory learns from."""
         self.config, self.spec, self.device = config, spec, torch.device(device)
         with seeds.branch("init").initialising():
-            network: Any = make_network()  # (2)
+            network: Any = make_network()  # (2) random weights
         self.network: Any = to_device(network, self.device)
         self.online = self.network
         self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.noise = seeds.branch("noise").torch(self.device)
         self.gradient_step = GradientStep(self._optimizer(), config.max_grad_norm)
-        self.learner = ReplayLearner(  # (1)
+        self.learner = ReplayLearner(  # (1) the replay memory D
             config,
             spec,
             self.device,
@@ -187,7 +187,7 @@ class ValueAgent(ReplayAgent):
         noise = generator if explore and self.config.noisy else None
         predicted = self.act_fn(ts.obs, *drawn) if noise is None else self.predict(ts.obs, *drawn, noise=noise)
         q = self.q_values(predicted)
-        if explore:  # (4)
+        if explore:  # (4) with probability epsilon a random action
             return Act(epsilon_greedy(q, self.config.epsilon(self.steps), generator), state, {"q_values": q})
         return Act(q.argmax(-1), state, {"q_values": q} | self.film_extras(predicted))
 
@@ -195,8 +195,8 @@ class ValueAgent(ReplayAgent):
 
     def update(self, batch: Any) -> tuple[Metrics, Tensor | None]:
         """One gradient step on a minibatch; its metrics, and the transitions' new priorities [B]."""
-        loss = self.loss(batch)  # (8)
-        metrics = loss.metrics | {"losses/td_loss": loss.value.detach()} | self.gradient_step(loss.value)  # (9)
+        loss = self.loss(batch)  # (8) the target and the loss
+        metrics = loss.metrics | {"losses/td_loss": loss.value.detach()} | self.gradient_step(loss.value)  # (9) descend
         return metrics, loss.priority
 
     def loss(self, batch: Any) -> Loss:

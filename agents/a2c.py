@@ -69,7 +69,7 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
         "losses/value_loss": value.detach(),
         "losses/entropy": entropy.detach(),
     }
-    return Loss(policy + c.value_cost * value - c.entropy_cost * entropy, metrics)  # (3)
+    return Loss(policy + c.value_cost * value - c.entropy_cost * entropy, metrics)  # (3) policy, entropy, value
 
 
 class Agent(RolloutAgent):
@@ -84,18 +84,18 @@ class Agent(RolloutAgent):
             seeds,
             lambda: actor_critic(config, spec, shared=config.shared),
             self._optimizer,
-            kept={"value": ()},  # (1)
+            kept={"value": ()},  # (1) act for t_max rows
             every=1 if config.core == "none" else config.bptt,
         )
 
-    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:  # (4)
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:  # (4) RMSProp
         c = self.config
         if c.optimizer == "adam":
             return adam(parameters, c.learning_rate, c.optimizer_eps)
         return RMSProp(parameters, c.learning_rate, rho=0.99, eps=c.optimizer_eps, centred=False, mean_square=c.mean_square)
 
     def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
-        """The returns R, and R - v; (2)."""
+        """(2) The returns R from the last row backwards, and R - v."""
         c, v = self.config, self.rollout.kept("value")
         discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, end_on_life_loss=c.end_on_life_loss)
         v_t = self.network.next_values(v, ts, state)

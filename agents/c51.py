@@ -47,12 +47,12 @@ def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, nois
     row = torch.arange(len(batch.a_tm1), device=batch.a_tm1.device)
     with torch.no_grad():
         logits_t = target.atoms(batch.s_t, noise)  # [B, A, K]
-        q_t = network(batch.s_t, noise) if c.double else target.expectation(logits_t)  # (1)
-        best = q_t.argmax(-1)  # (2)
+        q_t = network(batch.s_t, noise) if c.double else target.expectation(logits_t)  # (1) mean returns
+        best = q_t.argmax(-1)  # (2) the best action a*
         p_t = logits_t[row, best].softmax(-1)
-        m = categorical_projection(p_t, batch.r_t, batch.discount_t, support)  # (3)
+        m = categorical_projection(p_t, batch.r_t, batch.discount_t, support)  # (3) the target, on the support
     logits_tm1 = network.atoms(batch.s_tm1, noise)
-    each = -(m * logits_tm1[row, batch.a_tm1].log_softmax(-1)).sum(-1)  # (4)
+    each = -(m * logits_tm1[row, batch.a_tm1].log_softmax(-1)).sum(-1)  # (4) cross-entropy
     metrics = {
         "losses/q_values": network.expectation(logits_tm1.detach()).mean(),
         "health/clipped_mass": clipped_mass(p_t, batch.r_t, batch.discount_t, support).mean(),

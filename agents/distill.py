@@ -46,7 +46,7 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
     """L over a minibatch.  batch.target: [L, B, k, choices] the teachers' probabilities q."""
     logits, _, _ = network.unroll(batch.obs, batch.first, batch.state)
     log_pi, rows = network.actions.log_probs(logits), batch.valid.sum().clamp_min(1)
-    value = cross_entropy(log_pi, batch.target, batch.valid).sum() / rows  # (2)
+    value = cross_entropy(log_pi, batch.target, batch.valid).sum() / rows  # (2) cross-entropy, a mean over rows
     with torch.no_grad():
         differs = (log_pi.argmax(-1) != batch.target.argmax(-1)).any(-1) & batch.valid
     return Loss(value, {"losses/cross_entropy": value.detach(), "losses/agreement": 1 - differs.sum() / rows})
@@ -127,4 +127,4 @@ class Teacher:
     def __call__(self, ts: TimeStep, state: State) -> tuple[Tensor, State]:
         act = self.actor.act(ts, state, explore=False)
         scores = act.extras["logits"] if "logits" in act.extras else act.extras["q_values"]
-        return self.actions.log_probs(scores / self.temperature).exp(), map_state(Tensor.detach, act.state)  # (1)
+        return self.actions.log_probs(scores / self.temperature).exp(), map_state(Tensor.detach, act.state)  # (1) tempered softmax

@@ -51,7 +51,7 @@ def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, nois
             target_tm1 = target(batch.s_tm1, noise)
         td = munchausen_error(q_tm1, target_tm1, q_t, batch, c)
     else:
-        td = q_learning(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, q_t, q_select_t)  # (8), less Q(s, a)
+        td = q_learning(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, q_t, q_select_t)  # (8) y - Q(s, a)
     value = td_loss(td, batch.weight, huber=c.huber)
     return Loss(value, {"losses/q_values": q_tm1.detach().mean()}, td.detach())
 

@@ -57,13 +57,13 @@ def loss(network: QNetwork, target: QNetwork, batch: Sequence, c: Config, noise:
     def updated(network: QNetwork) -> State:
         return network.unroll(batch.obs[:burn_in], batch.first[:burn_in], batch.state)[1] if burn_in else batch.state
 
-    with torch.no_grad():  # (8a)
+    with torch.no_grad():  # (8a) bring the memory up to date
         state, q_later = updated(network), target.unroll(obs, first, updated(target), noise)[0]
-    q_all, _ = network.unroll(obs, first, state, noise)  # (8b): [L + n, B, A]
+    q_all, _ = network.unroll(obs, first, state, noise)  # (8b) unroll the rest: [L + n, B, A]
     later = (torch.arange(rows, device=obs.device)[:, None] + batch.steps)[..., None].expand(-1, -1, q_all.shape[-1])
     select = q_all.detach().gather(0, later).flatten(0, 1) if c.double else None
     q_t, q_tm1 = q_later.gather(0, later).flatten(0, 1), q_all[:rows].flatten(0, 1)
-    td = q_learning(q_tm1, batch.a_tm1.flatten(), batch.r_t.flatten(), batch.discount_t.flatten(), q_t, select)  # (8c)
+    td = q_learning(q_tm1, batch.a_tm1.flatten(), batch.r_t.flatten(), batch.discount_t.flatten(), q_t, select)  # (8c) y - Q
     value = td_loss(td, batch.weight.flatten(), huber=c.huber)
     return Loss(value, {"losses/q_values": q_tm1.detach().mean()}, td.detach())
 
@@ -104,7 +104,7 @@ class Agent(ValueAgent):
             q, state = self.network.unroll(obs, first, state, generator)
         else:
             q, state = self.network.act_fn(obs, first, state)
-        action = epsilon_greedy(q[0], self.config.epsilon(self.steps), generator) if explore else q[0].argmax(-1)  # (4)
+        action = epsilon_greedy(q[0], self.config.epsilon(self.steps), generator) if explore else q[0].argmax(-1)  # (4) epsilon-greedy
         return Act(action, state, {"q_values": q[0]})
 
     def update(self, batch: Sequence) -> tuple[Metrics, Tensor | None]:

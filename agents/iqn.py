@@ -69,8 +69,8 @@ class Network(nn.Module):
 
     def returns(self, obs: Tensor, tau: Tensor, noise: torch.Generator | None = None) -> Tensor:
         """Z [B, N, A] of probabilities tau [B, N]."""
-        phi = self.phi(torch.cos(tau[..., None] * self.i))  # (1)
-        return self.head(self.torso(obs)[:, None] * phi, noise).squeeze(-1)  # (2)
+        phi = self.phi(torch.cos(tau[..., None] * self.i))  # (1) embed tau
+        return self.head(self.torso(obs)[:, None] * phi, noise).squeeze(-1)  # (2) returns at tau
 
     def probabilities(self, n: int, batch: int, generator: torch.Generator | None) -> Tensor:
         """tau [batch, n]."""
@@ -80,7 +80,7 @@ class Network(nn.Module):
 
     def forward(self, obs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         tau = self.probabilities(self.policy_samples, len(obs), generator)
-        return self.returns(obs, tau, generator).mean(1)  # (3)
+        return self.returns(obs, tau, generator).mean(1)  # (3) mean returns
 
     def initial_state(self, n: int) -> State:
         return ()
@@ -104,12 +104,12 @@ def loss(network: Network, target: Network, batch: Transition, c: Config, noise:
             log_pi_t = log_pi_t[:, None]
             later = (log_pi_t.exp() * (z_t - c.temperature * log_pi_t)).sum(-1)  # [B, N']
         else:
-            best = (network if c.double else target)(batch.s_t, noise).argmax(-1)  # (4)
+            best = (network if c.double else target)(batch.s_t, noise).argmax(-1)  # (4) the best action a*
             later = z_t[row, :, best]
         goal = r_t[:, None] + batch.discount_t[:, None] * later
     tau = network.probabilities(c.samples, B, noise)
     z_tm1 = network.returns(batch.s_tm1, tau, noise)[row, :, batch.a_tm1]  # [B, N]
-    each = quantile_huber(z_tm1, goal, tau, c.kappa)  # (5), (6)
+    each = quantile_huber(z_tm1, goal, tau, c.kappa)  # (5) errors of all pairs, (6) their quantile Huber loss
     return Loss(weighted_mean(each, batch.weight), {"losses/q_values": z_tm1.detach().mean()}, each.detach())
 
 
@@ -128,7 +128,7 @@ class Agent(ValueAgent):
         return self.network.returns(obs, *drawn, noise)
 
     def q_values(self, predicted: Tensor) -> Tensor:
-        return predicted.mean(1)  # (3)
+        return predicted.mean(1)  # (3) mean returns
 
     def loss(self, batch: Transition) -> Loss:
         return loss(self.network, self.target, batch, self.config, self.noise)

@@ -69,7 +69,7 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
     log_rho = network.actions.log_prob(logits, batch.action) - batch.log_prob
     rho = log_rho.exp()
     advantage = normalised(batch.advantage, batch.valid, correction=1) if c.normalise else batch.advantage
-    policy = -masked_mean(clipped_surrogate(rho, advantage, c.clip), batch.valid)  # (7)
+    policy = -masked_mean(clipped_surrogate(rho, advantage, c.clip), batch.valid)  # (7) clipped objective
     error = (batch.target - v).square()
     if c.clip_value:
         near = batch.value + (v - batch.value).clamp(-c.clip, c.clip)
@@ -84,7 +84,7 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
             "losses/approx_kl": masked_mean(rho - 1 - log_rho, batch.valid),
             "losses/clipfrac": masked_mean(((rho - 1).abs() > c.clip).float(), batch.valid),
         }
-    return Loss(policy + c.value_cost * value - c.entropy_cost * entropy, metrics)  # (9)
+    return Loss(policy + c.value_cost * value - c.entropy_cost * entropy, metrics)  # (9) with value and entropy
 
 
 class Agent(RolloutAgent):
@@ -100,9 +100,9 @@ class Agent(RolloutAgent):
             seeds,
             lambda: actor_critic(c, spec, shared=c.shared),
             lambda parameters: adam(parameters, c.learning_rate, c.optimizer_eps),
-            kept={"log_prob": (), "value": ()},  # (1)
+            kept={"log_prob": (), "value": ()},  # (1) what pi_old said
             every=1 if c.core == "none" else c.bptt,
-            epochs=c.epochs,  # (3)
+            epochs=c.epochs,  # (3) K epochs of minibatches
             minibatches=c.minibatches,
             shuffled=True,
         )

@@ -62,14 +62,14 @@ class Config(ReturnConfig):
 def q_lambda_targets(rows: Trajectory, q_t: Tensor, c: Config) -> Tensor:
     """G [T, N] of the rows of a rollout.  q_t [T, N, A]: the action-values of the row after each."""
     discount = rows.discounts(c.gamma, end_on_life_loss=c.end_on_life_loss)
-    return lambda_returns(rows.rewards(c.reward_clip), discount, q_t.max(-1).values, rows.last, c.q_lambda)  # (2)
+    return lambda_returns(rows.rewards(c.reward_clip), discount, q_t.max(-1).values, rows.last, c.q_lambda)  # (2) backwards
 
 
 def loss(network: QNetwork, batch: Minibatch, c: Config) -> Loss:
     """L over a minibatch."""
     q, _ = network.unroll(batch.obs, batch.first, batch.state)
     td = batch.target - q.gather(-1, batch.action[..., None]).squeeze(-1)
-    value = td_loss(td, batch.valid.float(), huber=False)  # (3)
+    value = td_loss(td, batch.valid.float(), huber=False)  # (3) half the squared error
     return Loss(value, {"losses/td_loss": value.detach(), "losses/q_values": q.detach().mean()})
 
 
@@ -105,7 +105,7 @@ class Agent(RolloutAgent):
         """extras: q_values [N, A]."""
         out, state = self.network.act_fn(ts.obs[None], ts.first[None], state)
         q = out[0]
-        action = epsilon_greedy(q, self.config.epsilon(self.steps), generator) if explore else q.argmax(-1)  # (1)
+        action = epsilon_greedy(q, self.config.epsilon(self.steps), generator) if explore else q.argmax(-1)  # (1) epsilon-greedy
         return Act(action, state, {"q_values": q})
 
     @torch.no_grad()

@@ -41,11 +41,11 @@ def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, nois
     row, tau = torch.arange(len(batch.a_tm1), device=batch.a_tm1.device), midpoints(c.quantiles, batch.r_t.device)
     with torch.no_grad():
         theta_t = target.atoms(batch.s_t, noise)  # [B, A, N]
-        q_t = network(batch.s_t, noise) if c.double else target.expectation(theta_t)  # (1)
-        best = q_t.argmax(-1)  # (2)
-        t_theta = batch.r_t[:, None] + batch.discount_t[:, None] * theta_t[row, best]  # (3)
+        q_t = network(batch.s_t, noise) if c.double else target.expectation(theta_t)  # (1) mean returns
+        best = q_t.argmax(-1)  # (2) the best action a*
+        t_theta = batch.r_t[:, None] + batch.discount_t[:, None] * theta_t[row, best]  # (3) the target's quantiles
     theta_tm1 = network.atoms(batch.s_tm1, noise)
-    each = quantile_huber(theta_tm1[row, batch.a_tm1], t_theta, tau, c.kappa)  # (4)
+    each = quantile_huber(theta_tm1[row, batch.a_tm1], t_theta, tau, c.kappa)  # (4) quantile Huber loss
     return Loss(weighted_mean(each, batch.weight), {"losses/q_values": theta_tm1.detach().mean()}, each.detach())
 
 

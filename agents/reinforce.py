@@ -192,7 +192,7 @@ class Agent(RolloutAgent):
             return {}
         G = returns(rows, next_v, c)
         b = v if self.learned else self.average if c.baseline == "average" else torch.zeros_like(v)
-        weight = normalised(G - b, counts) if c.normalise else G - b  # (d)
+        weight = normalised(G - b, counts) if c.normalise else G - b  # (d) less the baseline
         self.average.lerp_(masked_mean(G, counts), c.average_rate if self.updates else 1.0)
 
         alone = self.learned and self.updates < c.baseline_first

@@ -60,7 +60,7 @@ def critic_loss(
     """J_Q, a scalar, and each critic's TD errors [2, B].  q_tm1 [2, B, A]; v_t [B] is bootstrapped from; the rest as in losses.py."""
     taken = q_tm1.gather(-1, a_tm1.expand(len(q_tm1), -1)[..., None]).squeeze(-1)
     td = (r_t + discount_t * v_t).detach() - taken
-    return td_loss(td, weight, huber=False), td.detach()  # (2)
+    return td_loss(td, weight, huber=False), td.detach()  # (2) both critics
 
 
 class PolicyBatch(NamedTuple):
@@ -74,13 +74,13 @@ class PolicyBatch(NamedTuple):
 
 def loss(batch: PolicyBatch) -> Loss:
     """J_pi."""
-    value = -weighted_mean(expected_soft_value(batch.log_pi, batch.q.detach(), batch.alpha), batch.weight)  # (3)
+    value = -weighted_mean(expected_soft_value(batch.log_pi, batch.q.detach(), batch.alpha), batch.weight)  # (3) towards the soft values
     return Loss(value, {"losses/policy_loss": value.detach()})
 
 
 def temperature_loss(log_alpha: Tensor, entropy: Tensor, target: float, weight: Tensor) -> Tensor:
     """J_alpha, whose gradient reaches log alpha only.  entropy [B] of the policy and its target, in nats."""
-    return weighted_mean(log_alpha.exp() * (entropy - target).detach(), weight)  # (4)
+    return weighted_mean(log_alpha.exp() * (entropy - target).detach(), weight)  # (4) towards the target entropy
 
 
 class Agent(ReplayAgent):
@@ -123,7 +123,7 @@ class Agent(ReplayAgent):
         """A step of the critics, of the actor by the new critics, and of alpha; priorities [B] are the critics' mean TD errors."""
         alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
-            v_t = expected_soft_value(self.log_policy(batch.s_t), self.target(batch.s_t).amin(0), alpha)  # (1)
+            v_t = expected_soft_value(self.log_policy(batch.s_t), self.target(batch.s_t).amin(0), alpha)  # (1) the soft value of s'
         q_tm1 = self.critics(batch.s_tm1)
         critics, td = critic_loss(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, v_t, batch.weight)
         health = [self.gradient_steps["critics"](critics)]

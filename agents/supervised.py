@@ -54,7 +54,7 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
     """L over sequences, in nats; of pieces of episodes (horizon > 0) a mean over rows.  batch.target: [L, B, k, choices] probabilities."""
     logits, _, _ = network.unroll(batch.obs, batch.first, batch.state)
     log_pi = network.actions.log_probs(logits)
-    cost = cross_entropy(log_pi, batch.target, batch.valid)  # (1)
+    cost = cross_entropy(log_pi, batch.target, batch.valid)  # (1) surprise at the right answers
     value = cost.sum() / batch.valid.sum().clamp_min(1) if c.horizon else cost.mean()
     with torch.no_grad():
         wrong = (log_pi.argmax(-1) != batch.target.argmax(-1)) & batch.valid[..., None]  # [L, B, k]
