@@ -1,4 +1,4 @@
-"""One action for ever: the second floor. Holding a button earns hundreds of points in many games, so an agent must beat that too."""
+"""One constant action: a baseline. Holding a button earns hundreds of points in many games, so an agent must beat it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uniform random play: the floor under every learning curve, and the smallest agent there can be."""
+"""Uniform random play: a baseline under every learning curve, and the smallest agent there can be."""
 
 from __future__ import annotations
 
