@@ -1,5 +1,5 @@
-# make demo   trains, scores and films an agent on a real Atari game (12 minutes on two CPU cores, set-up aside)
-# make test   set-up, lint, types, the test suite (under 25 minutes)
+# make demo   trains, scores and films an agent on a real Atari game (about 7 minutes on two CPU cores)
+# make test   set-up, lint, types, the test suite (about half an hour)
 # make docs   the pages and the API as a site in build/site
 # make test-learning   several seeds, many kills and corruptions, hypothesis searching anew (at most 50 minutes)
 PYTHON ?= python3
