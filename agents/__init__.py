@@ -43,7 +43,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ModuleType:
-    """By name, or by dotted path for an agent that lives in a package of your own."""
+    """The module of an agent, by name, or by dotted path for an agent in a package of the user's own."""
     if "." not in name and name not in names():
         raise ConfigError(f"unknown agent {name!r}", where="train-agent AGENT", fix=nearest(name, names(), "agents"))
     module = module_of(name if "." in name else f"{__name__}.{name}", "train-agent AGENT")
@@ -53,8 +53,8 @@ def load(name: str) -> ModuleType:
 
 
 def presets(name: str) -> Presets:
-    """Of an agent by its name.  One of your own has its presets in NAME.yaml beside its module, or says `PRESETS = "ppo"` to use those
-    of an agent whose Config it has; else it has one, `default`, that changes nothing."""
+    """An agent's presets, by its name.  An agent of the user's own has them in NAME.yaml beside its module, or sets `PRESETS = "ppo"` to
+    use those of an agent with the same Config; otherwise it has one, `default`, that changes nothing."""
     if "." not in name:
         if name not in names():
             raise ConfigError(f"unknown agent {name!r}", where="train-agent AGENT", fix=nearest(name, names(), "agents"))

@@ -47,7 +47,7 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ReturnConfig(RolloutConfig):
-    """And those of an agent that learns from rewards."""
+    """RolloutConfig with the settings of an agent that learns from rewards."""
 
     bptt: Annotated[int, Bounds(0)] = 0
     """Rows of truncated backpropagation through the memory; 0: the whole rollout."""
@@ -62,10 +62,10 @@ class ReturnConfig(RolloutConfig):
 class RolloutAgent(Agent):
     """A subclass has targets() and loss().
 
-    make_network: an ActorCritic or a QNetwork.  make_optimizer: of its parameters.  kept: name -> shape of what is kept of Act.extras
-    for every row.  epochs, minibatches, shuffled: the passes over a rollout, the parts of it that each make a gradient step, and
-    whether they are drawn at random.  every: rows that a sequence is unrolled through (Rollout's), from the memory it was acted with if
-    keep_memory.
+    make_network: makes an ActorCritic or a QNetwork.  make_optimizer: takes its parameters.  kept: name -> shape of the entries of
+    Act.extras kept for every row.  epochs, minibatches, shuffled: the passes over a rollout, the parts it is split into (a gradient step
+    each), and whether they are drawn at random.  every: rows that a sequence is unrolled through (Rollout's), starting from the memory
+    it was acted with if keep_memory.
     """
 
     on_policy = True
@@ -106,7 +106,7 @@ class RolloutAgent(Agent):
 
     @property
     def learning_rate(self) -> float:
-        """Of the present rollout."""
+        """The learning rate for the current rollout."""
         begun = self.steps - self.rollout.count * self.spec.num_envs
         return annealed(self.config.learning_rate, begun, self.config.anneal_steps)
 
@@ -140,12 +140,12 @@ class RolloutAgent(Agent):
         return metrics
 
     def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
-        """What a rollout's rows are to teach, by the names of Minibatch's fields, [T, N, ...] each, without gradient.  ts and the memory
-        before it follow the last row."""
+        """What is learned from a rollout's rows, by the names of Minibatch's fields, [T, N, ...] each, without gradient.  ts is the row
+        after the last one, state the memory before ts."""
         raise NotImplementedError
 
     def loss(self, batch: Any) -> Loss:
-        """Of a Minibatch."""
+        """The loss of a Minibatch."""
         raise NotImplementedError
 
     def update(self, batch: Minibatch) -> Metrics:

@@ -103,7 +103,7 @@ class ReplayAgent(Agent):
         return {"charts/learning_rate": self.config.learning_rate} | self.learner.scalars()
 
     def parts(self) -> dict[str, Any]:
-        """What is saved of it, by name, beside what the learner counts."""
+        """What is saved of the agent, by name, besides the learner's counters."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,11 +165,11 @@ class ValueAgent(ReplayAgent):
     # -- acting: the network is run once -------------------------------------------------------------------------------
 
     def draws(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """What is drawn before the network sees n observations; without a generator the same every time."""
+        """Random numbers drawn before the network sees n observations; without a generator the same every time."""
         return ()
 
     def predict(self, obs: Tensor, *drawn: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """What the network says of every action's return, in a shape of its own: [N, A, ...]."""
+        """The network's prediction of every action's return, in the agent's own shape: [N, A, ...]."""
         return self.network.atoms(obs, noise)
 
     def q_values(self, predicted: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ Algorithm S3, its steps marked in the code:
     (1) act for t_max rows              (3) accumulate the gradients of policy, entropy and value
     (2) R from the last row backwards   (4) one step of RMSProp
 
-With lambda < 1, R - v is the generalized advantage estimate instead (Schulman et al. 2016, arXiv:1506.02438).  Rows in which
-nothing is decided count nowhere.  With memory, sequences are unrolled from the memory they were acted with.
+With lambda < 1, R - v is the generalized advantage estimate instead (Schulman et al. 2016, arXiv:1506.02438).  Rows that are not
+valid are left out.  With memory, sequences are unrolled from the memory they were acted with.
 """
 
 from __future__ import annotations

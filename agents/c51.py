@@ -42,7 +42,7 @@ class Config(ValueConfig):
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None) -> Loss:
-    """L over a minibatch; priorities [B] are the losses.  noise: for noisy layers, which draw anew for each of the passes."""
+    """L over a minibatch; priorities [B] are the losses.  noise: for noisy layers, which draw new noise for each forward pass."""
     support: Any = network.expectation.support
     row = torch.arange(len(batch.a_tm1), device=batch.a_tm1.device)
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Policy distillation (Rusu et al. 2016, arXiv:1511.06295): a student plays, and learns what its teachers, runs of other agents, would do.
 
-    (1) q_t = softmax(z_t / tau)                            z_t: a teacher's action-values or logits; of several teachers the mean
+    (1) q_t = softmax(z_t / tau)                            z_t: a teacher's action-values or logits; with several teachers q is a mean
     (2) L = - mean_t sum_a q_t(a) log pi(a|s_t)             KL(q || pi) but for a constant                               (equation 3)
 """
 
@@ -107,7 +107,7 @@ class Teacher:
     """Another agent's policy as probabilities q [N, k, choices]."""
 
     def __init__(self, run: str, temperature: float, spec: EnvSpec, device: torch.device):
-        from arcturus.runs.library import load  # it builds agents, of which this is one
+        from arcturus.runs.library import load  # here, as it imports the agents and this is one
 
         path, checkpoint = opened(run)
         self.actor, self.temperature = load(path, checkpoint.name, str(device)), temperature

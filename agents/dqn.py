@@ -41,7 +41,7 @@ class Config(ValueConfig):
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None) -> Loss:
-    """L over a minibatch; priorities [B] are its TD errors.  noise: for noisy layers, which draw anew for each of the passes."""
+    """L over a minibatch; priorities [B] are its TD errors.  noise: for noisy layers, which draw new noise for each forward pass."""
     with torch.no_grad():
         q_t = target(batch.s_t, noise)  # [B, A]
         q_select_t = network(batch.s_t, noise) if c.double else None
@@ -57,7 +57,7 @@ def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, nois
 
 
 def munchausen_error(q_tm1: Tensor, target_tm1: Tensor, target_t: Tensor, batch: Transition, c: Config) -> Tensor:
-    """The TD error [B] of Munchausen's y.  q_tm1 [B, A] of the network that learns; target_tm1, target_t [B, A] of its target."""
+    """The TD error [B] of Munchausen's y.  q_tm1 [B, A]: of the online network; target_tm1, target_t [B, A]: of the target network."""
     with torch.no_grad():
         log_pi_tm1, _ = soft_value(target_tm1, c.temperature)
         _, v_t = soft_value(target_t, c.temperature)  # the sum over a'

@@ -5,8 +5,8 @@ al. 2019, section 3).
 
     L(theta) = E_{sequences ~ U(D)} [ mean_t ( y_t - Q(h_t, a_t; theta) )^2 ]
 
-    (8a) both networks read the first rows of a sequence from the memory stored with it, which brings that up to date
-    (8b) both go on through the rest; gradients flow back through the rows that are learnt from
+    (8a) both networks are unrolled over a sequence's first rows, from the memory stored with it, to bring the memory up to date
+    (8b) both continue through the rest; gradients flow back through the rows that are learnt from
     (8c) y_t = r_{t+1} + gamma max_a' Q(h_{t+1}, a'; theta-), or r_{t+1} at the end of an episode
 
 The steps (1)-(10) of the algorithm are those of every value agent (agents/_value.py); a minibatch of (7) is one of sequences.

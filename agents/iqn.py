@@ -1,6 +1,6 @@
 """IQN: implicit quantile networks (Dabney et al. 2018, arXiv:1806.06923).
 
-The network is a function of a probability tau, too, and gives the return Z_tau(s, a) that has tau below it:
+The network is also a function of a probability tau, and gives the return's tau-quantile Z_tau(s, a):
 
     (1) phi_j(tau) = ReLU( sum_{i=0}^{n-1} cos(pi i tau) w_ij + b_j ),  n = 64                                       (equation 4)
     (2) Z_tau(s, a) = f( psi(s) * phi(tau) )_a,  psi the torso, * element by element
@@ -9,7 +9,7 @@ The network is a function of a probability tau, too, and gives the return Z_tau(
     (5) delta_ij = r + gamma Z_tau'_j(s', a*; theta-) - Z_tau_i(s, a; theta),  tau_i, tau'_j ~ U(0, 1)
     (6) L(theta) = sum_{i=1}^{N} 1/N' sum_{j=1}^{N'} rho_tau_i(delta_ij),  rho the quantile Huber loss               (equation 3)
 
-Where it plays without exploring, tau_k in (3) are the K midpoints of equal parts of [0, 1] instead, so that it always plays alike.
+When it plays without exploring, tau_k in (3) are the K midpoints of equal parts of [0, 1] instead, so that play is deterministic.
 
 Munchausen-IQN (Vieillard et al. 2020, arXiv:2007.14430) is a switch: to r is added alpha [tau log pi(a|s)] clipped to [-1, 0], and in (5)
 Z_tau'(s', a*) is sum_a' pi(a'|s') [Z_tau'(s', a') - tau log pi(a'|s')], where pi = softmax(Q / tau) of the target network.

@@ -10,8 +10,8 @@ Algorithm 1, its steps marked in the code:
 
 Details as in Huang et al. 2022 ("The 37 implementation details of PPO"): half the squared error beside c_1, orthogonal initial
 weights, Adam with epsilon 1e-5, advantages normalised per minibatch, the learning rate annealed to 0, the gradient's norm clipped.
-Rows in which nothing is decided count nowhere.  Without memory single rows are shuffled into minibatches; with memory whole
-sequences are, each unrolled from the memory it was acted with.
+Rows that are not valid are left out.  Without memory, single rows are shuffled into minibatches; with memory, whole sequences,
+each unrolled from the memory it was acted with.
 """
 
 from __future__ import annotations

@@ -4,15 +4,15 @@
     (2) G_t = r_{t+1} + gamma [ (1 - lambda) max_a Q(s_{t+1}, a; theta) + lambda G_{t+1} ]        Q(lambda) of Peng & Williams 1994
     (3) L(theta) = E[ (G_t - Q(s_t, a_t; theta))^2 ] / 2,  by K epochs of shuffled minibatches, G held fixed
 
-What replay and target network do for DQN, many environments and layer normalisation before every ReLU of Q do here.  Targets are
-computed once for a rollout, from the action-values it was acted by; nothing is added behind the last row of an episode, and a time
-limit or a checkpoint's cut bootstraps.  For a fixed way of acting, Q becomes the value of doing so with probability lambda and acting
-greedily otherwise (Kozuno et al. 2021): the optimum's only if epsilon vanishes or lambda = 0.
+Many environments, and layer normalisation before every ReLU of Q, replace DQN's replay and target network.  Targets are computed
+once per rollout, from the action-values of acting; no reward is added after the last row of an episode, and a time limit or an
+interrupted row bootstraps.  For a fixed behaviour policy, Q becomes the value of following it with probability lambda and acting
+greedily otherwise (Kozuno et al. 2021): the optimal value only if epsilon vanishes or lambda = 0.
 
-As in the authors' code: rectified Adam, the gradient's norm clipped to 10.  Otherwise than there: normalisation is over all filters and
-places of a convolution (theirs: over the filters of each place), the torso's initial weights are orthogonal (theirs: He's normal ones,
-of the same size), epsilon falls with every step (theirs: with every rollout), and time limits are no ends.  Rows in which nothing is
-decided count nowhere.
+As in the authors' code: rectified Adam, the gradient's norm clipped to 10.  Unlike there: normalisation is over all filters and
+positions of a convolution (theirs: over the filters at each position), the torso's initial weights are orthogonal (theirs: He's normal
+ones, of the same size), epsilon falls with every step (theirs: with every rollout), and time limits don't terminate.  Rows that are not
+valid are left out.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Agent(RolloutAgent):
         c, actions = self.config, self.spec.discrete_actions("pqn")
         core: dict[str, Any] = {"core": c.core, "core_width": c.core_width, "core_options": c.core_options}
         network = QNetwork(self.spec, actions, c.torso, layer_norm=c.layer_norm, **core)
-        if isinstance(network.torso, Torso):  # one of your own begins as you made it
+        if isinstance(network.torso, Torso):  # a torso of the user's own keeps its initial weights
             orthogonal(network.torso, 2**0.5)
         return network
 

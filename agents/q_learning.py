@@ -2,8 +2,8 @@
 
     Q(s, a) <- Q(s, a) + alpha_n [ r + gamma max_a' Q(s', a') - Q(s, a) ],    alpha_n = n(s, a)^-omega, or always the same alpha
 
-n(s, a) counts the updates of that entry; with 1/2 < omega <= 1 and every entry visited for ever, Q goes to Q* with probability 1.  A
-constant alpha never settles where rewards or moves are random, but forgets early values fast, which counts for more in larger tables.
+n(s, a) counts the updates of that entry; with 1/2 < omega <= 1 and every entry visited forever, Q goes to Q* with probability 1.  A
+constant alpha never converges if rewards or moves are random, but forgets early values fast, which matters more in larger tables.
 For environments with Discrete observations.
 """
 
@@ -53,7 +53,7 @@ class Agent(api.Agent):
         self.steps = 0
         self.s_tm1 = torch.zeros(n, dtype=torch.int64)
         self.a_tm1 = torch.zeros(n, dtype=torch.int64)
-        self.decided = torch.zeros(n, dtype=torch.bool)  # whether a_tm1 counted
+        self.decided = torch.zeros(n, dtype=torch.bool)  # whether a_tm1 was valid
         self.row: ActedStep | None = None
 
     @property

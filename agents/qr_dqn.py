@@ -1,6 +1,6 @@
 """QR-DQN: distributional Q-learning by quantile regression (Dabney et al. 2018, arXiv:1710.10044).
 
-The network gives, for every action, N returns theta_i(s, a) that have the probabilities tau_i = (2i - 1) / 2N below them.
+The network gives, for every action, N returns theta_i(s, a), the quantiles at probabilities tau_i = (2i - 1) / 2N.
 
     (1) Q(s, a) = 1/N sum_i theta_i(s, a)
     (2) a* = argmax_a Q(s', a), of the target network; with `double` of the online one
@@ -37,7 +37,7 @@ class Config(ValueConfig):
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None) -> Loss:
-    """L over a minibatch; priorities [B] are the losses.  noise: for noisy layers, which draw anew for each of the passes."""
+    """L over a minibatch; priorities [B] are the losses.  noise: for noisy layers, which draw new noise for each forward pass."""
     row, tau = torch.arange(len(batch.a_tm1), device=batch.a_tm1.device), midpoints(c.quantiles, batch.r_t.device)
     with torch.no_grad():
         theta_t = target.atoms(batch.s_t, noise)  # [B, A, N]

@@ -2,12 +2,12 @@
 
     grad J = E_tau[ R(tau) grad log p(tau) ],   log p(tau) = log p(s_0) + sum_t log pi(a_t|s_t) + log p(s_{t+1}|s_t, a_t)
 
-The process's own probabilities stand in p(tau) and not in its gradient, so playing is all that the estimate needs:
+The environment's own probabilities are in p(tau) but not in the gradient, so the estimate needs only episodes played:
 
     (a) R(tau) = sum_t r_t                      the whole trajectory's return beside every action      reward_to_go: False
     (b) G_t = sum_{k >= t} r_k                  what came before an action isn't its merit              reward_to_go: True
     (c) G_t = sum_{k >= t} gamma^{k-t} r_k      what comes much later hardly is                         gamma < 1
-    (d) G_t - b, G_t - b(s_t)                   what was to be expected isn't                           baseline: average, learned
+    (d) G_t - b, G_t - b(s_t)                   what was expected isn't                                 baseline: average, learned
 
 (a), (b) and (d) are unbiased; (c) trades bias for variance.  An update is made of whole episodes: the first K to begin after the
 last update, however long they take (taking the first K to *end* would over-count short ones).
@@ -79,15 +79,15 @@ class Config(ReturnConfig):
 
 
 def returns(rows: Trajectory, value: Tensor, c: Config) -> Tensor:
-    """(a)-(c): what stands beside grad log pi(a_t|s_t), [T, N].  value [T, N]: of rows t + 1, where a return is bootstrapped (0
-    without a learned baseline)."""
+    """(a)-(c): the factor of grad log pi(a_t|s_t), [T, N].  value [T, N]: of rows t + 1, for bootstrapped returns (0 without a
+    learned baseline)."""
     discount = rows.discounts(c.gamma, bootstrap_truncated=c.bootstrap_truncated, end_on_life_loss=c.end_on_life_loss)
     G = lambda_returns(rows.rewards(c.reward_clip), discount, value, rows.last, 1.0)
     return G if c.reward_to_go else from_first_rows(G, rows.first)
 
 
 class Piece(NamedTuple):
-    """Some rows [L, B] of an update's episodes, and what the network says there.  The losses of all pieces add up to the update's."""
+    """Some rows [L, B] of an update's episodes, and the network's outputs there.  The losses of all pieces add up to the update's."""
 
     logits: Tensor  # [L, B, K]
     value: Tensor  # [L, B] the learned baseline
@@ -96,12 +96,12 @@ class Piece(NamedTuple):
     G: Tensor  # [L, B] returns
     weight: Tensor  # [L, B] (d): G - b
     episodes: int  # K of the whole update
-    rows: int  # that count in the whole update
+    rows: int  # counted rows of the whole update
 
 
 def loss(network: ActorCritic, piece: Piece, c: Config) -> Loss:
-    """A scalar whose gradient is minus the estimate of grad J, the mean over episodes of the sum over their rows of weight *
-    log pi(a_t|s_t); with the baseline's error and the policy's entropy."""
+    """A scalar; its gradient is minus the estimate of grad J: minus the mean over episodes of the sum over rows of weight *
+    log pi(a_t|s_t), plus the terms of the baseline's error and the policy's entropy."""
     entropy = torch.where(piece.valid, network.actions.entropy(piece.logits), 0).sum()
     log_prob = network.actions.log_prob(piece.logits, piece.action)
     policy = -torch.where(piece.valid, piece.weight * log_prob, 0).sum() / piece.episodes
@@ -179,7 +179,7 @@ class Agent(RolloutAgent):
     def _learn(self, rows: Trajectory, ts: TimeStep, state: State) -> Metrics:
         """One update; {} if no episode ended."""
         c = self.config
-        inside = self.counted[: len(rows.first)].clone()  # rows of the K episodes, but for the void ones that close them
+        inside = self.counted[: len(rows.first)].clone()  # rows of the K episodes, except the autoreset rows
         inside[1:] &= ~rows.last[:-1]
         v = next_v = torch.zeros_like(rows.reward)
         if self.learned:
@@ -222,7 +222,7 @@ class Agent(RolloutAgent):
     def _pieces(
         self, rows: Trajectory, inside: Tensor, counts: Tensor, G: Tensor, weight: Tensor, episodes: int
     ) -> Iterator[Piece]:
-        """An update's rows, inside its episodes [T, N] bool, a piece at a time through the network; memory is handed on."""
+        """An update's rows, inside its episodes [T, N] bool, one piece at a time through the network; memory is passed on."""
         memory: State = ()
         used = int(counts.sum())
         alone = self.config.core == "none"

@@ -1,7 +1,7 @@
 """SAC: soft actor-critic for discrete actions (Christodoulou 2019, arXiv:1910.07207; Haarnoja et al. 2018, arXiv:1812.05905).
 
-What is maximised is the return with the policy's entropy in it, sum_t gamma^t [ r_t + alpha H(pi(.|s_t)) ].  A policy pi is the actor,
-two action-value networks Q_1 and Q_2 are the critics, and all learn from transitions (s, a, r, s') of the replay:
+It maximises the return plus the policy's entropy, sum_t gamma^t [ r_t + alpha H(pi(.|s_t)) ].  The actor is a policy pi, the critics
+are two action-value networks Q_1 and Q_2, and all learn from transitions (s, a, r, s') of the replay:
 
     (1) V(s) = sum_a pi(a|s) [ min_i Q_i(s, a) - alpha log pi(a|s) ]
     (2) J_Q = E[ sum_i 1/2 ( r + gamma V(s'; theta-) - Q_i(s, a; theta) )^2 ]
@@ -67,7 +67,7 @@ class PolicyBatch(NamedTuple):
     """What J_pi is computed from."""
 
     log_pi: Tensor  # [B, A] log pi(.|s)
-    q: Tensor  # [B, A] the smaller critic's values, which no gradient reaches
+    q: Tensor  # [B, A] the smaller of the critics' values, without gradient
     alpha: Tensor  # 0-dim
     weight: Tensor  # [B]
 
@@ -79,7 +79,7 @@ def loss(batch: PolicyBatch) -> Loss:
 
 
 def temperature_loss(log_alpha: Tensor, entropy: Tensor, target: float, weight: Tensor) -> Tensor:
-    """J_alpha, whose gradient reaches log alpha only.  entropy [B] of the policy and its target, in nats."""
+    """J_alpha; its gradient goes to log alpha only.  entropy [B] of the policy, and target, both in nats."""
     return weighted_mean(log_alpha.exp() * (entropy - target).detach(), weight)  # (4) towards the target entropy
 
 

@@ -1,7 +1,7 @@
 """The yardstick: stable-baselines3's own DQN, A2C and PPO (Raffin et al. 2021), trained, logged, scored and filmed like ours.
 
 The algorithm, its networks and its training loop are the library's; environments, evaluation, tags and run folders are
-arcturus's.  A run keeps the policy only, as safetensors: it can be scored at any time and can't go on after a stop.
+arcturus's.  A run keeps only the policy, as safetensors: it can be scored at any time but not resumed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 
 @dataclass(frozen=True)
 class Config:
-    """What isn't here is the library's default."""
+    """Settings not listed here have the library's defaults."""
 
     algorithm: Literal["ppo", "a2c", "dqn"] = "ppo"
     """Which algorithm of stable-baselines3."""
@@ -75,7 +75,7 @@ TAGS = {
 
 
 def arguments(c: Config, num_envs: int) -> dict[str, Any]:
-    """Of the algorithm's constructor."""
+    """The arguments of the algorithm's constructor."""
     given = parse_options(c.settings, "--agent.settings")
     known = inspect.signature(ALGORITHMS[c.algorithm]).parameters
     for name, value in given.items():
@@ -150,7 +150,7 @@ class Agent(api.Agent):
         return Act(action, (), {"value": value, "log_prob": self.actions.log_prob(logits, action), "logits": logits})
 
     def fit(self, envs: DeviceEnvs, steps: int, read: Callable[[LoopOutput], bool]) -> None:
-        """Its own loop, for `steps` agent steps; read hears of every row, and says when to leave."""
+        """The library's own loop, for `steps` agent steps; read is called with every row, and returns whether to stop."""
         self.env.bind(envs, self.seeds.branch("env"))
         if self.buffer_size:
             m = self.model
@@ -164,7 +164,7 @@ class Agent(api.Agent):
                 optimize_memory_usage=m.optimize_memory_usage,
                 **m.replay_buffer_kwargs,
             )
-        self.model.set_random_seed(self.seed)  # of the global generators, which are all it knows
+        self.model.set_random_seed(self.seed)  # seeds the global generators, the only ones it uses
         self.model.learn(steps, callback=Reader(self.env, read), log_interval=10**9)
 
     def state_dict(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _logits(distribution: Any) -> Tensor:
 
 
 class Reader(BaseCallback):
-    """Tells arcturus's trainer of every row, with the numbers of the newest update."""
+    """Passes every row to arcturus's trainer, with the metrics of the newest update."""
 
     def __init__(self, env: SB3VecEnv, read: Callable[[LoopOutput], bool]):
         super().__init__()

@@ -1,12 +1,12 @@
 """Supervised learning of an algorithmic task: the network is told the right answers, instead of being rewarded for its own.
 
-A task tells at every row that asks what the right action is (TimeStep.target), and the loss is the cross-entropy
+A task gives the right action at every row that asks for an answer (TimeStep.target), and the loss is the cross-entropy
 
     (1) L = - sum_t log pi(y_t | x_1 ... x_t)          over the rows of an episode that ask, a mean over the batch
 
-whose value in bits is the cost that Graves, Wayne & Danihelka 2014 (arXiv:1410.5401, section 4) plot against sequences seen.
-With a GRU it is the RNN encoder-decoder (Cho et al. 2014, arXiv:1406.1078).  What happens in a task doesn't depend on what is
-answered, so in training nothing needs to be: the network runs only once, when the answers are known (`play` changes that).
+Its value in bits is the cost that Graves, Wayne & Danihelka 2014 (arXiv:1410.5401, section 4) plot against sequences seen.
+With a GRU it is the RNN encoder-decoder (Cho et al. 2014, arXiv:1406.1078).  A task's course doesn't depend on the answers,
+so in training none are given: the network runs only once, when the right answers are known (`play` changes that).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Agent(RolloutAgent):
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        if not (spec.has_targets or config.horizon):  # before a rollout of whole episodes is refused for want of them
+        if not (spec.has_targets or config.horizon):  # before a rollout of whole episodes is refused for lack of them
             raise no_targets(spec.env_id)
         super().__init__(
             config,
@@ -83,14 +83,14 @@ class Agent(RolloutAgent):
             lambda: actor_critic(config, spec, value=False),
             partial(adam_or_graves, name=config.optimizer, learning_rate=config.learning_rate, eps=config.optimizer_eps),
             kept={"answer": Categoricals(spec.action_space, spec.env_id).one_hot_shape},
-            every=1 if config.core == "none" and config.horizon else 0,  # sequences that are counted whole are told apart
+            every=1 if config.core == "none" and config.horizon else 0,  # sequences that are counted whole are kept apart
         )
         self.plays = config.play
         self.sequences = 0
 
     @property
     def learning_rate(self) -> float:
-        """Of the steps so far, those of the present rollout included."""
+        """The learning rate at the steps so far, the current rollout's included."""
         return annealed(self.config.learning_rate, self.steps, self.config.anneal_steps)
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Policies and their networks: distributions over actions, and an actor with a critic.
 
 One categorical for a Discrete space, several independent ones for MultiDiscrete and MultiBinary.  A policy head gives one logit for every
-choice of every component, side by side; for a bit, the logit of its being 1 alone.  Everything is a pure function of them.
+choice of every component, side by side; for a bit, only the logit of it being 1.  Everything is a pure function of the logits.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Categoricals:
         self.logits, self.most = len(self.choices) if self.binary else sum(self.choices), max(self.choices)
         self.even = len(set(self.choices)) == 1
         places, start = [], 0
-        for n in self.choices:  # where the logits of each component stand; one past the end: nowhere
+        for n in self.choices:  # index of each component's logits; one past the end: no such choice
             places.append([start + i if i < n else self.logits for i in range(self.most)])
             start += n
         self.places = torch.tensor(places)  # [k, most]; on the device of the newest logits
 
     @property
     def one_hot_shape(self) -> tuple[int, int]:
-        """(k, most): of one action told by probabilities."""
+        """(k, most): the shape of one action given as probabilities."""
         return len(self.choices), self.most
 
     def one_hot(self, action: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Categoricals:
         return (probabilities / clocks).argmax(-1).view(*logits.shape[:-1], *self.shape)
 
     def mode(self, logits: Tensor) -> Tensor:
-        """The likeliest action, int64."""
+        """The most likely action, int64."""
         return self.log_probs(logits).argmax(-1).view(*logits.shape[:-1], *self.shape)
 
 
@@ -139,9 +139,9 @@ class ActorCritic(nn.Module):
                 self.value_core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
             self.value = nn.Linear(self.core.outputs, 1)  # type: ignore[arg-type]
         for torso_ in (self.torso, self.value_torso):
-            if isinstance(torso_, Torso):  # one of your own begins as you made it
+            if isinstance(torso_, Torso):  # a torso of the user's own keeps its initial weights
                 orthogonal(torso_, 2**0.5)
-        self.act_fn: Callable[..., tuple[Tensor, Tensor, State]] = self.unroll  # for acting: place() may record it
+        self.act_fn: Callable[..., tuple[Tensor, Tensor, State]] = self.unroll  # for acting: to_device() may record it
         orthogonal(self.policy, 0.01)
         if self.value is not None:
             orthogonal(self.value, 1.0)
@@ -166,12 +166,12 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def next_values(self, v: Tensor, ts: TimeStep, state: State) -> Tensor:
-        """v [T, N] of the rows of a rollout -> that of the rows after them; ts and the memory before it follow the last one."""
+        """v [T, N] of a rollout's rows -> v of the rows after them; ts is the row after the last one, state the memory before ts."""
         return torch.cat([v[1:], self.unroll(ts.obs[None], ts.first[None], state)[1]])
 
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, explore: bool, generator: torch.Generator | None = None) -> Act:
-        """A sampled action (explore) or the likeliest one.  extras: log_prob [N], logits [N, L], and value [N] if it has one."""
+        """A sampled action (explore) or the most likely one.  extras: log_prob [N], logits [N, L], and value [N] with a value head."""
         logits, v, state = self.act_fn(ts.obs[None], ts.first[None], state)
         logits = logits[0]
         action = self.actions.sample(logits, generator) if explore else self.actions.mode(logits)

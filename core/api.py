@@ -25,7 +25,7 @@ Metrics = dict[str, Tensor]  # 0-dim tensors, left on the device
 
 
 class TimeStep(NamedTuple):
-    """What the environments say at time t.  Reward and flags belong to *arriving* at obs (Gymnasium's NEXT_STEP autoreset).
+    """What the environments return at time t.  Reward and flags belong to *arriving* at obs (Gymnasium's NEXT_STEP autoreset).
 
     The terminal frame of an episode is a row of its own, and the action taken there is void: the next row opens an episode.
     """
@@ -35,7 +35,7 @@ class TimeStep(NamedTuple):
     age: Tensor  # [N] uint8: min(steps since the episode's reset, 255); how many older frames a stack may reach back to
     terminated: Tensor  # [N] bool: obs closes an episode and its value is 0
     truncated: Tensor  # [N] bool: obs closes an episode and its value is bootstrapped
-    life_lost: Tensor  # [N] bool: a life was lost on the way here while the game goes on
+    life_lost: Tensor  # [N] bool: a life was lost in this step while the game continues
     valid: Tensor  # [N] bool: the action taken here counts (false on last rows and in a task's input phase)
     interrupted: Tensor  # [N] bool: the episode is broken off here by a checkpoint's reset; bootstrapped, never counted as an episode
     target: Tensor | None = None  # [N, *action_shape] int64, a task's answer as an action, where valid; not for those who
@@ -78,14 +78,14 @@ class ActedStep(NamedTuple):
 class Loss(NamedTuple):
     """What every agent's loss(batch) gives."""
 
-    value: Tensor  # 0-dim: what the gradient step descends
+    value: Tensor  # 0-dim: what the gradient step minimises
     metrics: Metrics
     priority: Tensor | None = None  # [B] of replay agents: the new priority of each transition
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """All that an agent knows of its world."""
+    """All that an agent knows of its environments."""
 
     env_id: str
     num_envs: int
@@ -94,11 +94,11 @@ class EnvSpec:
     action_space: gym.Space
     frame_stack: int = 1  # K > 1: only obs[:, -1] is new
     has_lives: bool = False  # life_lost can be true
-    states: int = 0  # observations are one of so many states, one-hot; 0: they are something else
-    episode_rows: int = 0  # of environments whose episodes begin and end together: actions of the longest; 0: they don't
-    has_targets: bool = False  # TimeStep.target says the right answer
-    remembered: int = 0  # vectors a memory must hold at once for the longest task; 0: nobody knows
-    told: str = ""  # how observations of somebody else's environment are read, in words
+    states: int = 0  # observations are one of this many states, one-hot; 0: they are something else
+    episode_rows: int = 0  # if all episodes begin and end together: actions of the longest; 0: they don't
+    has_targets: bool = False  # TimeStep.target has the right answer
+    remembered: int = 0  # vectors a memory must hold at once for the longest task; 0: not known
+    told: str = ""  # how observations of a third-party environment are read, in words
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -107,7 +107,7 @@ class EnvSpec:
 
     @property
     def action_dtype(self) -> torch.dtype:
-        """What actions are stored as."""
+        """The dtype in which actions are stored."""
         space = self.action_space
         high = space.n if isinstance(space, gym.spaces.Discrete) else np.max(getattr(space, "nvec", 2))
         return torch.uint8 if high <= 256 else torch.int64
@@ -125,7 +125,7 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class Objective:
-    """What an agent's values are values of: evaluation computes the same quantity from raw rewards to set beside them."""
+    """The quantity that an agent's values predict: evaluation computes it from raw rewards to compare."""
 
     gamma: float
     reward_clip: float = 0.0  # rewards are clipped to [-reward_clip, reward_clip]; 0: raw
@@ -148,19 +148,19 @@ class Actor(Protocol):
 
 
 class Agent:
-    """Everything that the loop, the trainer and the instruments ask of an agent, with what holds where a subclass says nothing.
+    """Everything that the loop, the trainer and the instruments need from an agent, with defaults for subclasses.
 
     A subclass has act(), and to learn either learn_from_rollout() (on_policy) or learn().  Both give {} when no update is due.
 
-    state_dict() is a nest of dicts of tensors and plain values that holds everything the rest of the training depends on, but for the
-    replay.  Its names, dtypes and shapes never change: a checkpoint is compared with those of a new agent before it is loaded.
+    state_dict() is a nest of dicts of tensors and plain values that holds everything later training depends on, except the replay.
+    Its names, dtypes and shapes never change: a checkpoint is compared with those of a new agent before it is loaded.
     """
 
     stochastic: bool = False  # explore=True draws from a policy of its own (and so may be scored by sampling)
     on_policy: bool = False  # learns before it acts, with the row that follows its rollout; else while the emulators' threads run
-    resumable: bool = True  # `train-agent resume` goes on with its runs
+    resumable: bool = True  # `train-agent resume` can continue its runs
     own_loop: bool = False  # fit() trains it, instead of core/loop.py
-    plays: bool = True  # what it answers in training are actions of its policy, so that episodes are scored
+    plays: bool = True  # its actions in training come from its policy, so training episodes are scored
     needs_targets: bool = False  # learns from TimeStep.target
     network: Any = None  # what the instruments look into
     objective: Objective | None = None  # what its values are values of
@@ -170,7 +170,7 @@ class Agent:
     rollout: Rollout | None = None  # the rows since the last update
 
     def initial_state(self, n: int) -> State:
-        """What it remembers before the first of n environments' episodes, a nest of tensors [n, ...]."""
+        """The memory before the first episode of n environments, a nest of tensors [n, ...]."""
         return ()
 
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
@@ -180,7 +180,7 @@ class Agent:
         """Stores a row; never computes gradients."""
 
     def learn(self) -> Metrics:
-        """Of replay agents, called behind observe(): all updates that are due; the newest one's metrics."""
+        """For replay agents, called after observe(): makes all updates that are due; returns the newest one's metrics."""
         return {}
 
     def learn_from_rollout(self, ts: TimeStep, state: State) -> Metrics:
@@ -188,10 +188,10 @@ class Agent:
         return {}
 
     def check_training(self) -> None:
-        """Before training begins: ConfigError for what an agent that only plays does without."""
+        """Called before training begins: ConfigError if something is missing that training needs and playing doesn't."""
 
     def fit(self, envs: Any, steps: int, read: Callable[[LoopOutput], bool]) -> None:
-        """With own_loop: trains for `steps` agent steps; read takes every row, and says when to leave."""
+        """With own_loop: trains for `steps` agent steps; read is called with every row, and returns whether to stop."""
         raise NotImplementedError
 
     def scalars(self) -> dict[str, float]:

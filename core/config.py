@@ -49,8 +49,8 @@ class Flag:
 
 
 def expanded(path: str) -> str:
-    """A path with ~, ~name, $HOME or ${HOME} at its beginning as the home folder, which no shell does behind a flag's = or in a
-    file; everything else in it is taken as it stands."""
+    """A path with ~, ~name, $HOME or ${HOME} at its beginning replaced by the home folder, which no shell does after a flag's = or in
+    a file; everything else in it is taken literally."""
     home = re.match(r"\$(HOME|\{HOME\})(?=/|$)", path)
     return os.path.expanduser("~" + path[home.end() :] if home else path)
 
@@ -129,7 +129,7 @@ def from_mapping(cls: type[C], values: Any, where: str, base: C | None = None) -
 
 
 def check(config: Any, where: str) -> None:
-    """Every field of a config that was put together without decoding (by flags) against its bounds."""
+    """Checks every field of a config that was made without decoding (by flags) against its bounds."""
     for name, hint in hints(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
@@ -234,7 +234,7 @@ def to_plain(config: Any) -> Any:
 
 
 def write_yaml(values: Any, remarks: Mapping[tuple[str, str], str] = {}) -> str:
-    """remarks: of settings, named by part and field, what stands behind them as a comment."""
+    """remarks: (part, field) of a setting -> the comment written after it."""
     text = yaml.safe_dump(to_plain(values), sort_keys=False, allow_unicode=True)
     if not remarks:
         return text

@@ -1,5 +1,5 @@
-"""Devices: whether a named one can be used, with how many threads torch runs, and how much memory is left for what is about to be
-allocated."""
+"""Devices: whether a named one can be used, how many threads torch uses, and how much memory is left for the next
+allocation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from arcturus.errors import ConfigError, EnvironmentProblem
 if TYPE_CHECKING:
     import torch
 
-PLENTY = 1 << 62  # where nothing says how much there is, so that nothing is refused
-GROUPS = (  # of a control group: its limit, what is used of it, and what of that can be given back (the file cache)
+PLENTY = 1 << 62  # if the free memory isn't known, so that nothing is refused
+GROUPS = (  # files of a control group: its limit, what is used of it, and what of that can be reclaimed (the file cache)
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
@@ -45,8 +45,8 @@ def choose_device(name: str, where: str = "--device") -> str:
 
 
 def learner_threads(deterministic: bool) -> int:
-    """As many as torch takes by itself (one a core, or OMP_NUM_THREADS), at most MOST_LEARNER_THREADS; 0, as many as otherwise, where bits
-    mustn't depend on the machine."""
+    """As many as torch uses by default (one per core, or OMP_NUM_THREADS), at most MOST_LEARNER_THREADS; 0 (no change) where bits mustn't
+    depend on the machine."""
     import torch
 
     return 0 if deterministic else min(torch.get_num_threads(), MOST_LEARNER_THREADS)
@@ -54,7 +54,7 @@ def learner_threads(deterministic: bool) -> int:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many threads of torch meanwhile; 0: as many as there are."""
+    """Within the context torch uses `count` threads; 0: no change."""
     import torch
 
     before = torch.get_num_threads()
@@ -67,23 +67,22 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def torch_settings(threads: int, deterministic: bool, tf32: bool) -> Iterator[None]:
-    """Threads and determinism for as long as a run lasts."""
+    """Threads, determinism and TF32 for as long as a run lasts."""
     import torch
 
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    tf32, benchmark = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
-    cudnn_tf32 = torch.backends.cudnn.allow_tf32
+    flags_before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = not deterministic
+    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+    cudnn.benchmark = not deterministic
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = tf32, benchmark
-        torch.backends.cudnn.allow_tf32 = cudnn_tf32
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = flags_before
 
 
 def available_bytes(device: torch.device) -> int:
@@ -103,8 +102,8 @@ def _machine(file: Path = Path("/proc/meminfo")) -> Iterator[int]:
 def of_container(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
     """What each control group above this process leaves it: docker, Kubernetes, SLURM and systemd set them.
 
-    root: where the groups are mounted; a container sees its own there, a process outside one lies in the folders that `own`
-    names, each of which may have a limit.
+    root: where the groups are mounted; a container sees its own there, a process outside a container belongs to the folders
+    that `own` names, each of which may have a limit.
     """
     named = []
     with suppress(OSError):
@@ -122,7 +121,7 @@ def of_container(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
 
 def _left(place: Path, limit: str, used: str, cache: str) -> Iterator[int]:
     with suppress(OSError, ValueError):
-        most = int((place / limit).read_text())  # "max" is no number: no limit
+        most = int((place / limit).read_text())  # "max" is not a number: no limit
         spare = 0
         with suppress(OSError, ValueError):
             stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())

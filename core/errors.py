@@ -1,4 +1,4 @@
-"""The one kind of error a user is meant to see: what happened, where, and how to mend it.  Imports nothing heavy."""
+"""The one kind of error a user is meant to see: what happened, where, and how to fix it.  Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ConfigError(ArcturusError):
 
 
 def no_targets(env_id: str) -> ConfigError:
-    """Of an environment for an agent that learns from right answers."""
+    """The error for an environment without the right answers that an agent learns from."""
     return ConfigError(
         f"{env_id} doesn't provide the right answers to learn from",
         where="--env",
@@ -45,7 +45,7 @@ class EnvironmentProblem(ArcturusError):
 
 
 class TrainingFailed(ArcturusError):
-    """Training can't go on: numbers gone bad, an environment dead."""
+    """Training can't continue: numbers that are not finite, an environment that failed."""
 
     exit_code = 4
 
@@ -61,9 +61,9 @@ NO_MEMORY = ("allocate memory", "unable to allocate", "out of memory", "failed t
 
 
 def out_of_memory(error: BaseException | None) -> str | None:
-    """What asked for how much, if the cause of an error was that this process may have no more memory; None otherwise.
+    """What asked for how much memory, if an error was caused by lack of memory; None otherwise.
 
-    Python, numpy, torch, the loader of libraries and the kernel each say it in words of their own.
+    Python, numpy, torch, the loader of libraries and the kernel each word it differently.
     """
     while error is not None:
         text = str(error)
@@ -108,11 +108,11 @@ class Interrupted(Exception):
     """A signal asked for the end of something long; never seen by a user."""
 
 
-LONGEST_NAME = 100  # characters, beyond which nothing is like it
+LONGEST_NAME = 100  # characters; longer names get no suggestion
 
 
 def nearest(name: str, known: Iterable[str], say: str = "known names") -> str:
-    """'did you mean ...?' where something is near, else what there is."""
+    """'did you mean ...?' if a known name is similar, else the known names."""
     known = list(known)
     if len(name) > LONGEST_NAME or not known:
         return f"there are no {say} to choose from" if not known else "the name is too long"

@@ -1,4 +1,4 @@
-"""Code of your own by dotted path: agents, torsos, memory cores, listeners of the loop.  What it raises is told as its own."""
+"""The user's own code by dotted path: agents, torsos, memory cores, listeners of the loop.  Its errors are reported as its own."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ took_part: list[str] = []  # names of modules of a user's own that this process 
 
 
 def told(e: BaseException) -> str:
-    """'ValueError: what it says', on one line."""
+    """'ValueError: its message', on one line."""
     return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}".rstrip(": ")
 
 
 def module_of(name: str, where: str) -> ModuleType:
-    """The module of a dotted name, imported; a ConfigError for every way not to find it, or to fail on the way."""
+    """The module of a dotted name, imported; a ConfigError if it can't be found or its import fails."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{name!r} is not a module's name", where=where, fix="write package.module, as in an import")
     if name.partition(".")[0] != "arcturus":
@@ -35,7 +35,7 @@ def module_of(name: str, where: str) -> ModuleType:
 
 
 def attribute(path: str, where: str) -> Any:
-    """What `package.module.Name` names; a ConfigError for every way not to find it."""
+    """What `package.module.Name` names; a ConfigError if it can't be found."""
     module, dot, name = path.rpartition(".")
     if not dot:
         raise ConfigError(f"{path!r} has no module before its name", where=where, fix="write package.module.Name")

@@ -1,4 +1,4 @@
-"""The loop, one for every family of agents: a generator of rows, whose readers log, score and save.
+"""The loop, the same for every family of agents: a generator of rows; its reader logs, evaluates and saves.
 
 An on-policy agent learns before it acts, so it never acts with a policy older than its last update; a replay agent learns
 while the emulator's threads run.
@@ -30,16 +30,16 @@ def run(
 ) -> Iterator[LoopOutput]:
     """Trains until `steps` agent steps (loop iterations x environments, including each episode's opening row).
 
-    A row at which interrupt_due(steps so far) holds is interrupted: its episodes are broken off and bootstrapped, its action is void,
-    and the environments restart from seeds() once its reader is done.  That is where a checkpoint is written: what comes after
-    depends on nothing the environments did before.  The last row is interrupted too, so that a finished run can be taken further.
+    A row at which interrupt_due(steps so far) is true is interrupted: its episodes are broken off and bootstrapped, its action is void,
+    and the environments restart from seeds() once its reader is done.  That is where a checkpoint is written: later rows don't
+    depend on anything the environments did before.  The last row is interrupted too, so that a finished run can be continued.
 
-    A run that goes on from the middle begins at `start` steps with the row and the agent's memory that come next, `at`; without
-    them the environments restart.
+    A resumed run begins at `start` steps with the next row and the agent's memory before it, `at`; without `at` the environments
+    restart.
 
-    learner_threads: torch's while an on-policy agent learns, as the emulators need no core meanwhile; 0: as many as otherwise.
+    learner_threads: torch's threads while an on-policy agent learns, when the emulators need no core; 0: no change.
 
-    Environments are idle again whenever this ends, however it ends.
+    When this ends, however it ends, the environments are idle.
     """
     done = start
     try:

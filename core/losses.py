@@ -18,7 +18,7 @@ Of policy agents, over the rows t = 1 ... T of a rollout (row 0 only acts):
 | discount_t | [T, N] | gamma; 0 where row t ends its episode without bootstrapping                         |
 | v_t        | [T, N] | value of row t                                                                      |
 | last_t     | [T, N] | bool: row t closes its episode: nothing beyond it belongs to what came before       |
-| mask       | [T, N] | bool: something was decided at row t - 1; autoreset rows count nowhere                   |
+| mask       | [T, N] | bool: row t - 1 is valid; other rows (autoreset rows among them) are left out            |
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def td_loss(td: Tensor, weight: Tensor, *, huber: bool) -> Tensor:
 
 def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
     """sum of weight * loss over the number of rows [B] whose weight isn't 0.  Weights are importance weights, or 1; rows of weight 0
-    (nothing was decided there) count neither above nor below the line."""
+    (they are not valid) count neither in the sum nor in the number."""
     return (weight * loss).sum() / weight.ne(0).sum().clamp_min(1)
 
 
@@ -95,7 +95,7 @@ def lambda_returns(r_t: Tensor, discount_t: Tensor, v_t: Tensor, last_t: Tensor,
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x where the mask says so; 0 if nowhere."""
+    """Mean of x where the mask is true; 0 if it is true nowhere."""
     return torch.where(mask, x, 0).sum() / mask.sum().clamp_min(1)
 
 
@@ -124,12 +124,12 @@ def explained_variance(v: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def annealed(learning_rate: float, step: int, steps: int) -> float:
-    """learning_rate on its straight way to 0 at `steps`; 0: it stays."""
+    """learning_rate, falling linearly to 0 at `steps`; steps 0: constant."""
     return linear_schedule(step, learning_rate, 0.0, 0, steps) if steps > 0 else learning_rate
 
 
 def linear_schedule(step: int, initial: float, final: float, start: int, duration: int) -> float:
-    """initial until `start`, then a straight line that reaches final after `duration` more steps and stays there."""
+    """initial until `start`, then linear to final over `duration` more steps, and constant after that."""
     if step <= start:
         return initial
     if step >= start + duration:

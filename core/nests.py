@@ -33,7 +33,7 @@ def state_like(like: State, leaves: list[Tensor]) -> State:
 
 
 def map_state(f: Callable[..., Tensor], *states: State) -> State:
-    """f over the tensors of one nest, or over those of several of one shape, in the same nest.  Dicts and None may be in it."""
+    """f over the tensors of one nest, or of several of the same structure (dicts and None included), which the result has too."""
     first = states[0]
     if first is None:
         return None
@@ -46,6 +46,6 @@ def map_state(f: Callable[..., Tensor], *states: State) -> State:
 
 
 def where_first(first: Tensor, fresh: State, state: State) -> State:
-    """`fresh` in the environments that open an episode (first [N] bool), `state` in the others: the one place where memory is
-    wiped."""
+    """`fresh` in the environments that open an episode (first [N] bool), `state` in the others: the only place where memory is
+    reset."""
     return map_state(lambda new, old: torch.where(first.view(-1, *[1] * (old.dim() - 1)), new, old), fresh, state)

@@ -8,7 +8,7 @@ they can be hooked.
 | impala   | 3 sections (16, 32, 32) of conv, max-pool, 2 residual blocks; 256 units                 | Espeholt et al. 2018, fig. 3  |
 | small    | 16 of 4x4 stride 2, 32 of 3x3 stride 2, 32 of 3x3 stride 2, 128 units; for small frames | this project                  |
 | mlp      | 2 x 128 units                                                                           | this project                  |
-| none     | what is seen, laid flat, as it is: for a memory core that reads it itself               |                               |
+| none     | the observation, flattened: for a memory core that reads it itself                      |                               |
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _impala(channels: int, average_pool: bool) -> OrderedDict[str, nn.Module]:
 class Torso(nn.Module):
     """obs [B, *obs_shape] uint8 or float32 -> features [B, width].
 
-    Bytes are scaled by 1/255.  Images may be [C, H, W] or stacks [K, C, H, W], whose channels are laid side by side.
+    Bytes are scaled by 1/255.  Images may be [C, H, W] or stacks [K, C, H, W], whose channels are concatenated.
 
     trunk: without the last fully connected layer, whose `hidden` units are the head's affair (value_heads.py).  layer_norm: layer
     normalisation before every ReLU (Ba et al. 2016).
@@ -159,7 +159,7 @@ class Torso(nn.Module):
 
 
 def make_torso(spec: EnvSpec, name: str, average_pool: bool = False, trunk: bool = False, layer_norm: bool = False) -> nn.Module:
-    """By name, or by dotted path for one of your own: a module made from the spec, obs [B, *obs_shape] -> [B, width]."""
+    """By name, or by dotted path for the user's own: a module made from the spec, obs [B, *obs_shape] -> [B, width]."""
     if "." in name:
         return build(name, "--agent.torso", ("width",), spec)
     return Torso(spec, name, average_pool, trunk, layer_norm)
@@ -181,7 +181,7 @@ def features(torso: nn.Module, core: nn.Module, obs: Tensor, first: Tensor, stat
 
 
 def epsilon_greedy(q: Tensor, epsilon: float, generator: torch.Generator | None = None) -> Tensor:
-    """[N] int64: of action-values [N, A] the best, or with probability epsilon any; each environment throws a coin of its own."""
+    """[N] int64: the best of action-values [N, A], or with probability epsilon a random action, drawn for each environment."""
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon is {epsilon}, but must be from 0 to 1")
     random = torch.randint(q.shape[-1], q.shape[:-1], device=q.device, generator=generator)
@@ -192,10 +192,10 @@ def epsilon_greedy(q: Tensor, epsilon: float, generator: torch.Generator | None 
 class QNetwork(nn.Module):
     """obs [B, *obs_shape] -> action-values [B, A]; with a memory core by unroll().
 
-    dueling, noisy (sigma_0; 0: not): the head's (value_heads.py).  Its streams then have the torso's last layer to themselves, as in
-    Wang et al. 2016, figure 1, but behind a memory core, where they are one layer deep.
-    expectation: for heads of `atoms` numbers an action, that say how its return is distributed: the module that makes their mean
-    [..., A] of them [..., A, atoms].
+    dueling, noisy (sigma_0; 0: not noisy): the head's (value_heads.py).  Each stream then has a last torso layer of its own, as in Wang
+    et al. 2016, figure 1; after a memory core the streams are one layer deep instead.
+    expectation: for heads that describe an action's return distribution by `atoms` numbers: the module that computes its mean
+    [..., A] from them [..., A, atoms].
     """
 
     def __init__(
@@ -226,13 +226,13 @@ class QNetwork(nn.Module):
         if streams or atoms > 1:
             self.head = ValueHead(features_, num_actions, atoms, hidden=hidden, dueling=dueling, noisy=noisy)
         self.expectation = expectation or (nn.Flatten(-2) if isinstance(self.head, ValueHead) else nn.Identity())
-        self.act_fn: Callable[..., tuple[Tensor, State]] = self.unroll  # for acting: place() may record it
+        self.act_fn: Callable[..., tuple[Tensor, State]] = self.unroll  # for acting: to_device() may record it
 
     def forward(self, obs: Tensor, noise: torch.Generator | None = None) -> Tensor:
         return self.expectation(self.atoms(obs, noise))
 
     def atoms(self, obs: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """What the head says: [B, A, atoms].  noise: where noisy layers draw theirs from; None: they have none."""
+        """The head's output: [B, A, atoms].  noise: the generator noisy layers draw from; None: no noise."""
         return self._read(self.torso(obs), noise)
 
     def _read(self, features: Tensor, noise: torch.Generator | None) -> Tensor:

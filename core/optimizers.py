@@ -1,5 +1,5 @@
-"""One step of gradient descent that no bad number survives, the optimiser of Mnih et al. 2015, and moving any optimiser's
-state in and out of plain tensors."""
+"""Gradient steps that skip gradients which are not finite, the optimiser of Mnih et al. 2015, and any optimiser's state as
+plain tensors and back."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class RMSProp(torch.optim.Optimizer):
         g2 <- rho g2 + (1 - rho) grad^2,   g <- rho g + (1 - rho) grad
         delta <- momentum delta - lr grad / sqrt(g2 - g^2 + eps),   theta <- theta + delta
 
-    eps ("min squared gradient" in the table) stands inside the root, which torch.optim.RMSprop can't do.  It belongs to the gradient of
-    the loss as it is scaled: the authors' code of 2015 sums over a batch of 32, so beside a mean their 0.01 is 0.01 / 32^2.
+    eps ("min squared gradient" in the table) is inside the root, which torch.optim.RMSprop can't do.  Its size depends on the scale of
+    the loss: the authors' code of 2015 sums over a batch of 32, so for a mean their 0.01 becomes 0.01 / 32^2.
 
     mean_square: what g2 begins with; 0, or 1 as TensorFlow's RMSProp (and so OpenAI Baselines'), whose first steps are the smaller.
     """
@@ -53,7 +53,7 @@ class RMSProp(torch.optim.Optimizer):
                 continue
             grads = [p.grad for p in params]
             mean, square, delta = ([self.state[p][k] for p in params] for k in ("mean", "mean_square", "delta"))
-            if (found := getattr(self, "found_inf", None)) is not None:  # nothing changes but by a gradient of zeros
+            if (found := getattr(self, "found_inf", None)) is not None:  # then step with a gradient of zeros
                 grads = [torch.where(found.bool(), 0.0, g) for g in grads]
                 for d in delta if group["momentum"] else ():
                     d.mul_(~found.bool())
@@ -96,8 +96,8 @@ class RAdam(torch.optim.RAdam):
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.optim.Optimizer:
-    """Adam (fused, but where all is eager), ready to be saved; on CUDA its learning rate lives on the device, so that a graph may be
-    recorded of its steps (speed.Captured)."""
+    """Adam (fused, unless eager), ready to be saved; on CUDA its learning rate is on the device, so that its steps can be recorded
+    as a graph (speed.Captured)."""
     parameters = list(parameters)
     if not fast():
         return _with_moments(torch.optim.Adam(parameters, lr, eps=eps, foreach=False))
@@ -115,7 +115,7 @@ def radam(parameters: Iterable[nn.Parameter], lr: float, eps: float) -> torch.op
 
 
 def _with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Its moments are there from the beginning, so that a checkpoint's names and shapes never change."""
+    """Creates its moments at the start, so that a checkpoint's names and shapes never change."""
     for p in _parameters(optimizer):
         moments = {k: torch.zeros_like(p, requires_grad=False) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
@@ -177,7 +177,7 @@ class GradientStep:
                 group["lr"] = value
 
     def remember(self, *networks: nn.Module) -> Callable[[], None]:
-        """What takes back all steps from here on, and what passes through the networks left in their buffers."""
+        """Returns a function that undoes all steps made from here on, and all changes to the networks' buffers."""
         tensors = [self.skipped, *(x for p in self.parameters for x in (p, *self.optimizer.state.get(p, {}).values()))]
         return remembered([*tensors, *(buffer for network in networks for buffer in network.buffers())])
 
@@ -210,7 +210,7 @@ class GradientSteps(dict[str, GradientStep]):
 
 
 def joint_health(parts: list[Metrics]) -> Metrics:
-    """Of several gradient steps: the norm of all gradients together, and the most steps skipped one after another."""
+    """For several gradient steps: the norm of all gradients together, and the most consecutive steps skipped."""
     return {
         "health/grad_norm": torch.stack([part["health/grad_norm"] for part in parts]).norm(),
         "health/skipped_updates": torch.stack([part["health/skipped_updates"] for part in parts]).amax(),

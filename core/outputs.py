@@ -1,4 +1,4 @@
-"""What a command is to write: looked at before the work that it is the end of, and written beside and renamed."""
+"""What a command is to write: checked before the work begins, and written under another name and renamed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg")  # what a figure can be written as
 
 
 def check_output(file: Path, flag: str, endings: Sequence[str] = (), outside: Sequence[Path] = ()) -> None:
-    """Before any work: a file of one of these endings (any, if there are none), in a folder (made if need be) that can be written to,
-    and in none of the folders `outside`.  ConfigError or CheckpointError."""
+    """Before any work: the file has one of these endings (any, if none are given), is in a folder (made if need be) that can be written
+    to, and in none of the folders `outside`.  ConfigError or CheckpointError."""
     if endings and file.suffix not in endings:
         raise ConfigError(
             f"{file.name!r} doesn't end in {' or '.join(endings)}", where=flag, fix=f"write {flag} FILE{endings[0]}"
@@ -48,8 +48,8 @@ def unwritable(path: Path, e: Exception, flag: str = "FILE") -> CheckpointError:
 
 
 def written_beside(file: Path, write: Callable[[Path], object]) -> None:
-    """Calls write() with a name beside `file`, of the same ending, and renames what it wrote: the old file or the new, never half of
-    one.  CheckpointError if it can't be written."""
+    """Calls write() with a temporary name beside `file`, with the same ending, and renames the result: the old file or the new, never
+    half of one.  CheckpointError if it can't be written."""
     temporary = file.with_name(f".tmp-{file.name}")
     try:
         write(temporary)

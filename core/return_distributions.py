@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 
 def categorical_projection(p_t: Tensor, r_t: Tensor, discount_t: Tensor, support: Tensor) -> Tensor:
-    """[B, K]: probabilities p_t at returns r_t + discount_t z_j, laid onto the support: each goes to its two neighbours by its
-    distance from them, and to the end if it lies beyond (Bellemare et al. 2017, arXiv:1707.06887, equation 7).
+    """[B, K]: probabilities p_t at returns r_t + discount_t z_j, projected onto the support: each is shared by its two neighbours by
+    distance, and goes to the end if it lies beyond (Bellemare et al. 2017, arXiv:1707.06887, equation 7).
 
     Written as the sum over j of p_j [1 - |clip(r + discount z_j) - z_i| / dz] where positive, it needs no case for a return that
     falls on an atom, where the paper's algorithm 1 would lose it (l = u).
@@ -28,8 +28,8 @@ def categorical_projection(p_t: Tensor, r_t: Tensor, discount_t: Tensor, support
 
 
 def clipped_mass(p_t: Tensor, r_t: Tensor, discount_t: Tensor, support: Tensor) -> Tensor:
-    """[B]: the probability of returns that lie beyond the support by more than half an atom, which the projection moves to its ends.  A
-    support that holds what can come has next to none; one that doesn't teaches nothing, as all returns look alike at its end."""
+    """[B]: the probability of returns that lie beyond the support by more than half an atom, which the projection moves to its ends.  It
+    is near 0 if the support covers the possible returns; if not, nothing is learned, as all returns look alike at the end."""
     to, half = r_t[:, None] + discount_t[:, None] * support, (support[1] - support[0]) / 2
     return torch.where((to < support[0] - half) | (to > support[-1] + half), p_t, 0).sum(-1)
 
@@ -48,7 +48,7 @@ def quantile_huber(theta: Tensor, target: Tensor, tau: Tensor, kappa: float) -> 
 
 
 def midpoints(n: int, device: torch.device | str = "cpu") -> Tensor:
-    """tau_i = (2 i - 1) / 2n, i = 1 ... n: where n quantiles of equal weight stand best (Dabney et al. 2018, lemma 2)."""
+    """tau_i = (2 i - 1) / 2n, i = 1 ... n: the best probabilities for n quantiles of equal weight (Dabney et al. 2018, lemma 2)."""
     return (torch.arange(n, dtype=torch.float32, device=device) + 0.5) / n
 
 

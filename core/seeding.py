@@ -56,8 +56,8 @@ class Seeds:
 
 
 class ResetSeeds:
-    """What Gymnasium's reset(seed=) of N environments means: an int for all, one for each, or without a seed the next of the seed given
-    when they were made."""
+    """The meaning of Gymnasium's reset(seed=) for N environments: an int for all, or one for each; without a seed, the next branch of
+    the seed given when they were made."""
 
     def __init__(self, seed: int):
         self._seeds, self._resets = Seeds(seed).branch("env"), 0

@@ -1,4 +1,4 @@
-"""What makes a run fast and changes nothing but rounding, in one place and behind one flag: `--eager True` does without all of it.
+"""What makes a run fast and changes only rounding, in one place and behind one flag: `--eager True` turns all of it off.
 
 | fast                                            | eager                                     |
 |-------------------------------------------------|-------------------------------------------|
@@ -8,8 +8,8 @@
 | TF32 on CUDA, but with --deterministic          | float32                                   |
 | updates, acting, priorities as CUDA graphs      | one kernel launched after the other       |
 
-Tests hold both to 1e-4 over a hundred updates on the same minibatches (tests/runs/test_speed.py).  bfloat16 (`--bf16 True`) is no part of
-it: that changes more than rounding of float32.
+Tests hold both to 1e-4 over a hundred updates on the same minibatches (tests/runs/test_speed.py).  bfloat16 (`--bf16 True`) is not
+part of it: that changes more than rounding of float32.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def fast() -> bool:
 
 @contextmanager
 def eagerly(yes: bool = True) -> Iterator[None]:
-    """Whatever is built meanwhile is built without anything of the above."""
+    """Whatever is built within the context is built without the fast column above."""
     _EAGER.append(yes)
     try:
         yield
@@ -66,7 +66,7 @@ def bf16() -> bool:
 
 @contextmanager
 def in_bf16(yes: bool = True) -> Iterator[None]:
-    """Torsos that are built meanwhile compute in bfloat16: convolutions and matrix products, forward and backward.  Weights, gradients,
+    """Torsos built within the context compute in bfloat16: convolutions and matrix products, forward and backward.  Weights, gradients,
     the optimiser, memory cores, heads and losses stay float32."""
     _BF16.append(yes)
     try:
@@ -80,7 +80,7 @@ def layout() -> torch.memory_format:
 
 
 def to_device(network: Network, device: torch.device) -> Network:
-    """A network on its device, its convolutions in the layout that is meant; on CUDA what it acts by is recorded."""
+    """A network on its device, its convolutions in the chosen memory layout; on CUDA its acting is recorded as a graph."""
     acting: Any = network
     if hasattr(network, "act_fn"):
         acting.act_fn = captured(acting.unroll, device, kept=True)
@@ -88,7 +88,7 @@ def to_device(network: Network, device: torch.device) -> Network:
 
 
 def remembered(tensors: Iterable[Tensor]) -> Callable[[], None]:
-    """What gives tensors back what they hold now."""
+    """Returns a function that sets the tensors back to their present contents."""
     tensors = list(tensors)
     before = [x.detach().clone() for x in tensors]
 
@@ -127,11 +127,11 @@ class Captured:
 
     One graph is recorded for each set of shapes (sequences of other lengths, a smaller last minibatch, more of them in one call).
 
-    function: from nests of tensors to a nest of tensors.  It may change tensors in place, parameters and their optimiser's moments
-    among them, but must ask the host for nothing: no .item(), no `if` on a tensor.  What it returns lies in memory that the next call
-    writes again: latest() copies metrics that are to be kept, or all is copied if it is said to be `kept`.
-    generators: those that it draws from.  remember: called before a recording, as warming up calls the function several times in
-    earnest; it returns what takes all of that back.
+    function: from nests of tensors to a nest of tensors.  It may change tensors in place, parameters and optimiser moments among
+    them, but must not need the host: no .item(), no `if` on a tensor.  Its results are in memory that the next call overwrites:
+    latest() copies metrics that are to be kept, and with `kept` all results are copied.
+    generators: those that it draws from.  remember: called before a recording, as warming up really calls the function several
+    times; it returns a function that undoes all of that.
     """
 
     def __init__(
@@ -162,12 +162,12 @@ class Captured:
             return map_state(Tensor.clone, outputs) if self.kept else outputs
 
     def latest(self, metrics: Metrics) -> Metrics:
-        """Metrics that stay what they are."""
+        """A copy of metrics, which later calls don't change."""
         return {k: v.clone() for k, v in metrics.items()} if self.recorded else metrics
 
     def _record(self, shapes: Any, args: tuple[State, ...]) -> bool:
-        """Whether there is a graph now.  A function that waits for the host is never recorded: it is called as it is from then on,
-        and it is said.  TrainingFailed if a recording fails all the same, as the device can't be relied on after that."""
+        """Whether there is a graph now.  A function that waits for the host is never recorded: it is called without a graph from then on,
+        and a message says so.  TrainingFailed if a recording fails all the same, as the device can't be relied on after that."""
         states, undo = [g.get_state() for g in self.generators], self.remember()
         inputs = map_state(Tensor.clone, args)
         try:
@@ -180,7 +180,7 @@ class Captured:
             for generator in self.generators:
                 graph.register_generator_state(generator)
             try:
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the saver's thread may go on copying
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the saver's thread may continue copying
                     outputs = self.function(*inputs)
             except RuntimeError as e:
                 what = str(e).splitlines()[0]
@@ -193,8 +193,8 @@ class Captured:
         return True
 
     def _warm_up(self, inputs: State) -> str:
-        """Calls the function on a stream of its own, the last time on the watch for anything that waits for the host: what did, or
-        nothing."""
+        """Calls the function on a stream of its own, the last time watching for anything that waits for the host: returns what did,
+        or ""."""
         stream, before = torch.cuda.Stream(), torch.cuda.get_sync_debug_mode()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""What somebody meant who knows another library's names: stable-baselines3's, CleanRL's and Dopamine's, and an algorithm's own."""
+"""What a user of another library's names meant: stable-baselines3's, CleanRL's and Dopamine's, and an algorithm's own."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ FLAGS = {
 
 
 def check_flags(argv: Sequence[str], known: Iterable[str], agent: str = "") -> None:
-    """A ConfigError for the first flag that nothing here is called by, and something elsewhere is, or was in version 0.1.  known: every
-    flag there is; agent: whose."""
+    """A ConfigError for the first flag that is unknown here but known elsewhere, or in version 0.1.  known: every flag there is;
+    agent: the agent they belong to."""
     flags = set(known)
     for arg in argv:
         name = arg.partition("=")[0].replace("_", "-")

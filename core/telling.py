@@ -1,4 +1,4 @@
-"""Words for whoever runs a command: written if they can be, in letters that no terminal obeys.  Imports nothing heavy."""
+"""Messages for the user of a command: written if possible, without a terminal's control characters.  Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LINE = 200  # characters of a line of an error
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """To stderr, come what may: the log that it goes to may lie on the disk that is full, its reader or terminal may have gone, and
-    a service may have started the process without one."""
+    """To stderr, without ever failing: its log may be on a full disk, its reader or terminal may have gone, and a service may have
+    started the process without one."""
     stream = stream or sys.stderr
     if stream is not None:
         with suppress(OSError, ValueError):
@@ -21,13 +21,13 @@ def say(line: str, stream: TextIO | None = None) -> None:
 
 
 def tell(text: str) -> None:
-    """To stdout, come what may: for what doesn't depend on who reads."""
+    """To stdout, without ever failing: for work that doesn't depend on a reader."""
     if sys.stdout is not None:
         say(text, sys.stdout)
 
 
 def plain(text: str) -> str:
-    """Control characters (a terminal's escape codes, from somebody's run folder or file) and lone surrogates as \\x1b and the like;
+    """Control characters (a terminal's escape codes, from a third party's run folder or file) and lone surrogates as \\x1b and the like;
     lines stay lines."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
@@ -38,5 +38,5 @@ def shortened(line: str, most: int = LINE) -> str:
 
 
 def typed(path: Path | str) -> str:
-    """A path as it is typed into a shell."""
+    """A path quoted as it must be typed into a shell."""
     return shlex.quote(str(path))

@@ -1,11 +1,11 @@
 """Code that a run folder names and opening the run would execute: imported only if its user trusts it, at this command or for good.
 
-For good: ~/.config/arcturus/config.yaml (or $XDG_CONFIG_HOME/arcturus/config.yaml), a file of the user's own that no run folder
-reaches, holds
+For good: ~/.config/arcturus/config.yaml (or $XDG_CONFIG_HOME/arcturus/config.yaml), a file of the user's own outside every run folder,
+holds
 
     trust: [mine, signpost:Signpost-v0]
 
-where a name stands for itself and, being a module or package, for everything in it: mine.sarsa, mine.nets.Traces, mine:Maze-v0.
+A name stands for itself and, if it is a module or package, for everything in it: mine.sarsa, mine.nets.Traces, mine:Maze-v0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[\w./-]+)?")
 class Outside(NamedTuple):
     kind: str  # agent, torso, core, environment, listener
     name: str
-    for_good: bool = True  # whether the name says all that would be executed: an environment's options may name more
+    for_good: bool = True  # whether the name covers all that would be executed: an environment's options may name more
 
 
 def settings_file() -> Path:
@@ -35,8 +35,8 @@ def settings_file() -> Path:
 
 
 def trusted_for_good() -> tuple[str, ...]:
-    """The names in the user's own configuration; none without it.  ConfigError for a file that others may write, or that says
-    something else."""
+    """The names in the user's own configuration; none without it.  ConfigError for a file that others may write, or with other
+    contents."""
     file = settings_file()
     try:
         about = file.stat()
@@ -58,7 +58,7 @@ def trusted_for_good() -> tuple[str, ...]:
 
 def check_trust(code: list[Outside], trust: tuple[str, ...], where: Path) -> None:
     """ConfigError for the first that the user trusts neither by `trust` nor for good."""
-    lasting: tuple[str, ...] | None = None  # read only if somebody asks
+    lasting: tuple[str, ...] | None = None  # read only when needed
     for kind, name, for_good in code:
         if name in trust:
             continue

@@ -1,4 +1,4 @@
-"""Heads of value networks: features -> `atoms` numbers for every action, by parts that can be combined.
+"""Heads of value networks: features -> `atoms` numbers for every action, from parts that can be combined.
 
 dueling   z(s, a) = v(s) + u(s, a) - mean_a' u(s, a')                                             (9)
           Wang et al. 2016, arXiv:1511.06581; for distributions atom by atom, as in Hessel et al. 2018
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 class NoisyLinear(nn.Module):
     """x [..., inputs] -> [..., outputs].  Weights begin as in section 3.2: mu uniform within 1/sqrt(inputs), sigma = sigma_0/sqrt(inputs).
 
-    Every row of x draws noise of its own, where the paper's minibatch shares one draw: the gradient's expectation is the same and
-    its variance smaller, and environments that act side by side explore each in its own way.
+    Every row of x draws its own noise, while the paper's minibatch shares one draw: the gradient's expectation is the same and its
+    variance smaller, and each of the N environments explores in its own way.
     """
 
     def __init__(self, inputs: int, outputs: int, sigma_0: float = 0.5):

@@ -1,4 +1,4 @@
-"""Environments: one door, make(), to every Atari game that ale-py ships and to Gymnasium's registry."""
+"""Environments: make() opens every Atari game that ale-py ships and everything in Gymnasium's registry."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def family(env_id: str) -> str:
 
 
 def is_own(env_id: str) -> bool:
-    """Whether arcturus's code steps the environment, so that its restarts are proven, and its episodes end: its own, and tasks that
-    a user registered."""
+    """Whether arcturus's code steps the environment, so that its restarts are known to repeat and its episodes to end: its own, and
+    tasks that a user registered."""
     from arcturus.envs.tasks import registered_settings
 
     return env_id in OWN or registered_settings(env_id) is not None
 
 
 def suited(env_id: str) -> str:
-    """The family whose presets fit.  Tasks that end at the first slip are no whole sequences: their presets are those of `memory`."""
+    """The family whose presets fit.  Tasks that end at the first wrong answer are not whole sequences: they use those of `memory`."""
     return "memory" if family(env_id) == "ntm" and env_id.endswith("Stop-v0") else family(env_id)
 
 
@@ -98,8 +98,8 @@ def check_settings(config: EnvConfig) -> None:
 
 
 def single(config: EnvConfig) -> bool:
-    """Whether never a second instance may be opened beside the one that trains: asked for by one environment of somebody else's (a
-    simulator behind one port, a robot).  Gymnasium's own, arcturus's and the emulator's may stand beside each other."""
+    """Whether no second instance may be opened beside the training one: true for one environment of a third party (a simulator on one
+    port, a robot).  Several of Gymnasium's own environments, arcturus's and the emulator's may be open at once."""
     if config.num_envs > 1 or is_atari(config.id) or is_own(config.id):
         return False
     import gymnasium as gym
@@ -124,13 +124,13 @@ def longest_episode(config: EnvConfig) -> int:
 
 
 def longest_scored(config: EnvConfig) -> int:
-    """Agent steps after which an evaluation cuts an episode where nobody said when; 0: never, as the environment ends it."""
+    """Agent steps after which an evaluation cuts an episode by default; 0: never, as the environment ends it."""
     return 0 if is_own(config.id) or longest_episode(config) else LONGEST_SCORED
 
 
 def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
-    """The numpy half of an environment, for those who need no tensors.  colour (Atari): pictures for films; drawn (others): it can
-    render()."""
+    """The numpy part of an environment, for callers that need no tensors.  colour (Atari): pictures for films; drawn (others): it
+    can render()."""
     if not config.id:
         raise ConfigError("no environment given", where="--env", fix="for example --env ALE/Pong-v5 (train-agent list envs)")
     if is_atari(config.id):
@@ -166,14 +166,14 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
 
 
 def open_envs(config: EnvConfig, seed: int, device: torch.device | str, **kwargs: Any) -> DeviceEnvs:
-    """Every environment can be restarted by itself: for playing and scoring.  kwargs: open_backend's."""
+    """Environments that can be restarted one by one: for playing and scoring.  kwargs: open_backend's."""
     from arcturus.envs.vector import DeviceEnvs
 
     return DeviceEnvs(open_backend(config, **kwargs), device, frame_stack=config.stack, seed=seed)
 
 
 def open_training(config: EnvConfig, seed: int, device: torch.device | str) -> DeviceEnvs | TaskEnvs:
-    """With the curriculum; the algorithmic tasks' environments begin and end together, and live on the device."""
+    """Environments for training, with the curriculum; the algorithmic tasks' begin and end together, on the device."""
     from arcturus.envs.schedules import Schedule
     from arcturus.envs.vector import DeviceEnvs
 

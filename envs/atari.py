@@ -1,8 +1,8 @@
 """Atari through ale-py's threaded vector environment, one grey frame per step; stacks are built on the device.
 
-Always what the emulator says: raw rewards, whole games.  Clipping and the loss of a life are the learner's business.
+Always what the emulator returns: raw rewards, whole games.  The learner clips rewards and handles the loss of a life.
 Options that look right and are not: `reward_clipping` (loses the score), `episodic_life` (restarts the whole game at each
-life), `life_loss_info` (says terminated while the game goes on).
+life), `life_loss_info` (returns terminated while the game continues).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def games() -> dict[str, str]:
 
 
 RESTARTED, RUN_OUT = "the console began another game by itself", "the game's own clock has run out"  # why an episode was ended here
-CLOCKS = {  # agent steps after which the console is dead, however one plays (docs/games.md)
+CLOCKS = {  # agent steps after which the game no longer responds, however one plays (docs/games.md)
     "ALE/Pitfall-v5": 18_120,  # 20 minutes, a reset's no-ops, and 155 frames a death
     "ALE/Breakout-v5": 16_384,  # its counter of frames runs over at 65,536
     "ALE/Pong-v5": 16_294,  # likewise at 65,209, when the opponent's points become 1, a reward: before that, with a reset's 31 frames
@@ -75,15 +75,15 @@ def open_emulator(game: str) -> Any:
 class AtariBackend:
     """ale-py's emulator threads behind the Backend protocol.
 
-    `colour` gives RGB frames of the console's own pixels for films: the emulator's course is a function of seed and actions alone, so such
-    a twin replays a scored episode exactly.
+    `colour` gives RGB frames of the console's own pixels for films: the emulator's states are a function of seed and actions alone, so
+    such a twin replays a scored episode exactly.
 
-    A life is lost where lives() falls by one and the game goes on, whatever is left: in eleven games it counts the spare lives only, so that
-    the last one is played at 0 (docs/games.md).  It never falls by more, but where a counter of three bits runs over.
+    A life is lost when lives() falls by one and the game continues, whatever is left: in eleven games it counts only the spare lives, so
+    the last one is played at 0 (docs/games.md).  It never falls by more, except when a counter of three bits overflows.
 
-    An extra life adds one.  Lives that rise by more without a reset are the console's own new game or demonstration (Frostbite, once the
-    last life has frozen): the episode is over, which ale-py doesn't see, and is ended here as truncated; `over` says why.  So is a game whose
-    own clock has run out or over (Pitfall, Breakout, Pong), where nothing can be done or earned until the cap.
+    An extra life adds one.  If lives rise by more without a reset, the console has begun another game or a demonstration (Frostbite, once
+    the last life has frozen): the episode is over, which ale-py doesn't see, and is ended here as truncated; `over` says why.  The same
+    holds for a game whose clock has run out or overflowed (Pitfall, Breakout, Pong), where nothing can be earned until the cap.
     """
 
     has_lives = True
@@ -141,9 +141,9 @@ class AtariBackend:
         self._lives = np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, bool)
         self._closed = np.zeros(num_envs, bool)  # ended here, and not by the emulator: to be reset at the next step
-        self._young = np.zeros(num_envs, np.int64)  # steps since the reset: at once after it some games say a wrong number of lives
+        self._young = np.zeros(num_envs, np.int64)  # steps since the reset: right after it some games report a wrong number of lives
         self._again = [np.random.default_rng(i) for i in range(num_envs)]  # seeds of those resets
-        self.over: dict[int, str] = {}  # of the newest row, which episodes were ended here and why
+        self.over: dict[int, str] = {}  # episodes ended here in the newest row, and why
         self._clock = CLOCKS.get(env_id, 1 << 62)
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostTimeStep:
@@ -181,8 +181,8 @@ class AtariBackend:
         return HostTimeStep(self._frames(obs), reward.astype(np.float32), terminated, truncated, life_lost)
 
     def _open_again(self, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> Any:
-        """What recv() says where the episodes that were closed here are reset now; the step that their emulators made meanwhile is not
-        looked at."""
+        """What recv() returns, with the environments whose episodes were closed here reset; the step their emulators made in between is
+        ignored."""
         closed = self._closed
         seeds = np.array([int(self._again[i].integers(2**31)) for i in np.flatnonzero(closed)], np.int64)
         fresh, info = self._envs.reset(seed=seeds, options={"reset_mask": closed.copy()})

@@ -1,4 +1,4 @@
-"""One environment of somebody else's: what it says is checked where it says it, and told by name."""
+"""One third-party environment: everything it returns is checked at once, and problems are reported with its name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arcturus.errors import TrainingFailed
 
 
 class Watched(Protocol):
-    """Who opened it: is told which environment is busy, and that time has been given to it."""
+    """The owner of a Checked environment, which records the busy environment and counts the calls."""
 
     busy: int
     calls: int
@@ -22,11 +22,11 @@ class Watched(Protocol):
 
 
 class Checked(gym.Wrapper):
-    """Says which environment is busy, so that one that raises or hangs can be named, and gives on only what is read of its answers.
+    """Records which environment is busy, so that one that raises or hangs can be named, and passes on only what is used of its output.
 
-    name: of the entry of Dict observations that is seen; "": all of it.  asks: whether info says which rows ask for an answer
-    ("valid"); nothing else in an info is read, whatever is in it.  TrainingFailed for a reward, flag or observation that isn't what
-    Gymnasium's interface and the observation space say.
+    name: the entry of Dict observations that is seen; "": all of it.  asks: whether info says which rows ask for an answer
+    ("valid"); nothing else in an info is read.  TrainingFailed for a reward, flag or observation that doesn't follow Gymnasium's
+    interface and the observation space.
     """
 
     def __init__(self, env: gym.Env, owner: Watched, index: int, name: str = "", asks: bool = False):
@@ -93,7 +93,7 @@ class Checked(gym.Wrapper):
 
 
 def checker(space: gym.Space) -> Callable[[Any], Any]:
-    """A function that gives an observation back as an array of the space's shape and dtype, or raises ValueError saying what it is."""
+    """A function that returns an observation as an array of the space's shape and dtype, or raises ValueError saying what is wrong."""
     if isinstance(space, spaces.Discrete):
         return lambda obs: _whole(obs, (), space.start, space.start + space.n - 1)
     if isinstance(space, spaces.MultiDiscrete):

@@ -35,8 +35,8 @@ class ClassicBackend:
 
     send() only takes the actions; the steps are made in recv().
 
-    reopen: at every restart with a seed the environment is closed and opened anew, so that nothing it keeps from one episode to the
-    next (a generator, a counter, the last action) is part of what a seed leads to.  There are never more than `num_envs` at a time.
+    reopen: at every restart with a seed the environment is closed and opened again, so that nothing it keeps from one episode to the
+    next (a generator, a counter, the last action) changes what a seed leads to.  There are never more than `num_envs` at a time.
     drawn: they draw themselves (rgb_array), for render().
     """
 
@@ -56,7 +56,7 @@ class ClassicBackend:
         self.env_id, self.num_envs, self.reopen = env_id, num_envs, reopen
         self.options = (options or {}) | ({"render_mode": "rgb_array"} if drawn else {})
         self.busy = self.calls = 0  # the environment that is being stepped, reset or opened, and how often one was
-        self.opening = 0.0  # seconds that the slowest took to be opened, but for the first, which loads its modules
+        self.opening = 0.0  # seconds the slowest took to open, except the first, which loads its modules
         self._observation, self._schedule, self._has_valid = observation, None, False
         envs: list[gym.Env] = []
         try:
@@ -93,7 +93,7 @@ class ClassicBackend:
         return checked
 
     def _look_at(self, one: gym.Env, channels: str) -> None:
-        """What all of them show, and how they are answered."""
+        """Reads the observation and action spaces and other properties that all of them share."""
         space, actions = one.observation_space, one.action_space
         self.frame_shape, self.obs_dtype, self._encode, self.told = encoding(space, self.env_id, channels)
         check_actions(actions, self.env_id)
@@ -163,7 +163,7 @@ class ClassicBackend:
 
     @contextlib.contextmanager
     def _told(self, where: str) -> Iterator[None]:
-        """What an environment raises, as an error that names it."""
+        """Turns what an environment raises into an error that names it."""
         try:
             yield
         except ArcturusError:
@@ -181,7 +181,7 @@ class ClassicBackend:
                 self._envs.envs[index].close()
 
     def release(self) -> None:
-        """Closes all of them until the next restart, so that somebody else may open one."""
+        """Closes all of them until the next restart, so that one may be opened elsewhere."""
         for i in range(self.num_envs):
             self._close_one(i)
         self._closed = True

@@ -1,4 +1,4 @@
-"""What an environment shows, as what a torso reads: pictures with channels first, everything else a vector of numbers."""
+"""Encodes observations for torsos: pictures with channels first, everything else as a vector of numbers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Encoding(NamedTuple):
 
 
 def encoding(space: gym.Space, env_id: str, channels: str = "auto") -> Encoding:
-    """channels: where a picture's channels stand (first, last), none: it is no picture; auto: bytes of rank 2 to 4 are pictures, whose
-    channels stand where their shape says.  ConfigError for a space that no agent here can read."""
+    """channels: the position of a picture's channels (first, last); none: not a picture; auto: bytes of rank 2 to 4 are pictures, with
+    channels where their shape suggests.  ConfigError for a space that no agent here can read."""
     if isinstance(space, spaces.Box):
         picture = len(space.shape) in (2, 3, 4) and (space.dtype == np.uint8 if channels == "auto" else channels != "none")
         if picture:
@@ -73,7 +73,7 @@ def _entries(space: gym.Space) -> str:
 
 
 def _one_hot(index: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """[N, sum(sizes)] float32 of index [N, len(sizes)]; one row has so many numbers, and no more are asked for."""
+    """[N, sum(sizes)] float32 of index [N, len(sizes)]; one row has sum(sizes) numbers."""
     out = np.zeros((len(index), sum(sizes)), np.float32)
     begins = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     out[np.arange(len(index))[:, None], index + begins] = 1
@@ -115,7 +115,7 @@ def _picture(space: spaces.Box, channels: str) -> Encoding:
 
 
 def _where(shape: tuple[int, ...]) -> str:
-    """Where a picture's channels stand: beside the two sides that are equal, if two are; else where there are fewer; else last."""
+    """The position of a picture's channels: the axis beside two equal sides, if there are two; else the shorter end; else last."""
     a, b, c = shape
     if (a == b) != (b == c):
         return "last" if a == b else "first"

@@ -3,7 +3,7 @@
     MDP/Chain-v0   walk right along a chain to a reward of 1, past a small one for staying at its left end
     MDP/Grid-v0    the 4 x 3 world of Russell & Norvig (Artificial Intelligence, section 17.1)
 
-Each environment has its `mdp`: transition probabilities, rewards, starts and ends.  Beside them stand the optimum (value
+Each environment has its `mdp`: transition probabilities, rewards, starts and ends.  Computed from it are the optimum (value
 iteration), the optimum with an entropy bonus (soft value iteration), the values of any policy (a linear system) and the exact policy
 gradient.  All in float64.
 """
@@ -72,9 +72,9 @@ def policy_values(mdp: MDP, policy: np.ndarray, gamma: float) -> tuple[np.ndarra
 
 
 def return_distributions(mdp: MDP, policy: np.ndarray, gamma: float, support: np.ndarray) -> np.ndarray:
-    """[S, A, K] probabilities, on an evenly spaced support [K], of the return of each action in each state when a policy [S, A] goes on
-    from there: the fixed point of the distributional Bellman equation (Bellemare et al. 2017, equation 5), each return shared by
-    the two points beside it.  Means are exact, if the support reaches far enough; all of it is as the spacing goes to 0."""
+    """[S, A, K] probabilities, on an evenly spaced support [K], of the return of each action in each state when a policy [S, A]
+    continues from there: the fixed point of the distributional Bellman equation (Bellemare et al. 2017, equation 5), each return
+    shared by its two neighbours.  Means are exact if the support reaches far enough; the rest as the spacing goes to 0."""
     S, A, K = *mdp.p.shape[:2], len(support)
     dz, origin = support[1] - support[0], np.zeros(K)
     zero = -support[0] / dz
@@ -196,4 +196,4 @@ def make_grid(slip: float = 0.2, step_reward: float = -0.04, render_mode: str | 
 
 
 for _make in (make_chain, make_grid):
-    vars(_make)["metadata"] = TabularEnv.metadata  # as of a class, for whoever asks an entry point
+    vars(_make)["metadata"] = TabularEnv.metadata  # as a class has it, for code that reads it from an entry point

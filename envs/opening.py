@@ -1,4 +1,4 @@
-"""Opening one environment by its name, with every way to fail told in one error that says whose it is."""
+"""Opening one environment by its name; every failure becomes one error that says whose it is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import gymnasium as gym
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 from arcturus.extensions import told, took_part
 
-REGISTERS = re.compile(r"register(_\w+)?_envs?")  # how packages call what registers their environments
-PACKAGES = {"MinAtar": "minatar.gym", "MiniGrid": "minigrid", "BabyAI": "minigrid", "popgym": "popgym"}  # what ids begin with
+REGISTERS = re.compile(r"register(_\w+)?_envs?")  # names of functions with which packages register their environments
+PACKAGES = {"MinAtar": "minatar.gym", "MiniGrid": "minigrid", "BabyAI": "minigrid", "popgym": "popgym"}  # id prefix -> its module
 ATARI_PACKAGES = ("ale_py", "shimmy", "atari_py")
 
 
@@ -80,7 +80,7 @@ def refused(env_id: str, options: dict[str, Any], e: Exception) -> ConfigError:
 
 
 def unknown(env_id: str) -> ConfigError:
-    from arcturus.envs.atari import games  # they are named first: ale-py registers them where it is first needed
+    from arcturus.envs.atari import games  # before the registry is read, as this registers ale-py's games
 
     known = [*games(), *(i for i in gym.registry if not i.startswith(("GymV", "phys2d/", "tabular/", "ALE/")))]
     known = [i for i in known if not str(gym.registry[i].entry_point).startswith(ATARI_PACKAGES) or i in games()]
@@ -110,7 +110,7 @@ def refuse_atari(env_id: str) -> None:
     """A ConfigError for a game by a name of another library's, which would be played without protocol and frame stack, if at all."""
     module, _, name = env_id.rpartition(":")
     if module and module.partition(".")[0] not in ATARI_PACKAGES:
-        return  # somebody's own
+        return  # the user's own
     if not module and name in gym.registry and not str(gym.registry[name].entry_point).startswith(ATARI_PACKAGES):
         return
     game = atari_game(env_id)

@@ -1,5 +1,5 @@
-"""Curricula: which lengths the environments of a run play next.  They stand outside the environments, go into checkpoints, and never
-touch an evaluation.
+"""Curricula: which lengths the environments of a run play next.  They are outside the environments, are saved in checkpoints, and
+never affect an evaluation.
 
 The level runs from 0 (every length at its smallest) to the largest range; at level c a length is low + c, at most high.
 
@@ -12,7 +12,7 @@ The level runs from 0 (every length at its smallest) to the largest range; at le
 | promotion | c, c + 1 or c + 2 (Gym's algorithmic environments)                       | each of the last episodes fell short by so     |
 |           |                                                                          | little, as the environment says (`promotion`)  |
 
-After a step up, episodes are counted anew.
+After a step up, counting starts again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ WINDOW = 100  # episodes that decide
 
 
 class Schedule:
-    """ranges: smallest and largest of every length; promotion: episodes in a row, and the least shortfall (return less what the task
-    has to give) of each, that promotion asks for."""
+    """ranges: smallest and largest of every length; promotion: (n, s), the level rises after n episodes whose shortfall (return minus
+    the highest possible return) was s or more."""
 
     def __init__(self, name: str, ranges: Sequence[tuple[int, int]], promotion: tuple[int, float] = (10, -1.0)):
         self.name, self.ranges, self.promotion = name, tuple(ranges), promotion
@@ -62,7 +62,7 @@ class Schedule:
         return int(rng.integers(min(ahead, self.reach) + 1)) if coin < 0.35 else ahead
 
     def note(self, solved: bool, shortfall: float) -> None:
-        """What came of an episode."""
+        """Takes the result of an episode."""
         if not self.adaptive or self.level >= self.top:
             return
         self.outcomes.append(shortfall if self.name == "promotion" else float(solved))
@@ -80,7 +80,7 @@ class Schedule:
         return {"of": f"{self.name} {self.reach}", "level": self.level, "outcomes": list(self.outcomes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Of another curriculum, as when a run is forked, only the level is taken, as far as this one goes."""
+        """From another curriculum, as when a run is forked, only the level is taken, at most this one's top level."""
         if state["of"] != f"{self.name} {self.reach}":
             self.level = min(max(int(state["level"]), 0), self.top)
             self.outcomes.clear()

@@ -13,7 +13,7 @@ environments that OpenAI Gym had under these names.
 
 A head stands on the first cell (of the first row).  The observation is the symbol under it, 0 ... base - 1, or the blank, base,
 off the tape.  An action is (move, write, symbol): if `write` is 1 the symbol is appended to the output, then the head moves one
-cell (0 left, 1 right, and on several rows 2 up, 3 down), which it may do without end.  Rewards: 1 for a right symbol, -0.5 for a
+cell (0 left, 1 right, and on several rows 2 up, 3 down), without any boundary.  Rewards: 1 for a right symbol, -0.5 for a
 wrong one, which ends the episode, else 0.  The episode also ends with the target's last symbol; and with -1, whatever was
 written, on the step after step number
 
@@ -22,9 +22,9 @@ written, on the step after step number
 
 All these are terminations: the limits belong to the tasks, and no other is set on them.
 
-Gym's environments grew their tapes by themselves as the agent improved.  These hold nothing from one episode to the next but
-their random numbers: lengths are drawn from low ... high, by default from where Gym's ended and its thresholds of reward were
-meant for.  A curriculum is set from outside, as `schedule`.
+Gym's environments made their tapes longer as the agent improved.  These keep only their random generator from one episode to
+the next: lengths are drawn from low ... high, by default those where Gym's ended and which its reward thresholds were meant
+for.  A curriculum is set from outside, as `schedule`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Tape(gym.Env):
 
     render_mode: ansi, a text; rgb_array, a picture of 640 x 420 pixels.  Raises ValueError for impossible settings.
 
-    schedule: None, or an object that the trainer sets, with draw(generator) -> (length,), asked at a reset instead of
-    low ... high; and note(solved, shortfall), told at the end of every episode of a length that it drew: whether the whole
+    schedule: None, or an object that the trainer sets, with draw(generator) -> (length,), called at a reset instead of using
+    low ... high; and note(solved, shortfall), called at the end of every episode of a length that it drew: whether the whole
     target was written, and return - symbols of the target.
     """
 
@@ -59,7 +59,7 @@ class Tape(gym.Env):
     rows = 1
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # how symbols are drawn
     shortest = 2  # length with which a curriculum begins, as Gym's did
-    promotion = (10, -1.0)  # Gym's rule: longer ones once each of so many last episodes fell short by no more than this
+    promotion = (10, -1.0)  # Gym's rule: longer tapes once each of the last 10 episodes fell short by at most 1
 
     def __init__(self, base: int = 5, low: int = 30, high: int = 32, actions: str = "multi", render_mode: str | None = None):
         whole = all(type(x) is int for x in (base, low, high))
@@ -100,7 +100,7 @@ class Tape(gym.Env):
         raise NotImplementedError
 
     def _limit(self) -> int:
-        """The last step that is in time."""
+        """The number of the last step within the time limit."""
         return len(self.tape[0]) + len(self.target) + 4
 
     # -- an episode --------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Tape(gym.Env):
         move, write, symbol = self._decode(action)
         self.t += 1
         reward, ended = 0.0, False
-        if self.t > self.time_limit:  # what is written now comes too late
+        if self.t > self.time_limit:  # the time limit has passed
             reward, ended = -1.0, True
         elif write:
             right = symbol == self.target[len(self.written)]
@@ -257,7 +257,7 @@ class ReversedAddition3(ReversedAddition):
 
 
 class ReversedAddition3InTime(ReversedAddition3):
-    """With a step for every cell and for every digit of the sum."""
+    """With enough time: a step for every cell and for every digit of the sum."""
 
     def _limit(self) -> int:
         return self.rows * len(self.tape[0]) + len(self.tape[0]) + 4

@@ -28,8 +28,8 @@ class SB3VecEnv(VecEnv):
 
     A finished environment is reset in the same step: the observation returned is the next episode's first, the episode's last
     one is infos[i]["terminal_observation"], and infos[i]["TimeLimit.truncated"] says that a limit ended it.  reward_clip and
-    end_on_life_loss do what its Atari wrappers do: rewards clipped to [-reward_clip, reward_clip] (0: raw), and the loss of a life told
-    as an end while the game goes on.  infos[i]["episode"] has the raw score of whole episodes.
+    end_on_life_loss do what its Atari wrappers do: rewards clipped to [-reward_clip, reward_clip] (0: raw), and the loss of a life
+    reported as an end while the game continues.  infos[i]["episode"] has the raw score of whole episodes.
 
     Without envs it has the spaces only, enough to build a model; bind() gives it environments.
     """
@@ -80,7 +80,7 @@ class SB3VecEnv(VecEnv):
         return obs, reward, done, infos
 
     def close(self) -> None:
-        """They are closed by whoever opened them."""
+        """Does nothing: the environments are closed by the code that opened them."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]

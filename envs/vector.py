@@ -1,7 +1,7 @@
 """Many environments seen as one batch of TimeSteps on a device.
 
-A backend (atari.py, classic.py) speaks numpy; this file adds what all of them share: the age of every row, frame stacks on
-the device, the account of finished episodes, and the rule that environments are either idle or sent:
+A backend (atari.py, classic.py) uses numpy; this file adds what all of them share: the age of every row, frame stacks on
+the device, the record of finished episodes, and the rule that environments are either idle or sent:
 
     restart() / recv()  ->  idle  ->  send()  ->  sent  ->  recv()  ->  idle
 
@@ -27,18 +27,18 @@ from arcturus.api import EnvSpec, TimeStep
 from arcturus.seeding import ResetSeeds
 
 OLDEST = 255  # ages saturate here, so a stack holds at most 256 frames
-FILM = 28  # frames that a film has room for beside a stack
+FILM = 28  # frames that a film (FrameStack's buffer) holds besides a stack
 
 
 class HostTimeStep(NamedTuple):
-    """What a backend says at time t, as numpy arrays [N, ...]; reward and flags belong to arriving at obs."""
+    """What a backend returns at time t, as numpy arrays [N, ...]; reward and flags belong to arriving at obs."""
 
     obs: np.ndarray  # [N, *frame_shape]
     reward: np.ndarray  # [N] raw
     terminated: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] bool
     life_lost: np.ndarray  # [N] bool
-    valid: np.ndarray | None = None  # [N] bool: the next action counts; None: it does while an episode goes on
+    valid: np.ndarray | None = None  # [N] bool: the next action counts; None: it does unless the row closes an episode
 
 
 class Backend(Protocol):
@@ -52,7 +52,7 @@ class Backend(Protocol):
     has_lives: bool
 
     def reset(self, seeds: np.ndarray, mask: np.ndarray | None) -> HostTimeStep:
-        """Seeds int64 [N].  With a mask, rows outside it must be returned as they stood (only obs of masked rows is read)."""
+        """Seeds int64 [N].  With a mask, the other rows must be returned unchanged (only obs of masked rows is read)."""
         ...
 
     def send(self, action: np.ndarray) -> None: ...
@@ -77,15 +77,15 @@ class BadRow(NamedTuple):
 
 def reach(age: Tensor, offsets: Tensor) -> Tensor:
     """[B, M] bool: which of the rows at offsets [M] (0: the row itself, -1: the one before ...) from a row of this age [B]
-    belong to its episode, as far as its age can tell; later rows are taken to."""
+    belong to its episode, by its age; later rows are assumed to."""
     return age[:, None] >= -offsets
 
 
 class FrameStack:
     """The last K frames of every environment on the device: [N, K, *frame_shape], oldest first.
 
-    Frames are written one behind the other into a film, and a stack is a view of it, so that a row costs one frame and not K.  No place
-    of a film is written twice: what was handed out before never changes.
+    Frames are written one after another into a film (a buffer), and a stack is a view of it, so a row costs one frame, not K.  No place
+    of a film is written twice: stacks returned earlier never change.
     """
 
     def __init__(self, n: int, stack: int, frame_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str):
@@ -93,7 +93,7 @@ class FrameStack:
         self.replace(torch.zeros((n, stack, *frame_shape), dtype=dtype, device=device))
 
     def replace(self, frames: Tensor) -> None:
-        """Goes on from these stacks [N, K, *frame_shape]."""
+        """Continues from these stacks [N, K, *frame_shape]."""
         n, k, *shape = frames.shape
         self._film = torch.empty((n, k + FILM, *shape), dtype=frames.dtype, device=frames.device)
         self._film[:, :k] = frames
@@ -115,7 +115,7 @@ class FrameStack:
 
 @dataclass(eq=False)
 class Call:
-    """One step or reset that has begun and not ended; under way for as long as it is entered."""
+    """One step, reset or close that has begun and not ended; it is under way while its context lasts."""
 
     backend: Any
     what: str  # step, reset or close
@@ -141,14 +141,14 @@ class Call:
         under_way.remove(self)
 
 
-under_way: list[Call] = []  # which environments are waited for, so that a hung one can be told by name from another thread
+under_way: list[Call] = []  # the calls waited for, so that another thread can name a hung environment
 
 
 class DeviceEnvs:
     """N environments as TimeSteps on a device.
 
-    Two faces over one state.  restart(), send(), recv() hand out whole TimeSteps and are what the loop uses.  reset() and
-    step() keep Gymnasium's vector shape (observation tensors instead of arrays), for agents that know only that.
+    Two interfaces to one state.  restart(), send(), recv() return whole TimeSteps and are what the loop uses.  reset() and
+    step() are Gymnasium's vector interface (observation tensors instead of arrays), for agents that use only that.
     """
 
     def __init__(self, backend: Backend, device: torch.device | str, *, frame_stack: int = 1, seed: int = 0):
@@ -179,11 +179,11 @@ class DeviceEnvs:
         self._ended = np.zeros(n, bool)
         self._score, self._length = np.zeros(n), np.zeros(n, np.int64)
         self._bad: list[BadRow] = []
-        self._spoilt = np.zeros(n, bool)  # a bad row in this episode: its score is none
+        self._spoilt = np.zeros(n, bool)  # a bad row in this episode: its score doesn't count
         self.sent: np.ndarray | None = None  # the newest actions [N, *action_shape], on the host
         self._state = "new"  # new, idle, sent, receiving, closed
         self._pinned: dict[str, list[tuple[Tensor, torch.cuda.Event]]] = {}  # two buffers each, in turn
-        self._uninterrupted = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop cuts, and makes a new tensor for it
+        self._uninterrupted = torch.zeros(n, dtype=torch.bool, device=device)  # only the loop interrupts, with a new tensor
         self._timestep_now: TimeStep
         self.schedule: Any = None  # a curriculum, if one chooses what is played
         self.host: HostTimeStep  # the newest row as the backend gave it, for those who read on the host anyway
@@ -198,7 +198,7 @@ class DeviceEnvs:
     def restart(self, seeds: np.ndarray, mask: np.ndarray | None = None) -> TimeStep:
         """Resets all environments (or those in mask [N] bool) with seeds int64 [N]; what they were doing is forgotten.
 
-        The others' rows come back as they stood.
+        The other rows are returned unchanged.
         """
         if self._state in ("sent", "receiving", "closed") or (self._state == "new" and mask is not None):
             raise RuntimeError(
@@ -270,7 +270,7 @@ class DeviceEnvs:
         return self._timestep(row)
 
     def settle(self) -> None:
-        """Back to idle from wherever an exception left us: receives a step that is under way."""
+        """Makes the environments idle again after an exception: receives a step that is under way."""
         if self._state == "sent":
             self._state = "receiving"
             with Call(self.backend, "step", self.sent):
@@ -278,8 +278,8 @@ class DeviceEnvs:
             self._state = "idle"
 
     def release(self) -> None:
-        """Closes the instances of an idle environment until the next whole restart, so that somebody else may open one; those of an
-        emulator, which stand beside others, go on."""
+        """Closes the instances of an idle environment until the next restart of all, so that one may be opened elsewhere; an emulator's
+        stay open, as there may be others beside them."""
         if self._state in ("new", "idle") and hasattr(self.backend, "release"):
             self.backend.release()
             self._state = "new"
@@ -323,8 +323,8 @@ class DeviceEnvs:
         return self.restart(seeds, (options or {}).get("reset_mask")).obs, {}
 
     def step(self, action: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """obs, raw reward, terminated, truncated as tensors on the device; info holds age and life_lost, and of episodes that
-        were ended though the environment takes them to go on why ({environment: reason})."""
+        """obs, raw reward, terminated, truncated as tensors on the device; info holds age and life_lost, and for episodes that
+        were ended although the environment would continue them the reason ({environment: reason})."""
         self.finished = []  # whoever steps them so keeps the account
         self.send(torch.as_tensor(action))
         ts = self.recv()
@@ -334,7 +334,7 @@ class DeviceEnvs:
     # ----------------------------------------------------------------------------------------------------------------
 
     def _check(self, action: np.ndarray) -> None:
-        """An action outside its range hangs ale-py's emulator threads for ever, so it never gets there."""
+        """Refuses actions out of range, which would hang ale-py's emulator threads forever."""
         space = self.single_action_space
         if action.shape != self._actions:
             raise ValueError(f"actions must be [{self.num_envs}, *{space.shape}], not {action.shape}")
@@ -342,7 +342,7 @@ class DeviceEnvs:
             raise ValueError(f"action {action.tolist()} is out of range for {space} (actions are counted from 0)")
 
     def _mend(self, row: HostTimeStep, opens: np.ndarray) -> HostTimeStep:
-        """Numbers that are not finite go no further: such a reward becomes 0, such an observation the one before it (zeros at
+        """Replaces numbers that are not finite: such a reward becomes 0, such an observation the one before it (zeros at
         the beginning), and the episode's score is not counted."""
         if not np.isfinite(row.reward).all():
             bad_reward = ~np.isfinite(row.reward)

@@ -1,1 +1,1 @@
-"""Experience replay: what is stored (ring), how it is drawn (samplers), and the records that learning reads."""
+"""Experience: what is stored (ring, rollout), how it is drawn (learner, prioritised), and the records that learning reads."""

@@ -1,4 +1,4 @@
-"""How much memory a replay needs, told before it is asked for."""
+"""How much memory a replay needs, checked before it is allocated."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Replay's small loops for the CPU, compiled by Numba: what ring.py, sum_tree.py and prioritised.py say in tensors.
+"""Replay's small loops for the CPU, compiled by Numba: the same as the tensor code in ring.py, sum_tree.py and prioritised.py.
 
-A minibatch is some thirty rows.  As tensors that is dozens of operations, each of which costs more to be called than to be done; as one
-loop it is a few microseconds.  The tensors are what runs on a GPU, and what says what these loops mean: tests hold them to the same
-numbers.  Compiled code is kept beside this file, or in the user's cache, so that only a first run waits for it.
+A minibatch is about thirty rows.  With tensors that takes dozens of operations, which cost more to call than to compute; as one loop
+it takes a few microseconds.  The tensor code runs on a GPU and defines what these loops must compute: tests check that both give the
+same numbers.  Compiled code is kept beside this file, or in the user's cache, so that only the first run waits for it.
 """
 
 from __future__ import annotations

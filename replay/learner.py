@@ -1,7 +1,7 @@
 """Learning from replay: what all agents that do it share.
 
 Stored rows, minibatches drawn uniformly or by priority, how many updates are due, when the target network is copied, epsilon; and the
-settings of all this.  What is learnt from a minibatch is the agent's own affair.
+settings of all this.  The agent itself defines what is learnt from a minibatch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class EpsilonConfig(ReplayConfig):
-    """And those of an epsilon-greedy agent, which plays at random before learning_starts."""
+    """ReplayConfig with the settings of an epsilon-greedy agent, which plays at random before learning_starts."""
 
     epsilon_initial: Annotated[float, Bounds(0, 1)] = 1.0
     epsilon_final: Annotated[float, Bounds(0, 1)] = 0.01
@@ -80,8 +80,8 @@ class EpsilonConfig(ReplayConfig):
 
 
 class SequenceSpan(NamedTuple):
-    """Of sequences that an agent with memory learns from: rows that bring the stored memory up to date, rows learnt from, and whether
-    each begins with its episode."""
+    """The sequences that an agent with memory learns from: rows for bringing the stored memory up to date (burn-in), rows learnt from,
+    and whether each begins with its episode."""
 
     burn_in: int
     length: int
@@ -91,8 +91,8 @@ class SequenceSpan(NamedTuple):
 class ReplayLearner:
     """An agent's replay, and the updates it makes of it.
 
-    update: one gradient step on a minibatch -> its metrics and the transitions' new priorities [B].  It is called by learn() as often as
-    replay_ratio asks for, with minibatches on `device`, wherever the replay lives.  generators, remember: speed.captured()'s.
+    update: one gradient step on a minibatch -> its metrics and the transitions' new priorities [B].  learn() calls it as often as
+    replay_ratio asks for, with minibatches on `device`, wherever the replay is.  generators, remember: speed.captured()'s.
     span: to learn from sequences, of an agent whose memory `state` [N, ...] is stored with each row.
     """
 
@@ -126,7 +126,7 @@ class ReplayLearner:
         self.ring.append(step)
         self.steps += self.spec.num_envs
         if self.ring.size < min(self.config.learning_starts, self.ring.capacity):  # also after a resume without its replay:
-            self.updates = max(self.updates, self.due)  # what was due meanwhile is forgiven
+            self.updates = max(self.updates, self.due)  # updates due until then are dropped
 
     @property
     def due(self) -> int:
@@ -174,10 +174,10 @@ class ReplayLearner:
         )
 
     def _draw(self, most: int = MOST_AT_ONCE) -> tuple[SampleIndices | None, tuple[Any, ...]]:
-        """The minibatches of the next updates, and where the transitions of the first of them stand.
+        """The indices of the next update's transitions (None for sequences), and the minibatches of the next updates.
 
-        In a graph those of all updates that are due are gathered at once, but for those drawn by priority, which each update changes for
-        the next.
+        In a graph, the minibatches of all due updates are gathered at once, except those drawn by priority, as each update changes the
+        priorities for the next.
         """
         if self.span is not None:
             return None, (self.sample_sequences(),)
@@ -202,7 +202,7 @@ class ReplayLearner:
         return SampleIndices(places // n, places % n, weight)
 
     def materialise(self, indices: SampleIndices) -> Transition:
-        """The transitions themselves, where the replay lives."""
+        """The transitions themselves, on the replay's device."""
         c = self.config
         found = self.ring.transitions(indices.t, indices.n, c.n_step, c.gamma, c.reward_clip, c.end_on_life_loss)
         return found if indices.weight is None else found._replace(weight=indices.weight)  # 0 at autoreset rows, as the other

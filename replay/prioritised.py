@@ -3,9 +3,9 @@
     P(i) = p_i^alpha / sum_k p_k^alpha                (1)        p_i = |delta_i| + 1e-6, the error when i was last learnt from
     w_i  = (1 / (N P(i)))^beta / max_j w_j            section 3.4, the largest weight of the minibatch as in the authors' code
 
-A transition enters with the largest priority that has been, so that each is soon learnt from.  The priorities of a ring's rows stand in
-a sum tree in the ring's order.  They are above 0 exactly where a transition may begin: where something was decided, and whose whole
-stack and whole n-step window are stored.  So an autoreset row is never drawn, nor one at the write head.
+A transition enters with the largest priority so far, so that each is soon learnt from.  The priorities of a ring's rows are in a sum
+tree, in the ring's order.  They are above 0 exactly where a transition may begin: at valid rows whose whole stack and whole n-step
+window are stored.  So an autoreset row is never drawn, nor one at the write head.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from arcturus.replay.ring import VALID, Ring
 from arcturus.replay.sum_tree import UNIT, SumTree
 from arcturus.speed import captured, remembered
 
-LEAST = 1e-6  # what is added to an error, so that nothing is forgotten for ever
+LEAST = 1e-6  # added to an error, so that every transition may be drawn again
 
 
 class Priorities:
-    """Of the rows of a ring; reach: the rows a transition reaches beyond its first.  alpha: 0 draws uniformly."""
+    """The priorities of a ring's rows; reach: the rows a transition reaches beyond its first.  alpha: 0 draws uniformly."""
 
     def __init__(self, ring: Ring, alpha: float, reach: int):
         self.ring, self.alpha, self.reach = ring, alpha, reach
@@ -54,7 +54,7 @@ class Priorities:
         return index, ((p.min() / p.where(drawable, 1.0)).pow(beta) * drawable).float()
 
     def set(self, index: Tensor, error: Tensor) -> None:
-        """The errors [batch] of what was drawn.  One that is not finite changes nothing; nor does one of a row never to be drawn."""
+        """Sets priorities from the errors [batch] of drawn transitions; ignores errors not finite, and rows of priority 0."""
         tree, error = self.tree, error.detach()
         if not tree.compiled:
             self._set(index, error)
@@ -71,7 +71,7 @@ class Priorities:
         return ()
 
     def _follow(self) -> None:
-        """Takes in the rows that were stored since the last draw, and out those that will be overwritten."""
+        """Adds the rows stored since the last draw, and removes those that will be overwritten."""
         ring = self.ring
         end, oldest = max(ring.count - self.reach, self.entered), ring.oldest
         for first, last in self._places(self.left, min(oldest, self.entered)):
@@ -94,7 +94,7 @@ class Priorities:
         return {"leaf": self.tree.leaf, "largest": self.largest, "left": self.left, "entered": self.entered}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Nothing is taken over for a ring whose rows were not saved: they enter anew."""
+        """Nothing is loaded for a ring whose rows were not saved: new rows enter as usual."""
         if not self.ring.count:
             return
         if not 0 <= state["left"] <= state["entered"] <= self.ring.count:

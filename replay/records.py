@@ -17,7 +17,7 @@ class Transition(NamedTuple):
     r_t: Tensor  # [B] float32: discounted sum of the (clipped) rewards of at most n steps
     discount_t: Tensor  # [B] float32: gamma^k of the k steps it spans; 0 if s_t is terminal
     s_t: Tensor  # [B, *obs_shape]
-    weight: Tensor  # [B] float32: 0 where t-1 was an autoreset row (nothing was decided there), else 1
+    weight: Tensor  # [B] float32: 0 where row t-1 was not valid (such as an autoreset row), else 1
 
 
 class SampleIndices(NamedTuple):

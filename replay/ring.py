@@ -1,10 +1,10 @@
 """A ring of experience rows [T, N]: every frame is stored once, stacks are rebuilt when they are drawn.
 
-Rows are counted for ever (absolute row t lives in slot t mod T), so "is it overwritten?" is a comparison.  Beside its frame a
+Row numbers grow forever (absolute row t is in slot t mod T), so "is it overwritten?" is a comparison.  Besides its frame a
 row keeps 7 bytes: action (uint8, where it fits), reward (float32, raw), flags (uint8), age (uint8).  A stack's frames are
-found by the same rule (envs/vector.py) that built the stack the actor saw; frames that lie before an episode's beginning are
-read from one slot behind the ring that is always blank, so nothing is masked afterwards and nothing waits for the host.
-For agents with memory a row also keeps what it remembered before acting, float32.
+found by the same rule (envs/vector.py) that built the stack the actor saw; frames before an episode's beginning are read
+from an extra slot after the ring that is always blank, so nothing is masked afterwards and nothing waits for the host.
+For agents with memory a row also keeps the memory before acting, float32.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Ring:
     append() takes one row [N] a time; transitions() and sequences() read them.  Row t is the observation, the
     action taken there, and the reward and flags that came *with* the observation.
 
-    n_step: rows a sample reaches beyond its first.  state: an agent's memory [N, ...], if Step.state is to be kept.
+    n_step: rows a sample reaches beyond its first.  state: an agent's memory [N, ...], if ActedStep.state is to be kept.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Ring:
 
     def _window(self, t: Tensor, n: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
         """Places of rows t - K + 1 ... t + ahead of environments n in the rows' tensors, [B, K + ahead]; and those of their frames,
-        where what lies before the episode of row t is the blank one."""
+        with the blank one for rows before row t's episode."""
         if ahead not in self._offsets:
             self._offsets[ahead] = torch.arange(1 - self.spec.frame_stack, ahead + 1, device=self.device)
         offsets = self._offsets[ahead]
@@ -161,8 +161,8 @@ class Ring:
 
         The n-step window stops where its episode does: gamma^k of the k steps it really spans; 0 after a termination, or after the loss
         of a life with `end_on_life_loss`.  Rewards are clipped one by one to [-reward_clip, reward_clip] (0: raw).
-        Their observations lie in memory of the ring's, which the next call writes again.  Where weight is 0 the rest has no
-        meaning.
+        Their observations are in the ring's own memory, which the next call overwrites.  Where weight is 0, the other
+        fields have no meaning.
         """
         K = self.spec.frame_stack
         if self.compiled:
@@ -230,8 +230,8 @@ class Ring:
         """`batch` sequences of burn_in + length + n_step rows, drawn uniformly, with the memory they began with (stored state and
         burn-in: Kapturowski et al. 2019).  They may run over the end of an episode: `first` says where the next begins.
 
-        whole: each begins with the episode in which the row drawn lies, of environments whose episodes are of spec.episode_rows rows
-        at most; the memory is then wiped at its first row.
+        whole: each begins at the first row of the drawn row's episode, in environments whose episodes have at most spec.episode_rows
+        rows; the memory is then reset at its first row.
         """
         rows, back = burn_in + length + n_step, self.spec.episode_rows if whole else 0
         t, n = uniform(batch, self.oldest + back, self.count - rows + 1, self.spec.num_envs, generator)
@@ -272,7 +272,7 @@ class Ring:
         return {"frame": frame} | {k: (getattr(self, k).dtype, tuple(getattr(self, k).shape[1:])) for k in self.names[1:]}
 
     def interrupt_last(self) -> None:
-        """Makes the newest row one that a reset cut, after all: what follows it is not what followed it then."""
+        """Marks the newest row as interrupted afterwards: another row will follow than the one that followed it before."""
         slot = (self.count - 1) % self.rows
         ended = (self.flags[slot] & (TERMINATED | TRUNCATED)).ne(0)
         self.flags[slot] = torch.where(ended, self.flags[slot], (self.flags[slot] | INTERRUPTED) & ~VALID)

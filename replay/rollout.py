@@ -1,6 +1,6 @@
-"""On-policy experience: the rows since the last update, kept once like replay's, with what acting knew and remembered.
+"""On-policy experience: the rows since the last update, stored once as in replay, with the extras and the memory of acting.
 
-Every tensor is there from the beginning and keeps its shape, so a rollout half full is saved and restored like weights.
+Every tensor is allocated at the start and keeps its shape, so a half-full rollout is saved and restored like weights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Trajectory(NamedTuple):
     terminated: Tensor  # [T, N] bool
     truncated: Tensor  # [T, N] bool
     life_lost: Tensor  # [T, N] bool
-    last: Tensor  # [T, N] bool: row t + 1 closes its episode (terminated, truncated or cut)
+    last: Tensor  # [T, N] bool: row t + 1 closes its episode (terminated, truncated or interrupted)
 
     def rewards(self, clip: float) -> Tensor:
         """[T, N] clipped to [-clip, clip]; 0: raw."""
@@ -61,7 +61,7 @@ class Rollout:
     """At most `rows` rows [N], on `device`; 0: whole episodes, of environments whose episodes begin and end together.
 
     extras: name -> shape of one environment's float32 entry in Act.extras that is kept for every row ([T, N, *shape]).
-    state: an agent's memory [N, ...]; what it was before acting is kept for every `every`-th row, [T / every, N, ...]; (): nowhere.
+    state: an agent's memory [N, ...]; the memory before acting is kept for every `every`-th row, [T / every, N, ...]; (): no memory.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Rollout:
             )
         rows = rows or spec.episode_rows
         self.rows, self.spec, self.every = rows, spec, every or rows
-        if self.whole and 1 < self.every < rows:  # pieces would leave a rest of the shorter ones out, where they ask
+        if self.whole and 1 < self.every < rows:  # pieces would leave out the last rows of shorter episodes, which ask
             raise ConfigError(
                 "whole episodes can't be split into pieces: their lengths differ", where="--agent.bptt", fix=f"use 0, or rows for {flag}"
             )
@@ -112,7 +112,7 @@ class Rollout:
         return self.count == self.rows
 
     def complete(self, ts: TimeStep) -> bool:
-        """Whether it is to be learnt from, with ts the row that follows the newest."""
+        """Whether the rollout is ready to be learnt from; ts is the row that follows the newest."""
         return self.full or (self.whole and self.count > 0 and bool(ts.last.all()))
 
     def append(self, step: ActedStep) -> None:
@@ -194,7 +194,7 @@ class Rollout:
             yield Minibatch(self.obs(t, n), rows.first[t, n], memory, rows.action[t, n], rows.valid[t, n], **parts)
 
     def interrupt_last(self) -> None:
-        """Makes the newest row one that a reset cut, after all."""
+        """Marks the newest row as interrupted afterwards."""
         if self.ring.count:
             self.ring.interrupt_last()
 

@@ -1,11 +1,11 @@
 """A sum tree of two levels, for drawing in proportion to priority.
 
-Priorities stand in blocks of about the square root of their number; above each block stands its sum.  A draw looks for its place
-among the block sums and then inside one block; a change sums its block anew.  All of it is a fixed, small number of tensor operations,
-whatever is drawn, on any device, and nothing waits for the host.
+Priorities are in blocks of about the square root of their number; for each block its sum is kept.  A draw finds its place among the
+block sums and then inside one block; a change sums its block again.  All this is a fixed, small number of tensor operations, whatever
+is drawn, on any device, and nothing waits for the host.
 
-Numbers are int64 fixed point, UNIT to 1: sums are exact, so that they never drift away from what they are sums of (a float tree's do,
-and then a row of priority 0 is drawn), and are the same in any order of summation.
+Numbers are int64 fixed point, UNIT for 1: sums are exact, so they never drift away from the numbers they add up (in a float tree they
+do, and then a row of priority 0 is drawn), and are the same in any order of summation.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SumTree:
             torch.sum(self.leaf.view(-1, self.width)[blocks], 1, out=self.block[blocks])
 
     def set(self, index: Tensor, value: Tensor) -> None:
-        """Numbers at index [B] become value [B] int64.  Where an index stands twice, one of the two remains."""
+        """Numbers at index [B] become value [B] int64.  If an index occurs twice, one of its values is kept."""
         if self.compiled:
             compiled.change(index.numpy(), value.numpy(), self.width, *self.arrays)
             return
@@ -75,7 +75,7 @@ class SumTree:
         sums, batch = self.block.cumsum(0), len(coin)
         total = sums[-1]
         place = ((coin + torch.arange(batch, dtype=torch.float64, device=coin.device)) * total / batch).long()
-        place = place.minimum(total - 1)  # what rounding took over the end
+        place = place.minimum(total - 1)  # rounding may have gone past the end
         block = torch.searchsorted(sums, place, right=True)
         rest = place - (sums - self.block)[block]
         inside = self.leaf.view(-1, self.width)[block].cumsum(1)

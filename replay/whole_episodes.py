@@ -13,7 +13,7 @@ from arcturus.replay.rollout import Trajectory
 
 
 def ends_inside(rows: Trajectory) -> Tensor:
-    """[T, N] bool: the episode of row t comes to an end of its own within the rows."""
+    """[T, N] bool: the episode of row t ends by itself (not interrupted) within the rows."""
     ended, out = torch.zeros_like(rows.last[0]), []
     for own, last in zip((rows.terminated | rows.truncated).flip(0), rows.last.flip(0), strict=True):
         ended = torch.where(last, own, ended)
@@ -47,8 +47,8 @@ def single_rows(counts: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor, Te
 
 
 def episode_pieces(inside: Tensor, counts: Tensor, length: int, chunk: int) -> Iterator[tuple[Tensor, Tensor, Tensor, bool]]:
-    """Whole episodes side by side, `length` rows (0: all) at a time and at most `chunk` in all, the longest first, so that those still
-    going on are always the first few.
+    """Whole episodes side by side, `length` rows (0: all) at a time and at most `chunk` in all, the longest first, so that the episodes
+    that continue are always the first ones.
 
     inside [T, N] bool: the rows of the episodes; counts [T, N] bool: those of them that are learnt from.  Of each piece the rows t
     [L, B], environments n [L, B], which of them count [L, B], and whether the episodes begin there.

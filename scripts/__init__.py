@@ -1,1 +1,1 @@
-"""Thin commands over arcturus: train-agent, evaluate-agent, benchmark, demo."""
+"""Thin commands over arcturus: train-agent, evaluate-agent, export-agent, compare-runs."""

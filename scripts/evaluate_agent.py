@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
 
 
 def score_episodes(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
-    """Plays whole episodes, keeps and reports them, and draws what is asked for.  A signal keeps those that were played to their end."""
+    """Plays whole episodes, keeps and reports them, and draws what is asked for.  After a signal, finished episodes are kept."""
     from arcturus.runs.signals import Signals
     from arcturus.scoring.keeping import keep
 
@@ -196,19 +196,19 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def slots_told(args: argparse.Namespace) -> dict[str, int]:
-    """What a report says of another number of slots."""
+    """A report's entry for a changed number of memory slots."""
     return {} if args.memory_slots is None else {"memory_slots": args.memory_slots}
 
 
 def evaluation_name(args: argparse.Namespace, actor: Any, name: str) -> str:
-    """A folder of its own for what was scored otherwise."""
+    """The evaluation's folder name, with other slots or task options in it."""
     slots = "" if args.memory_slots is None else f"-slots{args.memory_slots}"
     task = "-" + re.sub("[^a-z0-9=_]+", "-", args.env_options.lower()) if args.env_options else ""
     return f"step-{actor.step:012d}-{name}{slots}{task}-seed{args.seed}"
 
 
 def otherwise(config: Any, options: str) -> Any:
-    """The same task under other settings, if it looks and is answered as before."""
+    """The same task under other settings; ConfigError if observations or actions differ."""
     from arcturus.envs import open_envs
 
     changed = replace(config, options=with_options(config.options, options))
@@ -219,7 +219,7 @@ def otherwise(config: Any, options: str) -> Any:
 
 
 def check_alone(args: argparse.Namespace, flag: str, why: str, *names: str) -> None:
-    """ConfigError for a flag that can't stand beside this one."""
+    """ConfigError for a flag that can't be combined with this one."""
     for name in names:
         if getattr(args, name) not in (None, False):
             other = "--" + name.replace("_", "-")
@@ -349,7 +349,7 @@ def tell(report: dict[str, Any]) -> None:
 
 
 def write_rollouts(path: Path, result: Any) -> None:
-    """One array a field, episodes end to end; lengths says where they part.  frames has one more row than actions."""
+    """One array per field, episodes concatenated; lengths says where they end.  frames has one more row than actions."""
     import numpy as np
 
     e = result.episodes

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 
 def convert(actor: Any, to: str) -> tuple[str, bytes, list[str]]:
-    """What it is, the file's bytes, and lines to print."""
+    """Converts an actor: a description, the file's bytes, and lines to print."""
     name = actor.config.agent_name
     own_observations, own_actions = own_spaces(actor.config.env)
     if to == "onnx":

@@ -25,7 +25,7 @@ def _give_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a terminal without the letters of a folder's name shows them as \\u....
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # a pipe whose reader has gone can't be told anything
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a pipe whose reader has gone can't be reconfigured
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
@@ -40,8 +40,8 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 
-# The C library hands freed blocks of megabytes back to the kernel, which gives them out again page by page: a minibatch of frames as
-# floats (29 MB) then costs ten times its arithmetic.  Blocks below a gigabyte are kept instead.  glibc's numbers, and nobody else's.
+# The C library returns freed blocks of megabytes to the kernel, which hands them out again page by page: a minibatch of frames as
+# floats (29 MB) then costs ten times its arithmetic.  Blocks below a gigabyte are kept instead.  The numbers are glibc's only.
 if sys.platform == "linux":
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     with contextlib.suppress(OSError, AttributeError):
@@ -66,7 +66,7 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
         return _told("interrupted", 130)
     except Exception as e:
         place = by_users_code(e)
-        if isinstance(e, BrokenPipeError) and not place:  # head, less: who read has seen enough; what is left may go nowhere
+        if isinstance(e, BrokenPipeError) and not place:  # head, less: the reader has seen enough; the rest may be dropped
             _to_nowhere(sys.stdout)
             return 0
         if (text := out_of_memory(e)) is not None:
@@ -97,7 +97,7 @@ def _took_part() -> str:
 
 
 def _told(text: str, code: int, debug: bool = False) -> int:
-    """Few lines, none without end, no control characters, on stderr if it can be written; the exit code."""
+    """Prints a few lines of limited length, without control characters, to stderr if possible; returns the exit code."""
     if debug:
         traceback.print_exc()
     say("\n".join(shortened(line) for line in text.splitlines()[:ERROR_LINES]))
@@ -106,8 +106,8 @@ def _told(text: str, code: int, debug: bool = False) -> int:
 
 
 def _flush() -> None:
-    """Of stdout and stderr; where one can't be written to any more, what it still holds goes nowhere, so that the interpreter's own last
-    flush doesn't fail over it (exit code 120)."""
+    """Flushes stdout and stderr; if one can't be written to any more, its remaining output is dropped, so that the interpreter's own
+    last flush doesn't fail (exit code 120)."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -74,7 +74,7 @@ def parse(agent: str, argv: list[str]) -> RunConfig:
     except argparse.ArgumentError as e:
         raise ConfigError(str(e), where="the command line") from e
     for name, value in vars(known).items():
-        if isinstance(value, list):  # argparse strikes "--" out wherever it stands, and "--preset=--" is left with nothing
+        if isinstance(value, list):  # argparse removes "--" anywhere, and "--preset=--" is left with nothing
             raise ConfigError(f"--{name} has no value", where="the command line")
     run = {"device": known.device} if known.device else {}
     env = {"id": known.env} if known.env else {}
@@ -152,7 +152,7 @@ def announce(config: RunConfig, run: Any) -> None:
 def finish(run: Any) -> int:
     path, about = typed(run.path), run.about
     if about["status"] == "preempted":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C that comes late changes nothing
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a late second Ctrl-C changes nothing
         tell(f"stopped at step {about['steps']:,}; continue with:  train-agent resume {path}")
         ended = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM, "SIGHUP": HANG_UP}
         return 128 + ended.get(about.get("signal", ""), signal.SIGINT)

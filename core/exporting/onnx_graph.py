@@ -16,7 +16,7 @@ from arcturus.exporting.playing import CHECKED, Playing, check, playing
 
 
 def to_onnx(agent: Any, agent_name: str) -> tuple[bytes, list[str]]:
-    """The graph, and what should be said of it.  Inputs and outputs are those of Playing, of any number N of environments."""
+    """The graph, and notes for the user.  Inputs and outputs are those of Playing, for any number N of environments."""
     player = playing(agent, agent_name)
     inputs = player.random_inputs(agent.spec, 2)  # torch.export takes sizes of 0 and 1 for constants
     shapes = {"obs": {0: "batch"}}
@@ -46,7 +46,7 @@ def to_onnx(agent: Any, agent_name: str) -> tuple[bytes, list[str]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of what it lacks (torchvision) and of axes that share a name, which is meant."""
+    """Hides the exporter's warnings about what it lacks (torchvision) and about axes that share a name, which is intended."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

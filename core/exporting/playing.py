@@ -21,8 +21,8 @@ TOLERANCE = 1e-4  # largest difference, as a part of the largest number (at leas
 class Playing(nn.Module):
     """(obs [N, *obs_shape]) -> action-values [N, A]; or logits [N, L], and value [N] if there is a value head.
 
-    With memory (obs, first [N] bool, *its tensors [N, ...]) -> the same, then its tensors afterwards.  Where first, what is in
-    the tensors is not looked at.
+    With memory (obs, first [N] bool, *its tensors [N, ...]) -> the same, then its tensors afterwards.  Where first is true, the
+    tensors' contents are ignored.
     """
 
     def __init__(self, network: QNetwork | ActorCritic):
@@ -68,7 +68,7 @@ class Playing(nn.Module):
 
 
 def playing(agent: Any, agent_name: str) -> Playing:
-    """The agent, which is on the CPU; a ConfigError for one that plays by other means."""
+    """The playing network of an agent on the CPU; a ConfigError for agents that play in another way."""
     network = agent.network
     if not isinstance(network, (QNetwork, ActorCritic)):
         raise ConfigError(
@@ -81,8 +81,8 @@ def playing(agent: Any, agent_name: str) -> Playing:
 
 
 def check(ours: list[Tensor], theirs: list[np.ndarray | Tensor], same: Tensor, by: str) -> str:
-    """ours and theirs hold the same things, [N, ...] each; same [N, ...]: where the actions are.  What to say of how close they
-    are, or an EnvironmentProblem.  The worth of both's actions should be among them: a tie may be broken either way."""
+    """ours and theirs hold the same outputs, [N, ...] each; same [N, ...]: where the actions agree.  Returns a line on how close
+    they are, or raises EnvironmentProblem.  The worth of both actions should be among the outputs: ties may be broken either way."""
     differences = []
     for a, b in zip(ours, theirs, strict=True):
         a, b = a.double(), torch.as_tensor(b).double()

@@ -1,4 +1,4 @@
-"""A run folder with nothing but what plays: small enough to give away, and evaluate-agent scores and films it like any other."""
+"""A run folder with only what playing needs: small enough to give away, and evaluate-agent scores and films it like any other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arcturus.runs.folder import Run
 
 
 def write_policy(actor: Any, folder: Path) -> int:
-    """Makes the folder, of a loaded actor; the bytes of its checkpoint.  Training can't go on from it."""
+    """Writes the folder of a loaded actor; returns its checkpoint's size in bytes.  Training can't be resumed from it."""
     alone = {name: "" for name in DEPENDING["agent"] if hasattr(actor.config.agent, name)}
     config = replace(
         actor.config,

@@ -1,8 +1,8 @@
 """An agent as stable-baselines3's DQN, A2C or PPO.
 
 The torsos `nature` (its NatureCNN) and `mlp` (its MlpExtractor) are layers of its own, so that such a file loads where arcturus
-isn't installed.  The others are wrapped in TorsoExtractor, which the file names: loading it imports arcturus.  All of
-stable-baselines3's files can run code when they are loaded, so whoever is given one must trust its maker.
+isn't installed.  The others are wrapped in TorsoExtractor, which the file names: loading it imports arcturus.  Any
+stable-baselines3 file can run code when it is loaded, so whoever receives one must trust its maker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from arcturus.networks import QNetwork, Torso, make_torso
 
 REPLAY = 1_000  # transitions a loaded DQN has room for: it makes its whole replay on loading; DQN.load(FILE, buffer_size=...)
 
-# what learning would go on with: its argument -> our Config's field
+# what continued learning would use: its argument -> our Config's field
 SETTINGS: dict[type[BaseAlgorithm], dict[str, str]] = {
     DQN: {"gamma": "gamma", "learning_rate": "learning_rate", "batch_size": "batch_size", "n_steps": "n_step"},
     A2C: {"gamma": "gamma", "learning_rate": "learning_rate", "n_steps": "horizon", "gae_lambda": "gae_lambda",
@@ -69,7 +69,7 @@ def observation_space(spec: EnvSpec, original: gym.Space | None = None) -> space
 
 
 def action_space(spec: EnvSpec) -> gym.Space:
-    """Counted from 0, and of its own: a space of the run's may carry a random state."""
+    """A new space, counted from 0: the run's space may carry a random state."""
     space = spec.action_space
     if len(space.shape or ()) > 1:
         raise ConfigError(
@@ -83,7 +83,7 @@ def action_space(spec: EnvSpec) -> gym.Space:
 
 
 def to_stable_baselines(agent: Any, agent_name: str, original: gym.Space | None = None) -> tuple[BaseAlgorithm, list[str]]:
-    """The model, and what should be said of it.  original: the environment's own observation space.
+    """The model, and notes for the user.  original: the environment's own observation space.
 
     A ConfigError for agents with memory, without a value function, or of another kind.
     """
@@ -119,7 +119,7 @@ def to_stable_baselines(agent: Any, agent_name: str, original: gym.Space | None 
 
 
 def _empty(kind: type[BaseAlgorithm], agent: Any, space: spaces.Box) -> BaseAlgorithm:
-    """A model of the right layers, made without an environment: spaces and number of environments are what it would ask of one."""
+    """A model with the right layers, made without an environment: it needs only the spaces and the number of environments."""
     c = agent.config
     more = {name: getattr(c, field) for name, field in SETTINGS[kind].items() if hasattr(c, field)}
     more["max_grad_norm"] = getattr(c, "max_grad_norm", 0) or math.inf
@@ -134,7 +134,7 @@ def _empty(kind: type[BaseAlgorithm], agent: Any, space: spaces.Box) -> BaseAlgo
     model.observation_space, model.action_space, model.n_envs = space, action_space(agent.spec), 1
     model._setup_model()
     if isinstance(model, DQN):
-        model.replay_buffer_class = None  # the one just chosen, which loading would take for one of the user's
+        model.replay_buffer_class = None  # the one just chosen, which loading would mistake for the user's choice
     return model
 
 
@@ -182,7 +182,7 @@ def _fill_policy(target: Any, network: ActorCritic, native: bool) -> None:
 
 @torch.no_grad()
 def _checked(model: BaseAlgorithm, player: Playing, spec: EnvSpec) -> str:
-    """Against our network, on random observations."""
+    """Checks the model against our network, on random observations."""
     (obs,) = player.random_inputs(spec, CHECKED)
     scores, *rest = player(obs)
     predicted, _ = model.predict(obs.numpy(), deterministic=True)

@@ -2,12 +2,12 @@
 
 A core is an nn.Module, made from (inputs, width) and options of its own, with
 
-    outputs: int                                              the width of what it gives
+    outputs: int                                              the width of its output
     initial_state(n) -> State                                 a nest of tensors [n, ...]; learned parameters may be in it
     forward(x [N, inputs], state) -> (y [N, outputs], state)  one step
 
-The caller owns the state.  unroll() runs a core over time and wipes its state where an episode opens; acting is unrolling with
-T = 1.  `none` remembers nothing, and costs nothing.  `ntm` and `dnc` also have slots, and trace(x, state), which is a step that tells
+The caller owns the state.  unroll() runs a core over time and resets its state where an episode opens; acting is unrolling with
+T = 1.  `none` remembers nothing, and costs nothing.  `ntm` and `dnc` also have slots, and trace(x, state), a step that also returns
 everything it did.
 """
 
@@ -41,7 +41,7 @@ CORES: dict[str, type[nn.Module]] = {
 
 
 def make_core(name: str, inputs: int, width: int, options: str = "") -> nn.Module:
-    """By name, or by dotted path for one of your own.  options: "name=value,name=value", keyword arguments of the core's class."""
+    """By name, or by dotted path for the user's own.  options: "name=value,name=value", keyword arguments of the core's class."""
     given = parse_options(options, "--agent.core-options")
     if "." in name:
         return build(name, "--agent.core", ("outputs", "initial_state"), inputs, width, **given)
@@ -56,8 +56,8 @@ def make_core(name: str, inputs: int, width: int, options: str = "") -> nn.Modul
 
 
 def check_room(core: nn.Module, spec: EnvSpec) -> None:
-    """A ConfigError if a task is longer than an addressable memory, which would be run in vain, or the memory larger than there is
-    room for in all environments."""
+    """A ConfigError if a task needs more slots than an addressable memory has, so it could never be learned, or if the memory of all
+    environments doesn't fit."""
     slots = getattr(core, "slots", 0)
     if slots and spec.remembered > slots:
         more = f"slots={spec.remembered} or more, or " if spec.remembered <= getattr(core, "most_slots", slots) else ""
@@ -72,7 +72,7 @@ def check_room(core: nn.Module, spec: EnvSpec) -> None:
 
 
 def check_bytes(numbers: int, num_envs: int, rows: int, device: torch.device) -> None:
-    """A ConfigError if so many numbers of every environment, or of every row of whole sequences, can't fit by themselves."""
+    """A ConfigError if `numbers` numbers for every environment, or for every row of whole sequences, alone don't fit."""
     needed, free = 4 * numbers * num_envs * rows, available_bytes(device)
     if needed > free:
         raise ConfigError(
@@ -100,7 +100,7 @@ def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Ten
     if isinstance(core, NoMemory):
         return x, state
     fresh, out = core.initial_state(x.shape[1]), []  # type: ignore[operator]
-    # wiped only where an episode opens; asking costs more than wiping for a single step, and on a GPU, which would be waited for
+    # reset only where an episode opens; for a single step, or on a GPU (which would be waited for), asking costs more than resetting
     opens = [True] * len(x) if len(x) == 1 or x.is_cuda else first.any(1).tolist()
     for x_t, first_t, any_opens in zip(x.unbind(), first.unbind(), opens, strict=True):
         y, state = core(x_t, where_first(first_t, fresh, state) if any_opens else state)

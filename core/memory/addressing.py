@@ -6,8 +6,8 @@ Every head of every environment is addressed in one batched computation: N envir
     memory [N, S, W]    keys [N, K, W]    weightings w [N, K, S], >= 0, a distribution for each head    beta, g, gamma [N, K, 1]
     s [N, K, 2 radius + 1]: how much of the focus moves by -radius ... +radius slots, in this order; a distribution
 
-Two departures keep numbers and gradients finite, and are beyond float32's precision elsewhere.  The cosine has an epsilon under
-its root: a memory or key of zeros is like nothing (0), where 0/0 was.  Sharpening is a softmax of gamma log w, as w^gamma
+Two departures keep numbers and gradients finite, and elsewhere are below float32's precision.  The cosine has an epsilon under
+its root: for a memory or key of zeros it is 0 instead of 0/0.  Sharpening is a softmax of gamma log w, as w^gamma
 underflows: a uniform weighting over 128 slots to the 21st power is 2e-45, and the sum to divide by would be 0.
 """
 
@@ -31,7 +31,7 @@ def cosine(keys: Tensor, memory: Tensor, per_key: Tensor, per_slot: Tensor) -> T
 
 
 def content_weighting(beta: Tensor, similarity: Tensor) -> Tensor:
-    """The more on slots like the key, the larger beta >= 0.  The similarity is cosine()'s."""
+    """The larger beta >= 0, the more weight on slots similar to the key.  The similarity is cosine()'s."""
     return (beta * similarity).softmax(-1)  # (5)
 
 

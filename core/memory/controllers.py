@@ -1,4 +1,4 @@
-"""The network in the middle of a core with an external memory, and what such cores ask of their options."""
+"""The controller network of a core with an external memory, and the checks of such cores' options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHERE = "--agent.core-options"
 
 
 def check_size(name: str, value: Any, least: int, most: int) -> None:
-    """A ConfigError for what is no whole number from `least` to `most`."""
+    """A ConfigError for a value that is not a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ConfigError(f"{name} can't be {value!r}", where=WHERE, fix=f"use a whole number from {least:,} to {most:,}")
 

@@ -10,7 +10,7 @@ A controller writes through one head and reads through R heads; a memory M of S 
   Dynamic memory allocation
     psi_t  = prod_i (1 - f_i w^r_i,t-1)                                retention: what read heads don't set free
     u_t    = (u_t-1 + w^w_t-1 - u_t-1 w^w_t-1) psi_t                   usage
-    phi_t  = slots by rising usage                                     the free list; of equals the first slot comes first
+    phi_t  = slots by rising usage                                     the free list; equals in the order of slots
     a_t[phi_t[j]] = (1 - u_t[phi_t[j]]) prod_i<j u_t[phi_t[i]]         allocation
   Writing
     w^w_t  = g^w (g^a a_t + (1 - g^a) C(M_t-1, k^w, beta^w))           write gate, allocation gate
@@ -25,9 +25,9 @@ A controller writes through one head and reads through R heads; a memory M of S 
 
 Where the paper leaves it open: gradients don't flow through the order of the free list but through all else (DeepMind's code also
 stops them at the write weighting in the usage), and usage is at least 1e-6 in the product, so that it can be differentiated.
-An episode begins with a memory, usage, links and weightings of 0; slot 0 is allocated first, which tells slots apart.  The first
-read vectors and the controller's first state are learned.  No parameter knows how many slots there are: `slots` may be changed at
-any time for the episodes that begin after.
+An episode begins with memory, usage, links and weightings of 0; slot 0 is allocated first, which breaks the symmetry.  The initial
+read vectors and the controller's initial state are learned.  No parameter depends on the number of slots: `slots` may be changed at
+any time for the episodes that begin after that.
 
 Without links read heads go by content alone.  With them a state of every environment holds S^2 numbers; the time of a step
 grows with S^2 either way (the free list's product).
@@ -164,7 +164,7 @@ class DNC(nn.Module):
         )
 
     def _step(self, x: Tensor, state: DNCState) -> tuple[Tensor, DNCState, Interface, Tensor]:
-        """Also the interface and the allocation [N, S]."""
+        """One step; also returns the interface and the allocation [N, S]."""
         h, controller = self.controller(torch.cat([x, state.reads.flatten(1)], -1), state.controller)
         xi = self._interface(h)
         usage = used(state.usage, state.w_write, state.w_read, xi.free_gates)

@@ -1,7 +1,7 @@
 """What all heads of a Neural Turing Machine do to its memory in one step: Graves, Wayne & Danihelka 2014, arXiv:1410.5401.
 
-parameters() and use_memory() are the definition.  UseMemory runs them, and finds their gradient by hand: autograd's takes half as
-long again, most of it in steps too small to be worth their overhead, and keeps four memories of a step where one is enough.
+parameters() and use_memory() are the definition.  UseMemory runs them, with a gradient written by hand: autograd's takes half as
+long again, mostly in operations too small for their overhead, and keeps four memories per step where one is enough.
 
 Sizes: N environments, R read and H write heads (K = R + H), S slots, words of width W.
 """
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """Read heads come first where there are K."""
+    """Read heads come first in tensors with K heads."""
 
     key: Tensor  # [N, K, W] in (-1, 1)
     add: Tensor  # [N, H, W] in (-1, 1)
@@ -48,7 +48,7 @@ class Parameters(NamedTuple):
 
 
 class Use(NamedTuple):
-    """One step: what comes of it, and how.  Where content isn't looked at, w_t-1 stands in for what is only of content."""
+    """One step: its results, and how they came about.  Without content addressing, w_t-1 replaces the content's entries."""
 
     memory: Tensor  # [N, S, W], M_t
     read: Tensor  # [N, R, W], r_t

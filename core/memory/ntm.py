@@ -15,13 +15,13 @@ layer gives, clipped to [-20, 20]:
 
     key, add = tanh p    erase, gate g = sigmoid p    strength beta = softplus p    shift s = softmax p    gamma = 1 + softplus p
 
-An episode begins with a memory of 1e-6 everywhere, which learns fastest (Collier & Beel 2018, arXiv:1807.08518).  All slots being
-alike, something else must tell them apart, or they stay alike for ever: every head begins at slot 0.  The first read vectors and
-the controller's first state are learned.  No parameter knows how many slots there are, and `slots` may be changed at any time
-for the episodes that begin after.
+An episode begins with a memory of 1e-6 everywhere, which learns fastest (Collier & Beel 2018, arXiv:1807.08518).  As all slots are
+equal, something else must break the symmetry: every head begins at slot 0.  The initial read vectors and the controller's initial
+state are learned.  No parameter depends on the number of slots, and `slots` may be changed at any time for the episodes that begin
+after that.
 
 The feedforward controller is the paper's: hidden units on the input and the last read vectors, here tanh; its only memory is M.
-Weights begin as torch's own in the controller (controllers.py says why), those of the heads Xavier-uniform with biases of 0.
+Initial weights are torch's in the controller (controllers.py says why), Xavier-uniform with biases of 0 in the heads.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class NTMState(NamedTuple):
 
 
 class NTM(nn.Module):
-    """width: the controller's units.  shift: heads move at most so many slots a step.  addressing: both, or content alone,
-    (5)-(6), or location alone, (8)-(9) of the last weighting.  ConfigError for sizes and words that can't be."""
+    """width: the controller's units.  shift: heads move at most this many slots a step.  addressing: both, or content alone,
+    (5)-(6), or location alone, (8)-(9) of the last weighting.  ConfigError for invalid sizes and options."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class NTM(nn.Module):
         )
 
     def _step(self, x: Tensor, state: NTMState) -> tuple[Tensor, NTMState, Tensor]:
-        """Also what the heads' linear layer gave."""
+        """One step; also returns the output of the heads' linear layer."""
         h, controller = self.controller(torch.cat([x, state.reads.flatten(1)], -1), state.controller)
         p = self.heads(h)
         memory, reads, w_read, w_write = UseMemory.apply(p, state.memory, state.w_read, state.w_write, self.layout)

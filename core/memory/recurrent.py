@@ -31,7 +31,7 @@ class NoMemory(nn.Module):
 
 
 def _orthogonal(module: nn.Module, width: int) -> None:
-    """Every gate's matrix by itself: of several stacked into one, none would be."""
+    """Makes every gate's matrix orthogonal separately: stacked into one matrix, none of them would be."""
     for p in module.parameters():
         if p.dim() == 2:
             for gate in p.detach().split(width):

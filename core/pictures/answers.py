@@ -16,8 +16,8 @@ LINE = 100  # bits of an n-gram tape in a line
 
 @styled
 def targets_and_outputs(tapes: Sequence[Tape]) -> Figure:
-    """Of each tape the targets and below them the outputs, a column for each answer; wrong bits are marked.  Side by side as far as
-    there is room, the rest below."""
+    """For each tape the targets and below them the outputs, a column for each answer; wrong bits are marked.  Tapes are side by side
+    as far as there is room, the rest below."""
     bits = tapes[0].task.outputs
     counts = [tape.answers(tape.wrong).shape[1] for tape in tapes]
     cell = float(np.clip((WIDE - 1.8) / max(counts), 0.03, 0.14))

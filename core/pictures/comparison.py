@@ -17,7 +17,7 @@ from arcturus.scoring.comparison import ENOUGH, EVALUATED, RETURN, Group, curves
 WIDTH, HEIGHT, LEGEND = 10.0, 3.3, 0.17  # inches: of the figure, of a row, of a line of its legend
 STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)))  # for every round of the colours
 NARROW = 45  # characters of a group's name that go twice beside each other
-SHORT = 1_000_000  # agent steps up to which they are told in thousands
+SHORT = 1_000_000  # agent steps up to which they are shown in thousands
 
 
 def seeds_told(group: Group) -> str:

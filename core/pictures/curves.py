@@ -31,7 +31,7 @@ def chance(task: Any) -> float:
 
 
 def optimum(task: Any, tapes: int = 4_000) -> float:
-    """What nobody can do better than: 0 but of n-grams, whose optimal observer is asked about some tapes."""
+    """The lowest possible bits per sequence: 0 except for n-grams, where it is the optimal observer's on some tapes."""
     if not hasattr(task, "optimal"):
         return 0.0
     if task in OPTIMUM:
@@ -44,7 +44,7 @@ def optimum(task: Any, tapes: int = 4_000) -> float:
 
 
 def points(rows: Rows, tag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences seen (the teacher counts them; of others they are the episodes) and the values of a tag."""
+    """Sequences seen (counted by `supervised`; for other agents the episodes) and the values of a tag."""
     count = "task/sequences" if any("task/sequences" in row for row in rows) else "charts/episodes"
     seen = np.array([(row["step"], row[count]) for row in rows if count in row], float).reshape(-1, 2)
     told = np.array([(row["step"], row[tag]) for row in rows if tag in row], float).reshape(-1, 2)

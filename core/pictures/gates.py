@@ -74,7 +74,7 @@ def ntm_gates(tape: Tape) -> Figure:
 @styled
 def dnc_gates(tape: Tape) -> Figure:
     """Usage and allocation of the slots that are written or read, the write and allocation gates, each read head's free gate and
-    modes, all over time; and the links after the rows that tape.moments has.  Without links there are no modes."""
+    modes, all over time; and the links after the rows in tape.moments.  Without links there are no modes."""
     core, T, mask = tape.core, len(tape.mask), tape.mask
     slots, reads = used_slots(core["w_read"], core["w_write"]), core["w_read"].shape[1]
     links = {t: kept["link"] for t, kept in tape.moments.items() if "link" in kept}

@@ -14,8 +14,8 @@ LEFT, BETWEEN, GAP = 0.8, 0.8, 0.1  # inches
 
 
 def used_slots(*weightings: np.ndarray) -> np.ndarray:
-    """Of weightings [T, heads, S] the numbers of the slots any head ever gave USED or more, from first to last without holes, and one
-    to each side.  Slots are a ring: what runs over its end is not torn."""
+    """For weightings [T, heads, S] the numbers of the slots that any head ever gave USED or more, from first to last without gaps, and
+    one more on each side.  Slots are a ring: a stretch that runs over its end stays in one piece."""
     most = np.max([w.max((0, 1)) for w in weightings], 0)
     used, S = np.flatnonzero(most >= min(USED, most.max())), len(most)
     holes = np.diff(used, append=used[0] + S)  # to the next used slot, around the ring

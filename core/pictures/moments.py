@@ -1,4 +1,4 @@
-"""Draws one moment of a film: the game, beside it what the agent makes of it, below it the value's trace."""
+"""Draws one moment of a film: the game, beside it the agent's values or policy, below it the value over time."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Bars(NamedTuple):
 class Moment(NamedTuple):
     """One step of an episode that is played again."""
 
-    picture: np.ndarray  # [H, W, 3] uint8, what stands on the screen before the action
+    picture: np.ndarray  # [H, W, 3] uint8, the screen before the action
     action: int | list[int]
     reward: float  # that this action earned
     score: float  # before the action
     bars: Bars | None
     value: float | None
     returns: tuple[np.ndarray, np.ndarray] | None = None  # the action's possible returns [K] and their probabilities [K]
-    heat: np.ndarray | None = None  # [H, W] float32 >= 0 over what the agent saw: what the action hangs on (scoring/explain.py)
+    heat: np.ndarray | None = None  # [H, W] float32 >= 0 over what the agent saw: what the action depends on (scoring/explain.py)
 
 
 def labels(config: EnvConfig, count: int) -> list[str]:
@@ -49,8 +49,8 @@ def labels(config: EnvConfig, count: int) -> list[str]:
 class Histogram:
     """The distribution of the chosen action's return, in a panel of its own.
 
-    The scale reaches as far as returns did so far that had at least 1% of the probability beyond them, so that bounds of a support that
-    are never come near don't flatten everything.
+    The scale reaches as far as the returns so far that had at least 1% of the probability beyond them, so that distant, unused bounds of
+    a support don't flatten everything.
     """
 
     BINS = 40
@@ -87,7 +87,7 @@ class Histogram:
 
 
 class Glow:
-    """Lays heat maps over pictures, stretched to them: what the agent saw is the whole picture scaled, and nothing cut off."""
+    """Lays heat maps over pictures, stretched to their size: what the agent saw is the whole picture, scaled and not cropped."""
 
     def __init__(self) -> None:
         self.full = 0.0

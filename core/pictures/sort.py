@@ -18,11 +18,11 @@ class Line(NamedTuple):
     at: np.ndarray  # where this head's weight is largest, for each x, counted among the used slots
     slope: float
     start: float
-    explained: float  # R^2: 1 if the line tells all, 0 if nothing
+    explained: float  # R^2: 1 if the line explains everything, 0 if nothing
 
 
 def fit_heads(x: np.ndarray, weightings: np.ndarray) -> Line:
-    """Least squares of where a head is (weightings [N, heads, slots]) against x [N]; of the heads, the one a line tells most of."""
+    """Least-squares fit of a head's position (weightings [N, heads, slots]) to x [N]; of the heads, the one a line explains best."""
     lines = []
     for head in range(weightings.shape[1]):
         at = weightings[:, head].argmax(-1)
@@ -35,8 +35,8 @@ def fit_heads(x: np.ndarray, weightings: np.ndarray) -> Line:
 
 @styled
 def priorities(tape: Tape) -> Figure:
-    """Where each vector is written against its priority, with the linear fit; where that fit would write; where it is written; where is
-    read.  Of several heads, those whose places are the most linear, in the priority and in time."""
+    """Where each vector is written against its priority, with the linear fit; where that fit would write; where it is written; where
+    heads read.  Of several heads, those whose positions are most linear, in the priority and in time."""
     N, best = tape.lengths[0], int(tape.mask.argmax())
     w_read, w_write = tape.core["w_read"], tape.core["w_write"]
     slots = used_slots(w_write[:N], w_read[best:])

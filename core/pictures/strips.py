@@ -1,8 +1,8 @@
 """How a task is shown in films: a picture of 640 x 420 pixels with the inputs, the targets and the answers as three strips.
 
-Time runs to the right, a column for each row of the tape; inputs and answers are shown as far as they have come, targets whole.
+Time runs to the right, a column for each row of the tape; inputs and answers are shown up to the present, targets as a whole.
 The present step is framed.  White bits are 1; wrong ones are red.  What isn't a bit of a vector (flags, the end marker, numbers)
-has lines, names and a colour of its own.  Of a tape that is too long for the picture the part round the present step is shown,
+has lines, names and a colour of its own.  If a tape is too long for the picture, the part around the present step is shown,
 and all of it in a bar below.
 """
 

@@ -1,5 +1,5 @@
-"""What all pictures share: colours that stay apart for every eye (Okabe & Ito 2008), axes placed in inches, and the ways out of a
-figure.  No window is ever opened."""
+"""What all pictures share: colours that the colour-blind can tell apart (Okabe & Ito 2008), axes placed in inches, and the output
+of figures.  No window is ever opened."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def mark(axes: Axes, where: np.ndarray, first: int = 0) -> None:
 
 
 def boundaries(axes: Axes, mask: np.ndarray) -> None:
-    """A line wherever the answer begins or ends to be asked for."""
+    """A line wherever the rows that ask for an answer begin or end."""
     for t in np.flatnonzero(mask[1:] != mask[:-1]):
         axes.axvline(t + 0.5, color=GREEN, linewidth=0.9)
 

@@ -1,7 +1,7 @@
 """How a tape task is shown: as text for a terminal, and as a picture of 640 x 420 pixels for films.
 
-Both show the tape with a blank cell on each side, the head in a frame (beyond those blanks it stays on them, and its place is
-told in numbers), and the target with what was written under it, broken into lines where it is long.
+Both show the tape with a blank cell on each side, the head in a frame (beyond those blanks it stays on them, and its position is
+given in numbers), and the target with what was written under it, broken into lines where it is long.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One tape, as it is answered and remembered: what the pictures are made of.
 
-The actor plays as it always does; at every row the memory core is asked to do the same step again by its trace(), which tells what it
-did.  That the two agree is checked, so a picture is of the network that is scored.
+The actor plays as usual; at every row the memory core repeats the same step by its trace(), which also returns what it did.  A check
+that the two agree ensures that the picture shows the network that is scored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tape(NamedTuple):
     wrong: np.ndarray  # [T, bits] bool
     cost: float | None  # bits
     optimal: np.ndarray | None  # [T] of n-grams: an optimal observer's probability
-    core: dict[str, np.ndarray]  # what the core's trace() told, [T, ...] each; {} of cores without one
+    core: dict[str, np.ndarray]  # what the core's trace() returned, [T, ...] each; {} for cores without one
     moments: dict[int, dict[str, np.ndarray]]  # after which rows its LARGE things were what
 
     @property
@@ -62,15 +62,15 @@ class Tape(NamedTuple):
 
 
 def core_of(actor: Any) -> nn.Module | None:
-    """The memory core of an actor's policy or action-values, if it can tell what it does."""
+    """The memory core of an actor's policy or action-values, if it has trace()."""
     core = getattr(actor.network, "core", None)
     return core if hasattr(core, "trace") else None
 
 
 @contextmanager
 def recording(core: nn.Module | None, moments: Collection[int]) -> Iterator[list[dict[str, np.ndarray]]]:
-    """Every step of the core while the context lasts, as its trace() tells it of the first environment; LARGE things only of steps
-    that are among the moments.  RuntimeError if that isn't the step that was done."""
+    """Every step of the core while the context lasts, as its trace() returns it for the first environment; LARGE entries only for
+    steps among the moments.  RuntimeError if trace() differs from the step that was done."""
     rows: list[dict[str, np.ndarray]] = []
 
     def ask(module: nn.Module, args: tuple[Tensor, Any], output: tuple[Tensor, Any]) -> None:

@@ -1,6 +1,6 @@
 """How the environments came to where they are: the seeds of their last restart are known, the actions since then are kept.
 
-An emulator can't be saved through its vector environment, but its course is a function of seeds and actions alone.  A
+An emulator can't be saved through its vector environment, but its state is a function of seeds and actions alone.  A
 checkpoint at a restart needs no actions; one that a signal asks for in between holds them, and they are played again.
 """
 
@@ -21,15 +21,15 @@ from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import Interrupted
 from arcturus.runs.checkpoint import COURSE_BYTES
 
-PROOF_ROWS, PROOF_SECONDS = 100, 5.0  # of a course that is played again to see whether it is a function of its seeds
+PROOF_ROWS, PROOF_SECONDS = 100, 5.0  # played again to check that the environments are deterministic given their seeds
 
 
 class Diverged(Exception):
-    """The environments can't be brought to where they were; says why."""
+    """The environments can't be brought back to their earlier state; says why."""
 
 
 def fingerprint(ts: TimeStep) -> str:
-    """A digest of everything the environments say in a row."""
+    """A digest of everything the environments return in a row."""
     out = hashlib.blake2b(digest_size=20)
     for tensor in (ts.obs, ts.reward, ts.age, ts.terminated, ts.truncated, ts.life_lost):
         out.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -37,7 +37,7 @@ def fingerprint(ts: TimeStep) -> str:
 
 
 class ActionLog:
-    """The loop's face of the environments, which records the actions it sends since the last whole restart."""
+    """Stands between the loop and the environments, and records the actions sent since the last restart of all of them."""
 
     def __init__(self, envs: DeviceEnvs | TaskEnvs):
         self.envs, self.spec = envs, envs.spec
@@ -77,8 +77,8 @@ class ActionLog:
         return len(self._actions) > COURSE_BYTES
 
     def repeats(self, seeds: np.ndarray) -> bool:
-        """Whether a restart with these seeds and the actions that were taken after it lead twice to the same rows, as far as the first
-        hundred of them tell.  The environments stand elsewhere afterwards."""
+        """Whether a restart with these seeds and the actions taken after it lead to the same rows twice; at most a hundred rows are
+        compared.  The environments are in another state afterwards."""
         actions, began = self.actions()[:PROOF_ROWS], time.perf_counter()
         seen: list[list[str]] = []
         for again in (False, True):
@@ -96,7 +96,7 @@ class ActionLog:
     def replay_actions(self, seeds: np.ndarray, actions: Tensor, expected: str, stop: Callable[[], bool]) -> TimeStep:
         """Plays the actions [rows, N, ...] again after a restart with the seeds; the row they lead to.
 
-        expected: the fingerprint of the row at which the last of them was taken; Diverged if another came, or without actions.
+        expected: the fingerprint of the row at which the last action was taken; Diverged if it differs, or without actions.
         """
         ts = self.restart(seeds)
         if not len(actions):

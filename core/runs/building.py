@@ -23,7 +23,7 @@ LEARNING_STATE = ("optimizer", "replay_rng", "noise_rng", "priorities", "minibat
 
 
 def agent_class(name: str) -> Any:
-    """An agent's class; ConfigError for one of your own that has another base."""
+    """An agent's class; ConfigError for one of the user's own with another base class."""
     cls = agents.load(name).Agent
     if isinstance(cls, type) and issubclass(cls, Agent):
         return cls
@@ -65,7 +65,7 @@ def playing_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore(agent: Agent, state: dict[str, Any], where: str) -> None:
-    """An agent's saved state, with every way not to fit told in one error."""
+    """Restores an agent's saved state; one kind of error reports whatever doesn't fit."""
     with fitting(where):
         agent.load_state_dict(state)
 

@@ -3,9 +3,9 @@
     checkpoints/step-000000432000/  tensors.safetensors  state.json  manifest.json
     checkpoints/best-000000400000/  the same, weights only
 
-The manifest holds size and digest of every file and a digest of itself, so a flipped bit or a missing file is seen; and it
-names the segments of the replay (segments.py).  What is read is compared with a template, the same state of an agent freshly
-made from the configuration, before it is loaded.
+The manifest holds size and digest of every file and a digest of itself, so a flipped bit or a missing file is detected; and it
+names the segments of the replay (segments.py).  What is read is compared with a template, the state of a new agent made from the
+configuration, before it is loaded.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from arcturus.telling import say, shortened
 
 FORMAT = 2
 STEP, NAMED = re.compile(r"step-\d{12}"), re.compile(r"(step|best)-\d{12}")
-TOLD = 3  # of those that are passed over
+TOLD = 3  # unusable checkpoints that are named in messages
 TRIED = 50  # checkpoints, newest first, before a run is given up
 OPTIONAL = ("course/", "account/", "agent/noise_rng")  # not in every checkpoint: by when it was made, and by which version
 FILES = {"tensors.safetensors", "state.json"}
-COURSE_BYTES = 32 << 20  # of actions since the last restart; beyond that a course is not kept
+COURSE_BYTES = 32 << 20  # of actions since the last restart; more are not kept
 LARGEST_AGENT = 1 << 32  # bytes of the tensors of one that is read without knowing its shapes
-LEARNING_BYTES = 80 << 20  # of what an agent that plays does without: priorities have 8 bytes a step
+LEARNING_BYTES = 80 << 20  # of what a playing agent doesn't need: priorities have 8 bytes a step
 
 
 class Snapshot(NamedTuple):
-    """A moment of a run, copied, so that training can go on while it is written."""
+    """A copy of a run's state, so that training can continue while it is written."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -129,7 +129,7 @@ class Checkpoints:
         return path
 
     def _tidy(self, unwanted: list[Path], sweep: bool = True) -> None:
-        """Behind a checkpoint that is written, which stays written if this fails."""
+        """Cleans up after a checkpoint is written; the checkpoint stays even if this fails."""
         try:
             for old in unwanted:
                 self._remove(old)
@@ -161,7 +161,7 @@ class Checkpoints:
             sync_folder(temporary)
             if final.exists():
                 if (final / "manifest.json").read_bytes() == sealed and self.intact(final):
-                    return final  # the same moment of the same course
+                    return final  # the same state of the same run
                 self._remove(final)
             os.rename(temporary, final)
         finally:
@@ -170,15 +170,15 @@ class Checkpoints:
         return final
 
     def set_aside_after(self, step: int) -> None:
-        """Renames newer checkpoints than the one at `step`, which were passed over: the course of the run that goes on from
-        there must not take them for its own."""
+        """Renames checkpoints newer than the one at `step`, which were passed over: the run that resumes from there must not
+        mistake them for its own."""
         for path in self.resumable():
             if path.name > f"step-{step:012d}":
                 path.rename(path.with_name(f"damaged-{path.name}"))
 
     def adopt(self, source: Path, changes: dict[str, Any]) -> None:
-        """A copy of another run's checkpoint with some of its plain values changed (a best one's not); damaged ones are left out with
-        a word."""
+        """Copies another run's checkpoint with some of its plain values changed (not in a best one); a damaged one is left out with
+        a message."""
         try:
             manifest, values = self._manifest(source), self.values(source) | (changes if source.name.startswith("step-") else {})
             data = self._file(source, "tensors.safetensors", 1 << 40, manifest)
@@ -208,7 +208,7 @@ class Checkpoints:
 
     @staticmethod
     def segments_of(path: Path) -> list[str]:
-        """What a checkpoint names of the replay; a damaged one names nothing that could be read back."""
+        """The replay segments a checkpoint names; none if it is damaged, as nothing could be read back."""
         try:
             names = read_json(path / "manifest.json")["replay"].get("segments", [])
             return [name for name in names if NAME.fullmatch(name)]
@@ -271,9 +271,9 @@ class Checkpoints:
         return Loaded(unflatten(loaded | moved, parsed), manifest["step"], manifest["replay"], bool(moved))
 
     def load_agent(self, path: Path, template: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """The agent's part of a checkpoint, against a template of one that plays; and the steps it had been trained for.
+        """The agent's part of a checkpoint, checked against a template of a playing agent; and its steps of training.
 
-        Priorities, of a replay that it doesn't have, stay where they are.
+        Priorities are not read, as a playing agent has no replay.
         """
         tensors, values = flatten({"agent": template})
         manifest, parsed = self._manifest(path), self.values(path)
@@ -333,7 +333,7 @@ class Checkpoints:
 
         need_replay: False takes one whose segments don't verify without them.
         """
-        whole = ""  # the newest that is but for its replay
+        whole = ""  # the newest that is intact except for its replay
         problems: list[CheckpointError] = []
         real = [path for path in self.resumable() if (path / "manifest.json").exists()]
         if others := [path for path in self.resumable() if path not in real]:

@@ -1,7 +1,7 @@
-"""A run that depends on another (a teacher, a network to begin with) keeps which of its checkpoints that is, and what is in it.
+"""A run that depends on another (a teacher, an initial network) records which of its checkpoints it uses, and that one's digest.
 
-In settings: RUN as the user wrote it; RUN#step-000000002000:DIGEST, absolute, once the run has begun.  The other run may then go on,
-and the one that depends on it is resumed from what it began with, or not at all.
+In settings: RUN as the user wrote it; RUN#step-000000002000:DIGEST, absolute, once the run has begun.  The other run may then continue,
+and the dependent run is resumed with the checkpoint it began with, or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEPENDING = {"agent": ("teachers",), "run": ("init_from",)}  # settings that nam
 
 
 def pinned(config: Any) -> Any:
-    """A RunConfig with every run that it names kept as it stands now.  ConfigError for one that can't be read."""
+    """A RunConfig with every run it names pinned to its present checkpoint.  ConfigError for one that can't be read."""
     for part, names in DEPENDING.items():
         settings = getattr(config, part)
         found = {name: getattr(settings, name) for name in names if getattr(settings, name, "")}
@@ -70,7 +70,7 @@ def _digest(checkpoint: Path) -> str:
 
 
 def opened(text: str) -> tuple[Path, Path]:
-    """The run folder and the checkpoint that a setting names.  CheckpointError if that is gone, or is another by now."""
+    """The run folder and the checkpoint that a setting names.  CheckpointError if that is gone or has changed."""
     match = PINNED.fullmatch(text)
     if match is None:  # of a run that was begun before they were kept
         run = user_path(text)

@@ -1,8 +1,8 @@
 """Which of the finished episodes a mean return may count, though environments restart at checkpoints and long episodes end later.
 
-Of episodes that are played side by side the short ones end first, and those that a restart breaks off are the long ones: counting
-whatever has ended by now would make any mean that of short episodes.  So an episode counts once every other that began when it did, or
-before, is over.  One that goes on for more than twice as long as any before it holds nobody up (it may be stuck).
+Of episodes played side by side, the short ones end first, and a restart breaks off the long ones: counting all that have ended by now
+would bias the mean towards short episodes.  So an episode counts once every other that began at the same time or earlier is over.  One
+that lasts more than twice as long as any before it delays no others (it may be stuck).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from arcturus.envs.vector import Episode
 
 MOST_WAITING = 10_000  # finished episodes that wait to be counted, all of which a checkpoint keeps
-LONGEST_STRETCH = 50_000  # rows after which environments restart at a checkpoint whatever they are playing
+LONGEST_STRETCH = 50_000  # rows after which environments restart at a checkpoint in any case
 
 
 class Account:
-    """Of one run.  Rows are counted over the whole of it."""
+    """The account of one run's episodes.  Rows are counted over the whole run."""
 
     def __init__(self) -> None:
         self.row = 0
@@ -27,7 +27,7 @@ class Account:
         self.waiting: list[list[float]] = []  # [row it began at, environment, score, length] of those that don't count yet
 
     def take(self, finished: list[Episode], playing: np.ndarray) -> list[Episode]:
-        """Of a row, the episodes that it ended and the steps [N] that those under way have taken (0: none is): those that count from
+        """Takes a row's finished episodes and the steps [N] taken by those under way (0: none is); returns the episodes that count from
         now on, in the order in which they began."""
         self.row += 1
         for e in finished:
@@ -48,7 +48,7 @@ class Account:
         return rows >= min(2 * max(self.longest, int(playing.max(initial=0))), LONGEST_STRETCH)
 
     def restart(self, playing: np.ndarray) -> None:
-        """Every environment restarts: what it was playing is broken off, and those that began with it never count."""
+        """Every environment restarts: open episodes are broken off, and finished ones that still wait never count."""
         self.broken_off += int((playing > 0).sum())
         self.waiting.clear()
 

@@ -1,8 +1,8 @@
-"""Files that may be trusted: written beside, fsynced and renamed; read only as what they are expected to be.
+"""Files that can be trusted: written under another name, fsynced and renamed; read only as what they are expected to be.
 
-Nothing here can run code.  What is read may have been made to harm: it is a regular file, no link; it is no longer than what
-is expected of it, and a tensor file's header is compared with the names, dtypes and shapes that are expected before anything
-of it is loaded.  Every refusal is a CheckpointError.
+Nothing here can run code.  What is read may be malicious: it must be a regular file, not a link, and not longer than
+expected, and a tensor file's header is compared with the expected names, dtypes and shapes before any of it is loaded.
+Every refusal is a CheckpointError.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def shapes_of(tensors: dict[str, Tensor]) -> Shapes:
 
 
 def write_file(path: Path, data: bytes) -> dict[str, Any]:
-    """Written and fsynced; what a manifest says of it.  Never through a link that stands in the way."""
+    """Writes and fsyncs a file; returns its entry in a manifest.  Never writes through a link."""
     path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     with open(handle, "wb") as f:
@@ -171,10 +171,10 @@ def _header_limit(expected: Shapes) -> int:
 
 
 def unpack(data: bytes, expected: Shapes, where: Path, part: str = "", without: str = "") -> dict[str, Tensor]:
-    """The tensors in `data`, each with a name, dtype and shape that is expected; not all that are expected need be there.
+    """The tensors in `data`, each with an expected name, dtype and shape; expected tensors may be missing.
 
-    part: only names that begin so are looked at and returned; without: none that begins so.  A generator's state (NAME_rng) may be
-    that of another device.
+    part: only names with this prefix are checked and returned; without: none with this prefix.  A generator's state (NAME_rng) may
+    come from another device.
     """
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(len(data) - 8, _header_limit(expected)):
@@ -211,8 +211,8 @@ def unpack_all(data: bytes, where: Path) -> dict[str, Tensor]:
 
 
 def check_values(values: dict[str, Any], expected: dict[str, Any], where: Path) -> None:
-    """Plain values by flat names against others of the kind they should have; where None is expected any number or text does.
-    Whole numbers are counters, and not negative."""
+    """Checks that plain values, by flat names, have the expected values' types; where None is expected any number or text will do.
+    Whole numbers are counters and must not be negative."""
     for name, value in values.items():
         if name not in expected:
             raise CheckpointError(f"{where.name} holds {name[:100]!r}, which is unknown here", where=str(where))

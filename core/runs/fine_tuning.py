@@ -1,8 +1,8 @@
-"""Beginning with what another run has learnt, and leaving some of it as it is (Yosinski et al. 2014, arXiv:1411.1792; Rusu et al.
+"""Starting from what another run has learnt, and freezing some of it (Yosinski et al. 2014, arXiv:1411.1792; Rusu et al.
 2016, arXiv:1606.04671, section 4: fine-tuning as the baseline of progressive networks).
 
-A network's parts are its modules: torso, core (memory), and the heads, which say values or actions.  Torso and core are taken over by
-name and shape, whatever agent learnt them; heads too, unless a new head is wanted, as another game's actions mean other things.
+A network's parts are its modules: torso, core (memory), and the heads, for values or actions.  Torso and core are taken over by name
+and shape, whichever agent learnt them; heads too, unless a new head is asked for, as another game's actions mean other things.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def begin_with(agent: Any, path: Path | str, new_head: bool) -> list[str]:
     for section in NETWORKS:
         own: dict[str, Tensor] = state.get(section, {})
         if section != "network" and not any(name.startswith(f"{section}/") for name in given):
-            continue  # critics begin anew, if the other had none
+            continue  # critics keep their initial weights if the other had none
         source = {name: given[there] for name in own if (there := _found(f"{section}/{name}", given))}
         wanted = {name: x for name, x in own.items() if not (new_head and part_of(name) in HEADS)}
         for name, x in wanted.items():
@@ -56,7 +56,7 @@ def part_of(name: str) -> str:
 
 
 def _found(name: str, given: dict[str, Tensor]) -> str:
-    """Its name there; a value function with a torso of its own may begin with the only one there is."""
+    """Its name in the other run; a value function with its own torso may start from the only one there."""
     return next((n for n in (name, name.replace("/value_", "/")) if n in given), "")
 
 

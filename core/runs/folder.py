@@ -33,7 +33,7 @@ PACKAGES = ("arcturus", "torch", "numpy", "gymnasium", "ale-py", "tensorboard", 
 
 
 def versions(env_id: str = "") -> dict[str, str]:
-    """Of python, the packages that a run hangs on, and the one that its environment comes from."""
+    """Versions of Python, of the packages a run depends on, and of the one its environment comes from."""
     out = {"python": platform.python_version()}
     for name in dict.fromkeys([*PACKAGES, *package_of(env_id)]):
         try:
@@ -61,7 +61,7 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def this_start(config: RunConfig, argv: list[str], step: int) -> dict[str, Any]:
-    """What is kept of every process that trains in a run folder."""
+    """What run.json records of every process that trains in a run folder."""
     return {
         "step": step,
         "time": time.time(),
@@ -105,7 +105,7 @@ class Run:
 
     @classmethod
     def create(cls, config: RunConfig, argv: list[str], fill: Callable[[Path], dict[str, Any]] = lambda path: {}) -> Run:
-        """A new run folder, locked; made beside and renamed, so that there is never half of one, nor one of two processes.
+        """A new run folder, locked; made under another name and renamed, so it is never half made, nor shared by two processes.
 
         fill: puts more into it, and returns more for run.json.
         """
@@ -148,7 +148,7 @@ class Run:
 
     @classmethod
     def _sweep(cls, plain: Path) -> None:
-        """Removes what was left of runs of this name that were killed while their folders were made: nobody holds their lock."""
+        """Removes leftovers of runs of this name killed while their folders were made: no process holds their lock."""
         from filelock import FileLock, Timeout
 
         for left in plain.parent.glob(f".tmp-{glob.escape(plain.name)}-*"):
@@ -186,7 +186,7 @@ class Run:
         write_atomically(self.path / "run.json", json.dumps(self._about, indent=2))
 
     def note(self, **changes: Any) -> None:
-        """update(), by a run that trains: whatever becomes of it, training goes on."""
+        """update() by a training run: if it fails, training continues."""
         try:
             self.update(**changes)
         except FolderTaken:
@@ -195,7 +195,7 @@ class Run:
             say(f"warning: run.json could not be written: {e}")
 
     def begin(self, config: RunConfig, argv: list[str], step: int) -> list[str]:
-        """Enters a start of a run that exists; what is not as it was at the start before, a line each."""
+        """Records a new start of an existing run; returns what differs from the previous start, a line each."""
         start, about = this_start(config, argv, step), self.known
         before = about.get("versions")
         now: dict[str, str] = start["versions"]
@@ -300,7 +300,7 @@ def _moved(temporary: Path, path: Path) -> bool:
 def read_metrics(run: Run | Path | str) -> list[dict[str, Any]]:
     """Every line of metrics.jsonl: {"step": agent steps, "time": seconds since the epoch, tag: number, ...}.
 
-    A last line that a crash tore is left out, and so is, with a word, any other that is damaged.  CheckpointError for what is no file.
+    A last line torn by a crash is left out, and so, with a message, is any other damaged line.  CheckpointError if it is not a file.
     """
     path = (run.path if isinstance(run, Run) else user_path(run)) / "metrics.jsonl"
     rows, damaged = [], []

@@ -1,4 +1,4 @@
-"""A copy of a run that goes on under other settings; the run itself is not touched."""
+"""A copy of a run that continues under other settings; the run itself is not touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arcturus.runs.settings import RunConfig
 
 
 def fork_run(run: Run, config: RunConfig) -> Run:
-    """A new run that stands where the old one's newest intact checkpoint stands; the old one is not touched, and may go on."""
+    """A new run that begins at the old one's newest intact checkpoint; the old one is not touched, and may continue."""
     if not config.run.run_dir:
         number = 1
         while (path := run.path.with_name(f"{run.path.name}-fork{number}")).exists():

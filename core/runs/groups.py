@@ -1,4 +1,4 @@
-"""What runs are called beside others, and which of them are one experiment repeated under other seeds."""
+"""How runs are named in comparisons, and which of them are one experiment repeated with other seeds."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def environment_of(config: RunConfig) -> str:
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Everything that training depends on but its seed and its environment; what only says where and how long it is computed, or
-    what is logged, is left out.  A schedule over the whole run (-1) is told in steps."""
+    """Everything that training depends on except seed and environment; settings of where and how long it is computed, and of what
+    is logged, are left out.  A schedule over the whole run (-1) is given in steps."""
     plain = config.to_mapping()
     agent, env = plain["agent"], {k: v for k, v in plain["env"].items() if k not in ELSEWHERE}
     if agent.get("anneal_steps") == -1:
@@ -59,10 +59,10 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def grouped(runs: Sequence[Trained]) -> list[tuple[str, dict[str, Any], list[int]]]:
-    """Runs that are alike but for the seed and the environment: (name, what differs from the others of its kind, places in
-    `runs`), in the order in which they were given.
+    """Runs that differ only in seed and environment: (name, what differs from other groups of its kind, indices in `runs`),
+    in the order in which they were given.
 
-    Runs that were scored after fewer or more steps than STEPS_APART allows are no repetition of each other.
+    Runs scored at steps further apart than STEPS_APART allows are not repetitions of each other.
     """
     alike: dict[str, list[int]] = {}
     for i, run in enumerate(runs):

@@ -10,7 +10,7 @@ from arcturus.errors import TrainingFailed
 from arcturus.optimizers import culprit
 from arcturus.telling import say
 
-CLIPPED = 0.1  # probability beyond a support that is worth a word
+CLIPPED = 0.1  # probability beyond a support from which on a warning is given
 LIMIT = 10  # bad rows between two scheduled checkpoints, or skipped updates in a row
 
 

@@ -1,4 +1,4 @@
-"""What a run is judged by while it trains: evaluations on episodes of their own, and the agent's values on held-out states."""
+"""How a run is evaluated while it trains: evaluations on separate episodes, and the agent's values on held-out states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Judging:
 
     def __init__(self, state: RunState, stop: Callable[[], bool]):
         self.state, self.stop, self.config, self.agent = state, stop, state.config, state.agent
-        self.alone = single(self.config.env)  # nobody may open a second instance beside the one that trains
+        self.alone = single(self.config.env)  # no second instance may be opened beside the training one
         self.probe = Probe(self.config)
         self.heldout: HeldOut | None = None
 
@@ -34,7 +34,7 @@ class Judging:
             self.heldout = HeldOut(collect_heldout(self.config.env, self.probe.count, seeds, self.config.device))
 
     def probed(self) -> dict[str, float]:
-        """At a point of the log: what the held-out states say; {} where no look is due."""
+        """Called when metrics are logged: the values on held-out states; {} if they are not due."""
         if self.heldout is None or not self.probe.due(self.state.steps):
             return {}
         with self.probe.timed():
@@ -45,7 +45,7 @@ class Judging:
             report_hidden_layer(monitor, self.agent, self.heldout, self.state.steps)
 
     def evaluation_due(self, before: int, interrupted: bool) -> bool:
-        """before: the step of the row before.  With one environment only, an evaluation waits for it to restart."""
+        """before: the step of the row before.  If no second instance may be opened, an evaluation waits for a restart."""
         state, every = self.state, self.config.eval_every
         since = before
         if self.alone:
@@ -53,7 +53,7 @@ class Judging:
         return passed(every, since, state.steps) or (every > 0 and state.steps >= self.config.run.steps)
 
     def evaluate(self, monitor: Monitor, saving: Saving) -> None:
-        """Leaves eval_pending set if a signal broke it off."""
+        """eval_pending stays set if a signal stops the evaluation."""
         state, config = self.state, self.config
         if self.alone and self.agent.own_loop:
             state.eval_pending = False

@@ -80,7 +80,7 @@ def _check_options(options: Mapping[str, Any], agent: str) -> None:
 
 
 def _sent_on(run: Run, raise_signals: bool) -> Run:
-    """The run; or the signal that stopped it, again, now that nothing can be lost to it."""
+    """Returns the run, or raises the signal that stopped it again, now that everything is saved."""
     if raise_signals and run.status == "preempted":
         name = run.known.get("signal", "SIGINT")
         if name == "SIGINT":
@@ -101,9 +101,9 @@ def resume(
     raise_signals: bool = True,
     **options: Any,
 ) -> Run:
-    """Goes on with a run from its newest checkpoint, as `train-agent resume RUN` does.
+    """Resumes a run from its newest checkpoint, as `train-agent resume RUN` does.
 
-    steps: a new total.  fork: the folder of a copy to go on with under other settings (agent_config, env_config, options).
+    steps: a new total.  fork: the folder of a copy that continues under other settings (agent_config, env_config, options).
     raise_signals: as in train().
     """
     if steps is not None:
@@ -130,7 +130,7 @@ def load(
 ) -> LoadedActor:
     """The agent of a run: its last checkpoint, its best (by evaluation during training), or the one of a step.
 
-    memory_slots: an addressable memory (ntm, dnc) gets so many slots; no weight depends on how many there are.
+    memory_slots: an addressable memory (ntm, dnc) gets this many slots; no weight depends on how many there are.
     """
     run = run if isinstance(run, Run) else Run(run)
     config = run.config(trust)
@@ -159,7 +159,7 @@ def _read_agent(checkpoints: Checkpoints, which: str, template: dict[str, Any]) 
 
 
 def _for_playing(agent_config: Any, num_envs: int) -> Any:
-    """A playing agent needs no teachers, and no replay to speak of: only as much as any stack, n-step return and sequence ask for."""
+    """A playing agent needs no teachers, and only the smallest replay: enough for any stack, n-step return and sequence."""
     if hasattr(agent_config, "teachers"):
         return replace(agent_config, teachers="")
     if not hasattr(agent_config, "capacity"):

@@ -1,4 +1,4 @@
-"""Code from outside arcturus that a run names: what it is, and the listeners among it made."""
+"""Code from outside arcturus that a run names: its names, and making the listeners among it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _numbers(value: Any) -> bool:
 
 
 def find_listeners(config: Any) -> list[Callable[[Path], Any]]:
-    """What makes each: called with the run's folder, and by it with the settings and the folder, it gives what is called with every
-    row (loop.Row), and closed if it has close()."""
+    """A function for each listener, called with the run's folder: it calls the named class with the settings and the folder.  The
+    listener is then called with every row (api.LoopOutput), and closed if it has close()."""
     return [partial(_listener, name, attribute(name, "--listeners"), config) for name in split_names(config.run.listeners)]
 
 

@@ -28,7 +28,7 @@ from arcturus.runs.settings import RunConfig
 from arcturus.telling import say
 
 EVENTS = "events.out.tfevents.*"
-WAITING_SAVED = 2_000  # lines for which there is no space that a checkpoint keeps
+WAITING_SAVED = 2_000  # lines that a full disk didn't take, kept in a checkpoint
 WALL_CLOCK = ("time", "charts/SPS")  # fields that two equal runs don't share
 
 
@@ -91,16 +91,16 @@ class Lines:
                 self.size += len(self.waiting.popleft())
 
     def sync(self) -> None:
-        """So that a power cut can't take what a checkpoint counts on."""
+        """Makes sure that a power failure can't lose what a checkpoint relies on."""
         if self.path.exists():
             with open(self.path, "rb") as f:
                 os.fsync(f.fileno())
 
 
 class Monitor:
-    """Takes every row's metrics and finished episodes, and speaks when log_every steps have gone by.
+    """Takes every row's metrics and finished episodes, and writes after every log_every steps.
 
-    state: what state() gave when the run was saved, to go on from there; what was logged after it is cut off.
+    state: what state() returned when the run was saved, to continue from there; what was logged after it is cut off.
     """
 
     def __init__(self, path: Path, config: RunConfig, start: int = 0, quiet: bool = False, state: dict[str, Any] | None = None):
@@ -122,14 +122,14 @@ class Monitor:
         self._thread_hook, threading.excepthook = threading.excepthook, self._thread_failed
         cut_back(path, state["files"] if state else [])
         waiting = [line.encode() for line in state["waiting"]] if state else []
-        # purge_step from the first start on: TensorBoard doesn't take a folder's first mark of a start for a start again
+        # purge_step from the first start on: TensorBoard doesn't take the first start marker in a folder for a restart
         self.file, self.board = Lines(path / "metrics.jsonl", waiting), self._open_board(start + 1 if state else 0)
         if not state:
             self.board_sink(self._introduce)
 
     def _open_board(self, purge_step: int | None = None) -> Any:
-        """TensorBoard reads a folder's files in the order of their names, which hold the second they were opened in: of two in one
-        second, or after a clock was set back, the second's is counted on."""
+        """TensorBoard reads a folder's files in the order of their names, which hold the second they were opened in: for two in one
+        second, or after a clock was set back, the later file's number is increased."""
         from tensorboard.summary.writer import event_file_writer
         from torch.utils.tensorboard import SummaryWriter
 
@@ -158,7 +158,7 @@ class Monitor:
         self.board.file_writer.add_summary(custom_scalars(layout))
 
     def begin(self, steps: int) -> None:
-        """Rows come from now on: what a resumed run took to play its way back is not its speed."""
+        """Rows come from now on: the time a resumed run took to replay its actions doesn't count in its speed."""
         self.clock = (time.perf_counter(), steps)
         self.progress.began = time.perf_counter()
 
@@ -252,7 +252,7 @@ class Monitor:
 
 
 def check_state(state: dict[str, Any]) -> None:
-    """A ValueError for what state() can't have given."""
+    """A ValueError for values that state() can't have returned."""
     numbers = [*state["returns"], *state["lengths"], *(v for _, v in state["metrics"]), *(n for _, n in state["files"])]
     texts = [*(k for k, _ in state["metrics"]), *(n for n, _ in state["files"]), *state["waiting"]]
     if not all(type(n) in (int, float) for n in numbers) or not all(type(t) is str for t in texts):

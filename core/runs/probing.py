@@ -11,14 +11,14 @@ from arcturus.runs.settings import RunConfig
 SHARE = 0.05  # of a run's time at most
 LEAST_STATES = 32
 STEPS_A_STATE = 20  # a short run holds out fewer states
-STEPS_A_LOOK = 8  # of training for each state that is looked at
+STEPS_A_LOOK = 8  # of training for each state that is evaluated
 
 
 class Probe:
     """count: states to hold out.
 
-    Looks are spread by steps, so that a resumed run looks where one never stopped would; where even that takes more than SHARE of the
-    time, looks are left out, but never with --deterministic.
+    Looks are scheduled by steps, so that a resumed run looks at the same steps as one never stopped; if that takes more than SHARE of
+    the time, looks are left out, but never with --deterministic.
     """
 
     def __init__(self, config: RunConfig):
@@ -29,7 +29,7 @@ class Probe:
         self.began, self.spent, self.longest = time.perf_counter(), 0.0, 0.0
 
     def due(self, steps: int) -> bool:
-        """At a point of the log: whether it is one with a look."""
+        """Called when metrics are logged: whether a look is due."""
         if steps // self.every == (steps - self.log_every) // self.every and steps < self.last:
             return False
         return self.exact or self.spent + self.longest <= SHARE * (time.perf_counter() - self.began)

@@ -4,7 +4,7 @@ Every phase of the loop is timed on the host's clock for as long as the run last
 torch's profiler writes a trace of some rows once learning has begun (chrome://tracing or ui.perfetto.dev open it).  Nothing of it is there
 in a run without --profile: phases are wrapped only here.
 
-On CUDA the device is waited for at the end of each phase, so that its work is put down to who asked for it; a run is slower for that.
+On CUDA each phase waits for the device at its end, so that the device's work is counted in the phase that caused it; this slows a run.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ TRACED_ROWS = 32
 
 
 def _found(owner: Any, path: str) -> Any:
-    """What the dotted path leads to; None where there is no such thing."""
+    """What the dotted path leads to; None if it doesn't exist."""
     for name in filter(None, path.split(".")):
         owner = getattr(owner, name, None)
     return owner
 
 
 class Profile:
-    """Of a Training that is about to begin: hears every row, and says at the end where the time went."""
+    """The profile of a Training about to begin: it is called with every row, and reports at the end where the time went."""
 
     def __init__(self, training: Any, folder: Path):
         self.folder, self.device = folder, torch.device(training.config.device)
         self.seconds: dict[str, float] = defaultdict(float)
-        self.running: list[tuple[str, float]] = []  # phases begun, and since when the innermost runs by itself
+        self.running: list[tuple[str, float]] = []  # open phases, and since when each has been the innermost
         self.rows = self.steps = self.traced = 0
         self.trace: torch.profiler.profile | None = None
         for path, method, phase in PHASES:
@@ -100,7 +100,7 @@ class Profile:
         return timed
 
     def _switch(self) -> None:
-        """Puts down what the innermost phase took so far."""
+        """Adds the time that the innermost phase has taken so far."""
         if self.running:
             phase, since = self.running[-1]
             self.seconds[phase] += time.perf_counter() - since

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a live line on a terminal, a plain line now and then elsewhere."""
+"""What a run prints while it trains: a live line on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A terminal that goes away takes its live line with it, and nothing else."""
+    """If the terminal goes away, only the live line is lost."""
 
     def __init__(self, config: RunConfig, start: int, quiet: bool):
         self.total, self.start, self.quiet = config.run.steps, start, quiet

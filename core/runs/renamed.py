@@ -1,4 +1,4 @@
-"""Names of version 0.1: settings that were saved under them are read under today's, and that is said in one line."""
+"""Names of version 0.1: settings saved under them are read under the present names, and that is reported in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells beside its losses: evaluations during training, and the last hidden layer at its end."""
+"""What a run reports besides its losses: evaluations during training, and the last hidden layer at its end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from arcturus.seeding import Seeds
 
 WATCHED = 64  # tapes of each length that an evaluation in training scores
 THUMBNAIL = 128  # pixels of a side in the projector: 512 of them fit on its largest sheet
-SLOW_OPENING = 1.0  # seconds to open one environment, from which on it is said what that costs
+SLOW_OPENING = 1.0  # seconds to open one environment, from which on the cost is reported
 
 
 def introduce(monitor: Monitor, config: RunConfig, agent: Any, envs: Any, saved: dict[str, Any] | None) -> None:
-    """The first lines of a run: how its observations are read, and what will be otherwise than one might think.  saved: the state that
-    a resumed run goes on from."""
+    """The first lines of a run: how its observations are read, and what may be unexpected.  saved: the state from which a run is
+    resumed."""
     backend: Any = getattr(envs, "backend", None)
     if saved is None and envs.spec.told:
         torso = getattr(getattr(agent.network, "torso", None), "name", "")
@@ -43,7 +43,7 @@ def introduce(monitor: Monitor, config: RunConfig, agent: Any, envs: Any, saved:
 
 
 def _moved_schedules(config: RunConfig, saved: dict[str, Any]) -> list[str]:
-    """What a schedule over all of the run makes of another number of steps than the run had."""
+    """How schedules over the whole run change if the run's number of steps has changed."""
     before, now, at = json.loads(saved["config"])["run"]["steps"], config.run.steps, saved["steps"]
     c, out = config.agent, []
     if before != now and getattr(c, "anneal_steps", 0) == -1:
@@ -87,8 +87,8 @@ def report_evaluation(monitor: Monitor, agent: Any, result: Evaluation, steps: i
 
 
 def report_lengths(monitor: Monitor, agent: Any, config: RunConfig, seeds: Seeds, steps: int) -> None:
-    """Of tasks with lengths: how well the answers are known, for a few of them and over all (sequences.py), and a picture of how the
-    longest of these is answered and remembered."""
+    """For tasks with lengths: how well the answers are known, for a few lengths and over all (sequences.py), and a picture of how
+    the longest of these is answered and remembered."""
     lengths = watched_lengths(config.env)
     if not lengths:
         return

@@ -1,4 +1,4 @@
-"""Going back to where a run's newest checkpoint stands: its settings' agent, its replay, and the row that comes next."""
+"""Going back to a run's newest checkpoint: its agent, its replay, and the row that comes next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saving beside training: jobs run one after another on a thread of their own, and their failures are told to the trainer."""
+"""Saving during training: jobs run one after another on a thread of their own, and their failures are reported to the trainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-WAITING = 2  # jobs that may wait, each holding a copy of what it will write: after that the trainer waits
+WAITING = 2  # jobs that may wait, each holding a copy of what it will write; with more, the trainer waits
 
 
 class Outcome(NamedTuple):
@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
 
 class Saver:
-    """submit() hands a job over; outcomes() gives what has ended since it was last asked."""
+    """submit() hands a job over; outcomes() returns the jobs that have ended since its last call."""
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[tuple[tuple, Callable[[], Any]] | None] = queue.Queue(WAITING)
@@ -39,7 +39,7 @@ class Saver:
         self._jobs.join()
 
     def wait(self) -> list[Outcome]:
-        """Every job done, and what is left to tell."""
+        """Waits until every job is done; returns the outcomes not yet reported."""
         self.join()
         return self.outcomes()
 

@@ -1,4 +1,4 @@
-"""Saving a run while it trains: checkpoints, the best weights, and what becomes of a disk that can't take them."""
+"""Saving a run while it trains: checkpoints, the best weights, and what happens if the disk can't take them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
 
 
 class Saving:
-    """Of one run.  Files are written by the saver's thread; collect() hears what became of them.
+    """The saving of one run.  Files are written by the saver's thread; collect() receives the outcomes.
 
-    replay: the agent's, if it is saved.  written: called with the step of every checkpoint that stands on the disk.
+    replay: the agent's, if it is saved.  written: called with the step of every checkpoint that is on the disk.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Saving:
         run.best = mean
 
     def collect(self, *, last: bool) -> None:
-        """What has become of the saving; the last time after all of it is done."""
+        """Handles the outcomes of saving; the last time after all of it is done."""
         for name, error, result in self.saver.wait() if last else self.saver.outcomes():
             if isinstance(error, TrainingFailed):
                 raise error
             if name[0] == "best" and error is not None:
                 self._forget_best(float(name[1]), float(name[2]), error)
-            elif name[0] == "checkpoint":  # a segment that failed is tried again, and missed, by the checkpoint
+            elif name[0] == "checkpoint":  # a failed segment is written again with the checkpoint, which then reports the error
                 self._collect_checkpoint(error, result, last)
 
     def _forget_best(self, mean: float, before: float, error: BaseException) -> None:

@@ -2,8 +2,8 @@
 
     replay/seg-FIRST-END-DIGEST.z    rows [FIRST, END) as zlib-compressed safetensors; DIGEST is of the compressed bytes
 
-Segments begin at multiples of their length, and one that is full never changes.  It is written as soon as it is full, so that
-a checkpoint, wanted at any moment, has little left to write.
+Segments begin at multiples of their length, and a full one never changes.  It is written as soon as it is full, so that a
+checkpoint, which may be asked for at any time, has little left to write.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Segments:
 
     def __init__(self, run_path: Path, own: Callable[[], None] = lambda: None):
         self.folder, self.own = run_path / "replay", own
-        self._taken: set[tuple[int, int]] = set()  # full blocks of this course of the run that were handed out for writing
+        self._taken: set[tuple[int, int]] = set()  # full blocks of this process that were handed out for writing
         self._names: dict[tuple[int, int], str] = {}  # full blocks that were written or loaded
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -95,8 +95,8 @@ class Segments:
     def plan(self, ring: Ring) -> Plan:
         """Every row of the ring, by blocks.
 
-        Only blocks that this process wrote or loaded are taken over, and only while their file is there: a file of the same
-        rows may stem from a course of the run that was lost.
+        Only blocks that this process wrote or loaded are reused, and only while their file exists: a file of the same rows
+        may come from steps of the run that were lost.
         """
         length, first = self.length(ring), max(0, ring.count - ring.rows)
         blocks, pieces = [], []

@@ -120,8 +120,8 @@ class RunConfig:
         }
 
     def text(self) -> str:
-        """config.yaml: the mapping as YAML, and behind every setting that stands for a number of its own making the number used.
-        A longer resumed run takes the setting, so the number is a comment."""
+        """config.yaml: the mapping as YAML, and after every setting whose number is chosen automatically the number used.
+        It is only a comment, as a longer resumed run uses the setting itself."""
         return write_yaml(self.to_mapping(), {where: f"here {number:,}" for where, number in self._used()})
 
     def _used(self) -> Iterator[tuple[tuple[str, str], int]]:
@@ -149,7 +149,7 @@ def resolve(
 ) -> RunConfig:
     """Defaults, the preset's changes, the file's, then the given ones.
 
-    complete: every setting is given, as in a run's folder, so that a preset which is called otherwise by now is only a name.
+    complete: every setting is given, as in a run's folder, so a preset that has since been renamed is only a name.
     """
     module = agents.load(agent_name)
     values = todays(read_yaml(file), agent_name) if file else {}
@@ -194,7 +194,7 @@ def resolve(
 
 
 def validate(config: RunConfig) -> RunConfig:
-    """What flags put together, checked as a file would be."""
+    """A config made from flags, checked as a file would be."""
     check(config.agent, "agent")
     check(config.env, "env")
     check(config.run, "run")

@@ -12,7 +12,7 @@ from arcturus.envs.vector import Call, under_way
 from arcturus.errors import TrainingFailed
 
 TICK = 0.5  # seconds between two looks of the watchdog
-GRACE = 4.0  # seconds a call may hang on after its run was asked to end; then the process is ended
+GRACE = 4.0  # seconds a hanging call may continue after its run was asked to end; then the process is ended
 
 
 class Signals:
@@ -113,11 +113,11 @@ class Watchdog:
 
     @staticmethod
     def _at() -> tuple[Call, int] | None:
-        """What is under way, and how many environments it has called: those that are called one after another are timed one by one."""
+        """The call under way, and how many environments it has called: environments called one after another are timed one by one."""
         call = under_way[-1] if under_way else None
         return None if call is None else (call, getattr(call.backend, "calls", 0))
 
     @staticmethod
     def _patience(call: Call) -> int:
-        """An emulator's reset of many environments is made one after another in one call."""
+        """One call resets many emulators one after another, so a reset may take longer."""
         return 1 + call.backend.num_envs // 64 if call.what == "reset" and not hasattr(call.backend, "calls") else 1

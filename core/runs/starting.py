@@ -1,4 +1,4 @@
-"""Starting a run, going on with one, and going on with a copy under other settings."""
+"""Starting a run, resuming one, and continuing a copy under other settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from arcturus.runs.renamed import todays
 from arcturus.runs.settings import RunConfig, validate
 from arcturus.runs.trainer import Trainer
 
-# What may change from one stretch of a run to the next: its end, its logging, and where it is computed.
+# What may change when a run is resumed: its end, its logging, and where it is computed.
 FREE = {
     "run.steps", "run.device", "run.log_every", "run.heldout_states", "run.keep", "run.checkpoint_replay",
     "run.torch_threads", "run.learner_threads", "run.env_timeout", "run.listeners", "run.profile", "env.threads",
@@ -33,7 +33,7 @@ FREE = {
 def start_run(
     config: RunConfig, argv: list[str], *, quiet: bool = False, announce: Callable[[Run], None] = lambda run: None
 ) -> Run:
-    """Trains a new run from its beginning; its folder says what happened, however it ends."""
+    """Trains a new run from its beginning; its folder records what happened, however it ends."""
     check_settings(config.env)
     config = pinned(config)
 
@@ -54,10 +54,10 @@ def resume_run(
     trust: tuple[str, ...] = (),
     argv: Sequence[str] = ("arcturus.resume",),
 ) -> Run:
-    """Goes on from the newest checkpoint that verifies.
+    """Resumes from the newest checkpoint that verifies.
 
-    change: the run's settings to the wanted ones.  fork: leaves the run as it is and goes on with a copy, in this new folder
-    ("" makes a name), whatever was changed.
+    change: maps the run's settings to the wanted ones.  fork: leaves the run as it is and continues a copy, in this new folder
+    ("" makes a name); then any setting may change.
     """
     run = Run(path)
     before = run.config(trust)
@@ -90,7 +90,7 @@ def resume_run(
 
 
 def saved_settings(run: Run) -> dict[str, Any] | None:
-    """The settings of the newest checkpoint that tells them."""
+    """The settings in the newest checkpoint that has them."""
     checkpoints = Checkpoints(run.path)
     for path in checkpoints.resumable()[: -TRIED - 1 : -1]:
         try:
@@ -101,7 +101,7 @@ def saved_settings(run: Run) -> dict[str, Any] | None:
 
 
 def with_defaults(saved: dict[str, Any] | None, config: RunConfig) -> dict[str, Any] | None:
-    """The same with what an older version had no settings for: its runs go on as if they had been at their defaults."""
+    """The same, with defaults for settings that an older version didn't have: its runs continue with these."""
     for part in ("agent", "env", "run") if saved else ():
         for field in dataclasses.fields(getattr(config, part)):
             if isinstance(saved.get(part), dict) and field.default is not dataclasses.MISSING:  # type: ignore[union-attr]
@@ -110,7 +110,7 @@ def with_defaults(saved: dict[str, Any] | None, config: RunConfig) -> dict[str, 
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """'env.num_envs: 8 -> 16' for every setting that is not the same."""
+    """'env.num_envs: 8 -> 16' for every setting that differs."""
     if not isinstance(before, dict):
         return []
     out = []

@@ -1,7 +1,7 @@
-"""Where a run stands: everything that the rest of it depends on, beside its settings.  A checkpoint holds it, so that a run that was
-stopped at any instant goes on as if it had not been.
+"""The state of a run: everything that its further course depends on, besides its settings.  A checkpoint holds it, so that a run
+stopped at any instant continues as if it had not been stopped.
 
-Scheduled checkpoints stand at restarts of the environments; a signal's checkpoint stands anywhere, with the actions that led there
+Scheduled checkpoints are made at restarts of the environments; a signal's checkpoint at any row, with the actions that led there
 (action_log.py).
 """
 
@@ -50,7 +50,7 @@ class RunState:
         return self.seeds.branch("env", self.started).environments(self.config.env.num_envs)
 
     def to_checkpoint(self, monitor: dict[str, Any], fingerprint: str | None) -> dict[str, Any]:
-        """What a checkpoint holds.  fingerprint: the newest row's, if the environments went on from it; None if they restart now."""
+        """What a checkpoint holds.  fingerprint: the newest row's, if the environments continue from it; None if they restart now."""
         state = {
             "agent": self.agent.state_dict(),
             "memory": {str(i): leaf for i, leaf in enumerate(state_leaves(self.memory))},
@@ -88,7 +88,7 @@ class RunState:
         }
 
     def load(self, state: dict[str, Any], *, best_is_kept: bool) -> None:
-        """Takes over what to_checkpoint() gave; ValueError for what it can't have given.  best_is_kept: the best weights are there."""
+        """Loads what to_checkpoint() returned; ValueError for what it can't have returned.  best_is_kept: the best weights are there."""
         check_state(state["monitor"])
         course = state.get("course")
         if course is not None and not (len(course["actions"]) == course["rows"] and course["started"] <= state["steps"]):

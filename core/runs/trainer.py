@@ -1,4 +1,4 @@
-"""From settings to a run that trains (training.py): torch, signals and the watchdog are set, environments and agent built."""
+"""From settings to a training run (training.py): sets up torch, signals and the watchdog, builds environments and agent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from arcturus.telling import say
 
 
 class Trainer:
-    """Makes a run and trains it, or goes on with one."""
+    """Makes a run and trains it, or resumes one."""
 
     def __init__(self, config: RunConfig, open_run: Callable[[], Run], *, resume: bool, quiet: bool, argv: Sequence[str] = ()):
         """open_run: makes the run's folder, or finds it.  argv: the command, as run.json keeps it of every start."""
@@ -56,7 +56,7 @@ class Trainer:
                     run.note(status="preempted", signal="SIGINT")
                     raise
                 except BaseException as e:
-                    if self.restored:  # else nothing was done: the run is what it was
+                    if self.restored:  # else the run is unchanged
                         run.note(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
                     raise
         return run
@@ -91,7 +91,7 @@ class Trainer:
         return RunState(config, seeds, agent, ActionLog(envs), generator, Health(config.env.id))
 
     def _on_hang(self, verdict: TrainingFailed) -> None:
-        """Of a process that the watchdog is about to end."""
+        """Called when the watchdog is about to end the process."""
         if self.run is not None:
             self.run.note(status="failed", steps=self.steps, error=f"TrainingFailed: {verdict}")
         say(f"error: {verdict}")

@@ -1,4 +1,4 @@
-"""A run that trains: the loop is read, and every row is logged, scored and saved as the settings ask.
+"""A run that trains: reads the loop, and logs, evaluates and saves every row as the settings ask.
 
 saving.py writes checkpoints, resuming.py goes back to them, state.py is what they hold; trainer.py makes it all from settings.
 """
@@ -34,7 +34,7 @@ from arcturus.telling import say
 
 
 class Training:
-    """One run from where it stands to its end, or to a signal."""
+    """One run from its present state to its end, or to a signal."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Training:
         self.restored = True
         if loaded:
             self.checkpoints.set_aside_after(state.steps)
-        if self.resume:  # what was changed is the run's from now on
+        if self.resume:  # the changed settings are the run's from now on
             self._write_settings()
             self._begin_again()
         self.judging.hold_out_states()
@@ -89,7 +89,7 @@ class Training:
                 if self.config.run.profile:
                     self.listeners.append(Profile(self, run.path / "profile"))
                 self._go_on(loaded)
-        except Interrupted:  # on the way back to where the checkpoint stands: there is nothing new to save
+        except Interrupted:  # while returning to the checkpoint: there is nothing new to save
             pass
         finally:
             self.monitor.close()
@@ -168,7 +168,7 @@ class Training:
         return wanted and (self.envs.full or state.account.may_restart(rows, self.envs.envs.playing))
 
     def _read(self, row: LoopOutput) -> bool:
-        """Logs, evaluates and saves what a row asks for; whether it was the last."""
+        """Logs, evaluates and saves as is due at a row; returns whether it was the last."""
         state, total = self.state, self.config.run.steps
         before, state.steps, state.memory = state.steps, row.steps, row.state
         self._log_row(row)
@@ -212,7 +212,7 @@ class Training:
         self.monitor.log(state.steps, extra)
 
     def _prove(self) -> None:
-        """Once a run: says so if these environments are no function of their seeds, as then nothing that was stopped can be gone back to."""
+        """Once a run: warns if these environments are not determined by their seeds, as then a stopped run can't be resumed exactly."""
         self.proved = True
         if self.envs.envs.schedule is None and not self.agent.own_loop and not self.envs.repeats(self.state.restart_seeds()):
             say(

@@ -1,15 +1,15 @@
 """How frail a trained agent is: its score when what it sees is disturbed by at most `strength`, of a picture from 0 to 1.
 
 noise: every number of the observation goes up or down by strength, by a fair coin.
-fgsm: every number goes that way which makes the agent's own best action look worse to it (the fast gradient sign method against
+fgsm: every number moves in the direction that makes the agent's own best action look worse (the fast gradient sign method against
 policies: Huang et al. 2017, arXiv:1702.02284, sections 3 and 4, the norm l_inf, with the network known):
 
     x + strength * sign(grad_x J(x, a*)),   J = -log pi(a*|x),   a* = argmax_a pi(a|x)
 
-with softmax(Q) for pi where the agent has action-values.  Of a single choice it is the log-odds against a* that is differentiated: its
-gradient has the same sign, and is not lost in rounding where pi(a*|x) is nearly 1.  Noise of the same strength is what the gradient is
-to be compared with.  Frames are disturbed anew at every step, all frames of a stack, as floats (which no screen could show between two
-bytes).
+with softmax(Q) for pi if the agent has action-values.  For a single choice the log-odds against a* are differentiated instead: their
+gradient has the same sign, and is not lost in rounding where pi(a*|x) is nearly 1.  The gradient is to be compared with noise of the
+same strength.  All frames of a stack are disturbed again at every step, as floats (values between two bytes, which no screen could
+show).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INSTEAD = "attack an agent that has a network and sees pictures: dqn, c51, a2c, 
 
 
 class Attacked:
-    """An Actor that sees disturbed observations.  Its coins are its own, so that the same episodes are played under every strength."""
+    """An Actor that sees disturbed observations.  It has its own random numbers, so every strength is scored on the same episodes."""
 
     def __init__(self, actor: Any, attack: str, strength: float, seed: int = 0):
         self.actor, self.attack, self.strength = actor, attack, strength
@@ -64,7 +64,7 @@ def worse(network: Any, ts: TimeStep, state: State) -> Tensor:
 
 
 def check_attack(attack: str, strengths: list[float], actor: Actor, spec: EnvSpec, device: torch.device | str = "cpu") -> None:
-    """ConfigError if there is no such attack on this actor in this world."""
+    """ConfigError if there is no such attack on this actor in this environment."""
     if attack not in ATTACKS:
         raise ConfigError(f"unknown attack {attack!r}", where="--attack", fix=nearest(attack, ATTACKS, "attacks"))
     if any(not 0 <= x <= 1 for x in strengths):

@@ -1,8 +1,8 @@
 """Runs beside each other, as numbers: what each scored, groups over seeds, and games together (Agarwal et al. 2021,
 arXiv:2108.13264).
 
-A run's score is one number, the mean over the episodes of one evaluation.  What is repeated, and so what intervals are over,
-is runs. Reads run folders and never writes into them.
+A run's score is one number, the mean over the episodes of one evaluation.  Intervals are over runs, as these are what is
+repeated. Reads run folders and never writes into them.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Group(NamedTuple):
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Run folders among these and in them, each once, none that another process is just making (.tmp-*).  What holds
-    none is passed over with a word; ConfigError if nothing holds any.
+    """Run folders among these and in them, each once, except those that another process is making (.tmp-*).  A path
+    without any is skipped with a message; ConfigError if no path has any.
 
     Plain files are passed over: a shell's glob names them beside the folders."""
     found: dict[Path, Path] = {}
@@ -108,7 +108,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_runs(paths: Sequence[Path], trust: tuple[str, ...] = ()) -> tuple[list[Scored], list[tuple[Path, str]]]:
-    """Those that can be compared, and the others with the reason why not.  The error of the first, if there is none."""
+    """The runs that can be compared, and the others with the reason why not.  If none can be, the first one's error is raised."""
     scored: list[Scored] = []
     left: list[tuple[Path, ArcturusError]] = []
     for path in paths:
@@ -141,7 +141,7 @@ def read_run(path: Path, trust: tuple[str, ...] = ()) -> Scored:
 
 
 def standing(rows: Rows) -> Rows:
-    """The lines that no later line takes back by beginning again at an earlier step."""
+    """The lines still valid: not followed by a line at which the run began again from an earlier step."""
     kept: Rows = []
     for row in reversed(rows):
         if not kept or row["step"] <= kept[-1]["step"]:
@@ -150,7 +150,7 @@ def standing(rows: Rows) -> Rows:
 
 
 def evaluated(path: Path, about: dict[str, Any], config: RunConfig) -> Score | None:
-    """By the newest evaluation that evaluate-agent made of the last checkpoint with the memory it was trained with, and not under attack."""
+    """The score by evaluate-agent's newest evaluation of the last checkpoint, with its own number of memory slots and without an attack."""
     last = about.get("checkpoint", about.get("steps"))
     for _, report in whole(path):
         if report["checkpoint"] == last and "memory_slots" not in report:
@@ -172,11 +172,11 @@ def watched(rows: Rows, config: RunConfig) -> Score | None:
 def running_minutes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Agent steps [K] and the minutes of running that they took [K], evaluations during training included; from (0, 0).
 
-    Each point of the log holds the speed since the one before by the process's own clock, and the time of day.  Where a
-    stretch took by its speed what passed by the time of day, it counts so.  Where it didn't, the run was stopped and resumed
-    on the way: how much of the stretch each process ran is not logged, and it counts as long as its steps take elsewhere in
-    the run (the median), at most what passed.  So neither the pause counts nor the resumed process's way back to where the
-    run stood.
+    Each log line holds the speed since the line before by the process's own clock, and the time of day.  If both agree on how
+    long a stretch took, that time counts.  If not, the run was stopped and resumed in between: how much of the stretch each
+    process ran is not logged, and it counts as long as its steps take elsewhere in the run (the median), at most the time
+    that passed.  So neither the pause counts, nor the time the resumed process took to return to the run's
+    state.
     """
     logged = [row for row in rows if row.get("charts/SPS")]
     steps = np.array([0, *(_finite(row["step"]) for row in logged)])
@@ -246,8 +246,8 @@ def summarise(group: Group) -> dict[str, Any]:
 
 
 def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
-    """Of every group with human-normalised scores on two games or more: their mean and IQM over all games and seeds, with
-    intervals of the stratified bootstrap, a game being a stratum; None where a game has fewer than ENOUGH seeds."""
+    """For every group with human-normalised scores on two or more games: their mean and IQM over all games and seeds, with
+    stratified bootstrap intervals (a game is a stratum); None if a game has fewer than ENOUGH seeds."""
     found: dict[str, dict[str, Group]] = {}
     for env, groups in tables.items():
         for group in groups:
@@ -277,7 +277,7 @@ def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
 
 
 def cautions(groups: Sequence[Group]) -> list[str]:
-    """What keeps the numbers of one table from being comparable, a line each."""
+    """Reasons why the numbers of one table may not be comparable, a line each."""
     runs = [run for group in groups for run in group.runs]
     out = []
     inside = sum(run.score.by == "training" for run in runs)
@@ -316,10 +316,10 @@ def aggregate_cautions(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def on_common_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Curves (x [K], y [K]), x rising, read between their points on one grid [points]: [len(curves), points].
+    """Curves (x [K], y [K]), x rising, interpolated on one grid [points]: [len(curves), points].
 
-    The grid reaches from where the last of them begins to where the first ends, so nothing is made up; empty if they share
-    nothing.
+    The grid reaches from the latest beginning to the earliest end, so nothing is extrapolated; empty if they don't
+    overlap.
     """
     low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     grid = np.linspace(low, high, points) if low < high else np.empty(0)
@@ -339,8 +339,8 @@ def tag_of(groups: Sequence[Group]) -> str:
     """What is drawn of an environment: evaluations in training if all its runs have two or more, else returns in training if
     all log them.
 
-    Evaluations are of the kind that scores are; the return of the last 100 training episodes lags behind them, and is earned
-    exploring.
+    Evaluations are comparable with scores; the return of the last 100 training episodes lags behind them, and includes
+    exploration.
     """
     runs = [run for group in groups for run in group.runs]
     counts = [Counter(tag for row in run.rows for tag in (EVALUATED, RETURN) if tag in row) for run in runs]

@@ -30,8 +30,8 @@ from arcturus.scoring.statistics import human_normalised, summary
 from arcturus.seeding import Seeds
 from arcturus.telling import shortened
 
-STALL_STEPS = 1_000  # agent steps in which nothing is earned and nothing new is seen: the game goes nowhere
-PROGRESS_SECONDS = 15.0  # between two words on how an evaluation goes
+STALL_STEPS = 1_000  # agent steps without a positive reward or a new observation, after which an episode is ended
+PROGRESS_SECONDS = 15.0  # between two progress messages
 MOST_ENVS = 8  # side by side, if nothing else is said
 EPISODES_LIMIT, ENVS_LIMIT = 100_000, 1_024  # beyond which an evaluation would outlast, or outgrow, any machine
 
@@ -44,15 +44,15 @@ class ScoredEpisode(NamedTuple):
     actions: np.ndarray  # [length, *action_shape] int64
     rewards: np.ndarray  # [length] float32 raw
     start_value: float | None  # what the agent predicted of it
-    obtained: float | None  # the same quantity as it came out
+    obtained: float | None  # the same quantity as it was obtained
     frames: np.ndarray | None = None  # [length + 1, *frame_shape]: what the agent saw, if asked for
-    cut: bool = False  # at the most steps an evaluation's episode may have; its score is of what was played
-    why: str = ""  # it was ended though the console took it to go on
+    cut: bool = False  # at the maximum of steps of an evaluation; its score counts only those steps
+    why: str = ""  # reason, if it was ended although the console continued it
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a set of episodes says; to_json() is evaluation.json."""
+    """The results of a set of episodes; to_json() is evaluation.json."""
 
     env_id: str
     protocol: str
@@ -105,7 +105,7 @@ class Evaluation:
 
 
 def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
-    """The policy that is meant: the protocol's own for this kind of agent, unless one is named."""
+    """The policy to use: the protocol's own for this kind of agent, unless one is named."""
     if policy is None:
         if actor.stochastic:
             return "sample"
@@ -141,7 +141,7 @@ def choose(
     generator: torch.Generator,
     coins: list[torch.Generator],
 ) -> Act:
-    """One action by a named policy.  epsilon=X throws every environment's coin from its episode's own stream in `coins`."""
+    """One action by a named policy.  epsilon=X draws for every environment from its episode's own generator in `coins`."""
     act = actor.act(ts, state, explore=policy == "sample", generator=generator)
     if policy.startswith("epsilon="):
         action, epsilon = act.action.clone(), float(policy[8:])
@@ -153,7 +153,7 @@ def choose(
 
 
 def start_values(act: Act) -> torch.Tensor | None:
-    """[N] the agent's own estimate of what it will get from here, if it has one."""
+    """[N] the agent's own estimate of its future return, if it has one."""
     if "value" in act.extras:
         return act.extras["value"]
     return act.extras["q_values"].max(-1).values if "q_values" in act.extras else None
@@ -173,7 +173,7 @@ def obtained_return(rewards: Sequence[float], lives_lost: Sequence[bool], object
 
 
 def _meant(actor: Actor, env: str | EnvConfig, options: dict[str, Any]) -> EnvConfig:
-    """The settings of what is named by id, those it was trained with where the actor was trained on it."""
+    """The settings of an environment named by id: those of training if the actor was trained on it."""
     if isinstance(env, EnvConfig):
         config = env
     else:
@@ -213,10 +213,10 @@ def evaluate(
 
     num_envs: environments side by side; None: 8, or 1 where only one was trained on and none may be opened beside it.
 
-    stop: asked at every step; once it says so Interrupted is raised, or with keep_finished what was played to its end is given back,
-    if anything was: about["asked"] says of how many episodes, the short ones first.  progress: told every 15 s how far it is.
+    stop: asked at every step; once it is true Interrupted is raised, or with keep_finished the finished episodes are returned, if there
+    are any (the short ones finish first): about["asked"] is the number asked for.  progress: called every 15 s with a message.
 
-    threads: of torch on the CPU meanwhile; more than one fights with the emulator's, and 0 leaves them as they are.
+    threads: torch's on the CPU during the evaluation; more than one compete with the emulator's, and 0 changes nothing.
 
     Greedy and epsilon policies score the same whatever num_envs; a sampling one draws for all environments at once.
     """
@@ -260,7 +260,7 @@ class _Play:
         self.objective: Objective | None = actor.objective
         self.done: list[ScoredEpisode | None] = [None] * episodes
         self.playing: list[int | None] = list(range(envs.num_envs))  # which episode each environment plays
-        self.waiting = envs.num_envs  # the first that nobody plays yet
+        self.waiting = envs.num_envs  # the first episode not yet begun
         self.logs = [_Log() for _ in range(envs.num_envs)]
         self.coins = [self._coin(episode) for episode in range(envs.num_envs)]
 
@@ -321,7 +321,7 @@ class _Play:
 
 
 def check_fit(actor: Actor, spec: EnvSpec) -> None:
-    """A ConfigError if an agent that was made for one environment is to play one that looks or is answered otherwise."""
+    """A ConfigError if an agent is to play an environment whose observations or actions differ from those it was made for."""
     known: EnvSpec | None = actor.spec
     if known is None or (known.obs_shape, known.obs_dtype, known.action_space) == (
         spec.obs_shape,
@@ -372,7 +372,7 @@ class _Log:
         picture = hash(host.obs[i].tobytes())
         new = picture not in self.seen
         self.seen.add(picture)
-        self.idle = 0 if new or host.reward[i] > 0 else self.idle + 1  # a cost gets nobody anywhere
+        self.idle = 0 if new or host.reward[i] > 0 else self.idle + 1  # a negative reward is no progress
 
     def close(self, seed: int, stalled: bool, objective: Objective | None) -> ScoredEpisode:
         obtained = obtained_return(self.rewards, self.lives_lost, objective) if objective and self.start is not None else None

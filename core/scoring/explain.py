@@ -1,4 +1,4 @@
-"""What an action hangs on: heat maps of the network's score of it (its value, or its log-probability) over the observation.
+"""What an action depends on: heat maps of the network's score of it (its value, or its log-probability) over the observation.
 
 | map       | what it shows                                         | source                                    |
 |-----------|-------------------------------------------------------|-------------------------------------------|
@@ -8,7 +8,7 @@
 
 Each is a function of (network, obs [1, *obs_shape] uint8, first [1] bool, state, action [1, *action_shape]) and gives [H, W]
 float32 >= 0 on the observation's device.  The network has score(obs [N, ...], first, state, action) -> [N], as those in
-networks.py have.  A recurrent state counts as given: what is explained is what the score draws from the present observation.
+networks.py have.  A recurrent state counts as given: only the present observation's part in the score is explained.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def occlusion(network: Any, obs: Tensor, first: Tensor, state: State, action: Te
     """Each patch is painted over, in every frame, with its own mean in that frame; a pixel gets the mean over its patches.
 
     The patch's own mean rather than the paper's grey, which would be the brightest thing on a black screen; and rather than a
-    blur (Greydanus et al. 2018), whose width would have to be chosen.  Either sign counts: what speaks against the action is
-    something that it hangs on, too.
+    blur (Greydanus et al. 2018), whose width would have to be chosen.  Both signs count: the action also depends on what
+    speaks against it.
     """
     frames = _frames(obs)
     masks = patches(*frames.shape[-2:]).to(obs.device)  # [P, H, W]
@@ -113,7 +113,7 @@ def _repeated(n: int, *nests: State) -> list[State]:
 
 @torch.no_grad()
 def check_explanation(name: str, actor: Actor, spec: EnvSpec, device: torch.device | str = "cpu") -> None:
-    """ConfigError if there is no such map of this actor in this world; before an evaluation is played for it."""
+    """ConfigError if there is no such map for this actor in this environment; called before an evaluation is played for it."""
     if name not in EXPLANATIONS:
         raise ConfigError(f"unknown explanation {name!r}", where="--explain", fix=nearest(name, EXPLANATIONS, "explanations"))
     network = actor.network

@@ -1,8 +1,8 @@
 """Films and figures of scored episodes.
 
-An episode is (seed, actions).  A film plays them again through the device stack that the agent saw, for its action-values; the picture
-is a colour twin's that plays beside it, on Atari, and elsewhere what the environment draws (screens.py).  What is played again must earn
-the rewards that were scored.
+An episode is (seed, actions).  A film plays them again with the observations that the agent saw, for its action-values; on Atari the
+picture is from a twin in colour that plays along, elsewhere it is what the environment draws (screens.py).  The episode played again
+must earn the rewards that were scored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILMS = (".mp4", ".gif")
 
 
 def returns_of(act: Act, played: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
-    """The possible returns of the action that was played, and their probabilities, [K] each, of an agent that tells them."""
+    """The possible returns of the played action, and their probabilities, [K] each, if the agent predicts them."""
     if "returns" not in act.extras:
         return None
     returns, p = (act.extras[k][0, int(played)].float().cpu().numpy() for k in ("returns", "probabilities"))
@@ -82,7 +82,7 @@ def replay(
 
 
 def check_reward(config: EnvConfig, episode: ScoredEpisode, reward: float, scored: float) -> None:
-    """TrainingFailed if a step earned something else than when it was scored."""
+    """TrainingFailed if a step's reward differs from the scored one."""
     if reward != scored:
         own = "" if is_atari(config.id) else "does it use randomness that reset(seed) doesn't set? "
         raise TrainingFailed(

@@ -1,4 +1,4 @@
-"""The two floors that stand beside every score: random play, and the best constant action."""
+"""The two floors (baselines) shown beside every score: random play, and the best constant action."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arcturus.envs import EnvConfig, open_envs
 from arcturus.scoring.evaluation import Evaluation, evaluate
 from arcturus.seeding import Seeds
 
-MOST_ACTIONS = 100  # beyond which nobody looks for the best constant one
+MOST_ACTIONS = 100  # with more, the best constant action is not searched for
 TRIALS = 4  # episodes that each constant action plays to be chosen; the chosen one is scored on fresh ones
 
 

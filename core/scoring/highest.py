@@ -23,7 +23,7 @@ def highest_return(config: EnvConfig) -> float | None:
         return None
     options, kind = parse_options(config.options), family(config.id)
     if kind != "mdp" and "max_episode_steps" in options:
-        return None  # the question may lie behind the end
+        return None  # the question may come after the end
     if kind == "memory":
         return 1.0
     if kind == "mdp":
@@ -36,7 +36,7 @@ def _of_a_task(env_id: str, options: dict[str, Any]) -> float | None:
 
     task, play = task_of(env_id, options)
     if play.reward == "logscore" or hasattr(task, "optimal"):
-        return None  # nobody knows what comes
+        return None  # the answers can't be known
     if play.reward == "sparse":
         return 1.0
     if np.prod([high - low + 1 for low, high in task.ranges]) > MOST_LENGTHS:

@@ -48,7 +48,7 @@ def as_timestep(obs: Tensor) -> TimeStep:
 
 @contextmanager
 def relu_outputs(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What the last forward pass made every named ReLU give, by the module's name, while the context lasts."""
+    """The output of every named ReLU in the last forward pass, by the module's name, while the context lasts."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -63,7 +63,7 @@ def relu_outputs(network: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 class HeldOut:
-    """A fixed set of states and what an actor makes of them."""
+    """A fixed set of states and an actor's values and activations on them."""
 
     def __init__(self, obs: Tensor):
         self.obs = obs
@@ -105,7 +105,7 @@ class HeldOut:
             arrays["value"] = torch.cat(values).cpu().numpy()
             scalars[f"charts/heldout_{'max_q' if maximum else 'value'}"] = float(arrays["value"].mean())
         if hidden:
-            arrays["hidden"] = torch.cat(hidden).float().cpu().numpy()  # bfloat16 is nothing to NumPy
+            arrays["hidden"] = torch.cat(hidden).float().cpu().numpy()  # NumPy has no bfloat16
         for name, unit_alive in alive.items():
             layer = name.replace("torso.layers.", "")
             mean = float(moments[name][0]) / counts[name]

@@ -1,7 +1,7 @@
 """Evaluations on the disk: RUN/evaluations/step-S-PROTOCOL-POLICY-seedN/ with evaluation.json, and episodes.safetensors (every action
 and reward); by length of a task lengths.json.
 
-Each is written beside and renamed, and numbered: the newest is the one with the highest number, whatever the clock said.
+Each is written under another name and renamed, and numbered: the newest is the one with the highest number, whatever its date.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def keep(run: Path, name: str, fill: Callable[[Path, int], None]) -> Path:
 
 
 def installed(run: Path) -> bool:
-    """Whether a run is a policy that came along: nothing is kept among installed files."""
+    """Whether a run is an included policy: nothing is written among installed files."""
     return "site-packages" in run.resolve().parts
 
 
@@ -97,7 +97,7 @@ def order(path: Path) -> tuple[int, float]:
 
 
 def whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Evaluations that were played to their end and disturbed by nothing, newest first; what can't be read is passed over with a word."""
+    """Complete evaluations without an attack, newest first; what can't be read is skipped with a message."""
     for path in reversed(kept(run)):
         try:
             report = read_json(path)
@@ -109,8 +109,8 @@ def whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str, int | None]:
-    """Episode `number` of the newest evaluation, the checkpoint's step, the protocol it was scored under, and how many slots the
-    memory was given if not its own."""
+    """Episode `number` of the newest evaluation, the checkpoint's step, the protocol it was scored under, and the memory's number
+    of slots if it was changed."""
     path, report = next(whole(run), (None, {}))
     if path is None:
         raise ConfigError(f"{run} has no evaluation to film from", where="--episode", fix=f"run evaluate-agent {typed(run)} first")

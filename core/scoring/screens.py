@@ -19,11 +19,11 @@ class Screen(Protocol):
         """[H, W, 3] uint8 of an episode's beginning, right after its restart."""
 
     def next(self, action: np.ndarray) -> tuple[np.ndarray, float | None]:
-        """What an action led to, right after it was taken; and the reward, of a twin that plays for itself."""
+        """The picture right after an action was taken; and the reward, if it comes from a twin."""
 
 
 class ColourTwin:
-    """The same game in colour: one environment, same seed, same actions, same course."""
+    """The same game in colour: one environment, same seed, same actions, same states."""
 
     def __init__(self, config: EnvConfig):
         self.atari: Any = open_backend(replace(config, num_envs=1, threads=1), colour=True)
@@ -87,7 +87,7 @@ def check_screen(config: EnvConfig) -> None:
 
 @contextmanager
 def opened(config: EnvConfig, device: Any) -> Iterator[tuple[DeviceEnvs, Screen]]:
-    """One environment to play an episode again, and its screen.  Never two of an environment that isn't the emulator's."""
+    """One environment to play an episode again, and its screen.  Only an Atari game is ever opened twice."""
     one = replace(config, num_envs=1)
     if is_atari(config.id):
         twin = ColourTwin(one)

@@ -1,14 +1,14 @@
-"""How well a task's answers are known, by length: for every kind of agent, on tapes that no training saw.
+"""How well a task's answers are known, by length: for every kind of agent, on tapes not used in training.
 
-What a task shows doesn't depend on what is answered, so one pass over a tape tells exactly how probable a policy holds each answer:
+What a task shows doesn't depend on the answers, so one pass over a tape gives the exact probability of each answer under a policy:
 
     bits        - sum log2 pi(y_t | x_1 ... x_t)  over the rows that ask: Graves et al. 2014's cost, in bits per sequence
     error bits  wrong bits per sequence of the likeliest answers
     exact       share of sequences without one
 
-Agents trained by reward are not calibrated: a policy that is right ever more often may hold what is right, where it is not, for ever
-less probable.  Agents without a policy (action-values) have no bits.  Of n-grams, whose bits can't be known, the excess over the
-optimal observer on the same tapes is told too (the cost of single sequences varies by 36 bits).
+Agents trained by reward are not calibrated: while a policy is right more and more often, it may give the right answers less and less
+probability where it is wrong.  Agents without a policy (action-values) have no bits.  For n-grams, whose bits can't be known, the
+excess over the optimal observer on the same tapes is reported too (the cost of single sequences varies by 36 bits).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SEQUENCES_LIMIT = 1_000_000  # of each length
 
 
 class Answers(NamedTuple):
-    """What an actor makes of B tapes of T rows, as they are played."""
+    """An actor's answers to B tapes of T rows, as they are played."""
 
     inputs: Tensor  # [T, B, inputs]
     targets: Tensor  # [T, B, bits] uint8
@@ -78,7 +78,7 @@ def slots_of(actor: Any) -> int:
 
 
 def check_lengths(actor: Any, config: EnvConfig, lengths: Sequence[tuple[int, ...]]) -> None:
-    """Before anything runs: whether they can be asked for, and held."""
+    """Before anything runs: checks that tapes of these lengths exist, and that the memory can hold them."""
     task, _ = _task(config)
     for each in lengths:
         try:
@@ -110,7 +110,7 @@ def answer(
     from arcturus.envs.tasks.device import TaskEnvs
 
     task, play = _task(config)
-    if play.reward == "stop":  # a slip ends nothing here
+    if play.reward == "stop":  # here a wrong answer doesn't end the tape
         play = replace(play, reward="exact")
     with TaskEnvs(config.id, task, play, batch, device) as envs:
         tapes = task.sample(generator, batch, lengths)

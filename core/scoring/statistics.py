@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 
 
 def iqm(scores: ArrayLike) -> np.ndarray:
-    """The interquartile mean over the last axis, [..., N] -> [...]: what is left when the floor(N / 4) lowest and as many of
-    the highest are cut off, averaged (Agarwal et al. 2021, arXiv:2108.13264, section 4.3).
+    """The interquartile mean over the last axis, [..., N] -> [...]: the mean without the floor(N / 4) lowest and as many of
+    the highest (Agarwal et al. 2021, arXiv:2108.13264, section 4.3).
 
     One lucky or broken seed moves it less than the mean, and it varies less than the median.  Of three or fewer it is the mean.
     """
@@ -43,11 +43,11 @@ def stratified_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic of several runs on each of several tasks; always the same for the same scores.
 
-    strata: of each task its runs' scores, one number a run (its mean over episodes).  A replicate draws, of each task for
-    itself, as many runs as it has with replacement, and takes the statistic over all that were drawn: runs are never drawn
-    across tasks, so every replicate has the same tasks, and the interval speaks of other seeds and not of other tasks
-    (Agarwal et al. 2021, arXiv:2108.13264, section 4.1).  What is drawn is runs, as they are what is independent: the
-    episodes of one run share its luck.  With one stratum it is the plain percentile interval (Efron 1979).
+    strata: for each task its runs' scores, one number per run (its mean over episodes).  For each task separately, a replicate
+    draws as many runs as it has, with replacement, and takes the statistic over all drawn runs: runs are never drawn
+    across tasks, so every replicate has the same tasks, and the interval is about other seeds, not other tasks
+    (Agarwal et al. 2021, arXiv:2108.13264, section 4.1).  Runs are drawn because runs are independent: the episodes of
+    one run share its luck.  With one stratum it is the plain percentile interval (Efron 1979).
 
     statistic: over the last axis, [replicates, N] -> [replicates].
     """

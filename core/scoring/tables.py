@@ -12,7 +12,7 @@ from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, cur
 
 
 def table(env: str, groups: Sequence[Group]) -> str:
-    """Of one environment: a line a group, what is to be borne in mind, and a line a run."""
+    """The table of one environment: a line per group, cautions, and a line per run."""
     lines = [summarise(group) for group in groups]
     shown = any(line["human_normalised"] is not None for line in lines)
     head = ["group", "seeds", "steps", "mean [95%]", "IQM [95%]", *(["human-normalised"] if shown else []), "minutes"]
@@ -74,7 +74,7 @@ def percent(share: float | None) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Lines of cells under each other, to the right but for those named."""
+    """Lines with aligned columns, to the right except those in `left`."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -90,7 +90,7 @@ def columns(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
 def numbers(
     tables: Mapping[str, Sequence[Group]], games: Sequence[Mapping[str, Any]], left: Sequence[tuple[Path, str]] = ()
 ) -> dict[str, Any]:
-    """All that is printed and drawn."""
+    """All the numbers that are printed and drawn."""
     out = []
     for env, groups in tables.items():
         tag = tag_of(groups)

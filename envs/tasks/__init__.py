@@ -1,9 +1,9 @@
-"""The algorithmic tasks of the Neural Turing Machine paper, once defined and seen three ways (sequences.py; scalar.py, vector.py,
+"""The algorithmic tasks of the Neural Turing Machine paper: one definition (sequences.py) and three views (scalar.py, vector.py,
 device.py).
 
 The defaults can be learned: a reward for every row, and nothing an action does changes what is seen next, so a discount of 0 is
-right.  The hard variants have ids of their own: Exact (a row counts whole), Sparse (one reward at the end), Stop (the first wrong row
-is the last).  Their ids are in own.py; register_task() is for a task of one's own, which is opened as module:NTM/Name-v0.
+right.  The hard variants have their own ids: Exact (a row counts only if all of it is right), Sparse (one reward at the end), Stop (the
+first wrong row is the last).  Ids are in own.py; register_task() is for the user's own task, opened as module:NTM/Name-v0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OWN_NAME = re.compile(r"NTM/[\w.-]+-v\d+")
 
 
 def registered_settings(env_id: str) -> dict[str, Any] | None:
-    """What a task's id was registered with, its module imported first; None of environments that are no tasks."""
+    """The settings a task's id was registered with, its module imported first; None for environments that are not tasks."""
     if env_id in TURING:
         return dict(TURING[env_id]["kwargs"])
     module, _, name = env_id.rpartition(":")
@@ -42,13 +42,13 @@ def task_of(env_id: str, options: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def register_task(env_id: str, kind: type, **settings: Any) -> None:
-    """Registers a task of one's own (a subclass of sequences.Task) with Gymnasium, as NTM/Name-v0.
+    """Registers the user's own task (a subclass of sequences.Task) with Gymnasium, as NTM/Name-v0.
 
     settings: the task's fields and Play's (actions, reward, levels), where they differ from their defaults.
 
-    Registered again by the same class, the newer one counts, as in a notebook.
+    If the same class registers again, as in a notebook, the newer one counts.
 
-    Raises ValueError for an id of another kind or of another's task, and for a task whose tapes are not what it says of them.
+    Raises ValueError for an id of another form or of another task, and for a task whose tapes don't match its own description.
     """
     from arcturus.envs.tasks.scalar import split_settings
     from arcturus.envs.tasks.sequences import Task, check_task

@@ -1,6 +1,6 @@
 """A task as many environments on a device, which begin and end together: what training steps.
 
-All tapes of a batch have the same lengths, so how far they are is a number of the host's, and nothing a step does waits for the
+All tapes of a batch have the same lengths, so the host knows their present row, and no step waits for the
 device.  Rows follow the other environments' rules (NEXT_STEP): the row after the last answer closes the episodes, its action is
 void, and the next row opens new ones.
 """
@@ -28,7 +28,7 @@ from arcturus.seeding import ResetSeeds
 class TaskEnvs:
     """The face of DeviceEnvs (envs/vector.py), but that all environments are reset at once or not at all.
 
-    TimeStep.target is the answer as an action [N, *action_shape] (None where no action says it); valid is true where it is asked for.
+    TimeStep.target is the answer as an action [N, *action_shape] (None if no action can give it); valid is true where it is asked for.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class TaskEnvs:
         return self._timestep(self._zero)
 
     def _check(self, tapes: Tapes, lengths: tuple[int, ...]) -> None:
-        """A task of somebody's own may say one thing and make another at some lengths; each is looked at once."""
+        """A user's own task may make tapes that don't match its description at some lengths; each length is checked once."""
         self._checked.add(lengths)
         if type(self.task).__module__.partition(".")[0] != "arcturus":
             try:
@@ -130,7 +130,7 @@ class TaskEnvs:
         )
 
     def send(self, action: Tensor) -> None:
-        """One step of every environment; action [N, *action_shape] int64, in the space: to look would be to wait for the device."""
+        """One step of every environment; action [N, *action_shape] int64, in the space: checking it would wait for the device."""
         if self._state != "idle":
             raise RuntimeError(f"environments can't be sent an action while {self._state}")
         wanted = [self.num_envs, *(self.single_action_space.shape or ())]
@@ -160,7 +160,7 @@ class TaskEnvs:
         return self._timestep(reward)
 
     def _tell(self) -> None:
-        """The schedule what came of the batch; of episodes at a level it has left it hears no more."""
+        """Reports the batch's results to the schedule; once its level changes, the other episodes, of the old level, are left out."""
         score, right, _ = self._finished[-1]
         rows, level = sum(self._mask), self.schedule.level
         for solved, total in zip(right.tolist(), score.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Answering a task by actions, and what the answers are worth: pure functions of tensors, whoever steps the tape.
+"""Answering a task by actions, and the answers' rewards: pure functions of tensors, used by every view of a task.
 
 | actions   | space                    | an answer is                                                     |
 |-----------|--------------------------|------------------------------------------------------------------|
@@ -36,7 +36,7 @@ WIDEST_SYMBOL = 8  # bits
 
 @dataclass(frozen=True)
 class Play:
-    """How a task of so many outputs is answered and rewarded."""
+    """How a task with this many outputs is answered and rewarded."""
 
     outputs: int
     actions: str = "bits"
@@ -79,7 +79,7 @@ class Play:
         return self.actions in ("bits", "symbol", "serial")
 
     def check(self, action: np.ndarray, batch: tuple[int, ...] = ()) -> None:
-        """ValueError for what is no answer [*batch, *space.shape]: it would be scored as some other one."""
+        """ValueError for an invalid answer [*batch, *space.shape]: it would be scored as another one."""
         highest = {"symbol": 2**self.outputs - 1, "quantised": self.levels - 1}.get(self.actions, 1)
         if action.shape != (*batch, *(self.space.shape or ())) or not ((action >= 0) & (action <= highest)).all():
             raise ValueError(f"action {str(action.tolist())[:200]} is not in {self.space}")
@@ -143,7 +143,7 @@ class Play:
         return (right.float() if self.reward == "exact" else torch.zeros_like(right, dtype=torch.float32)), right
 
     def shortfall(self, total: float, rows: int) -> float:
-        """An episode's return less the most that `rows` rows that ask have to give; the one reward of sparse stands for all of them."""
+        """An episode's return minus the highest possible for `rows` rows that ask; the single reward of sparse stands for all of them."""
         if self.reward == "sparse":
             return (total - 1) * rows
         return total if self.reward == "logscore" else total - rows

@@ -102,7 +102,7 @@ class TaskEnv(gym.Env):
         return self._end.copy(), reward, True, False, {"valid": False, "solved": self._all_right}
 
     def render(self) -> Any:
-        """[420, 640, 3] uint8 (picture.py)."""
+        """[420, 640, 3] uint8 (pictures/strips.py)."""
         if self.render_mode != "rgb_array":
             return None
         from arcturus.pictures.strips import Scene, picture  # Pillow is loaded for those who want pictures

@@ -371,7 +371,7 @@ def kind_of(task: str | type[Any]) -> type[Any]:
 
 
 def check_task(task: Task) -> None:
-    """ValueError if the shortest and the longest tapes of a task are not what it says of them."""
+    """ValueError if a task's shortest and longest tapes don't match its own description."""
     for lengths in (tuple(low for low, _ in task.ranges), task.longest):
         task.check(lengths)
         tapes, again = (task.sample(torch.Generator().manual_seed(0), 2, lengths) for _ in range(2))
@@ -381,7 +381,7 @@ def check_task(task: Task) -> None:
 
 
 def check_tapes(task: Task, tapes: Tapes, batch: int, lengths: Sequence[int]) -> None:
-    """ValueError if tapes of these lengths are not of the rows, numbers and answers that the task says they are of."""
+    """ValueError if tapes of these lengths don't have the rows, numbers and answers that the task describes."""
     x, y, mask = tapes
     T, (low, high) = task.rows(lengths), task.bounds
     length = f"{type(task).__name__}, length {'x'.join(map(str, lengths))}"

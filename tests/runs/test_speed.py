@@ -14,6 +14,7 @@ import arcturus
 from arcturus import agents
 from arcturus.agents._value import ValueAgent
 from arcturus.api import ActedStep, EnvSpec
+from arcturus.device import torch_settings
 from arcturus.errors import TrainingFailed
 from arcturus.nests import state_leaves
 from arcturus.optimizers import GradientStep, adam
@@ -291,3 +292,13 @@ def test_a_run_may_learn_in_bfloat16_and_its_policy_plays_in_float32(small_run, 
     run = small_run(tmp_path / "r", 200, agent_config={"torso": "small", "capacity": 200}, bf16=True, **env)
     assert run.config().run.bf16
     assert not arcturus.load(run.path).agent.network.torso.bf16
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_what_a_run_asks_for_and_only_while_it_lasts(tf32):
+    """The wish was overwritten by what had been before."""
+    flags = lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark)  # noqa: E731
+    before = flags()
+    with torch_settings(1, not tf32, tf32):
+        assert flags() == (tf32, tf32, tf32)
+    assert flags() == before
