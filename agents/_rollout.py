@@ -69,6 +69,7 @@ class RolloutAgent(Agent):
     """
 
     on_policy = True
+    only_finished = False  # rollouts of whole episodes that a checkpoint broke off are not learnt from
     rollout: Rollout
 
     def __init__(
@@ -124,6 +125,9 @@ class RolloutAgent(Agent):
 
     def learn_from_rollout(self, ts: TimeStep, state: State) -> Metrics:
         if not self.rollout.complete(ts):
+            return {}
+        if self.only_finished and self.rollout.whole and bool(ts.interrupted.any()):
+            self.rollout.restart()
             return {}
         rows, metrics = self.rollout.read(ts), {}
         columns = self.targets(rows, ts, state)

@@ -43,16 +43,19 @@ class Config(RolloutConfig):
 
 
 def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
-    """L over a minibatch.  batch.target: [L, B, k, choices] the teachers' probabilities q."""
+    """L over a minibatch, a mean over rows; of whole episodes (horizon 0) their sum, a mean over episodes.  batch.target:
+    [L, B, k, choices] the teachers' probabilities q."""
     logits, _, _ = network.unroll(batch.obs, batch.first, batch.state)
     log_pi, rows = network.actions.log_probs(logits), batch.valid.sum().clamp_min(1)
-    value = cross_entropy(log_pi, batch.target, batch.valid).sum() / rows  # (2) cross-entropy, a mean over rows
+    cost = cross_entropy(log_pi, batch.target, batch.valid)  # (2) cross-entropy [B]
+    value = cost.sum() / rows if c.horizon else cost.mean()
     with torch.no_grad():
         differs = (log_pi.argmax(-1) != batch.target.argmax(-1)).any(-1) & batch.valid
     return Loss(value, {"losses/cross_entropy": value.detach(), "losses/agreement": 1 - differs.sum() / rows})
 
 
 class Agent(RolloutAgent):
+    only_finished = True
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):

@@ -234,7 +234,7 @@ class Agent(RolloutAgent):
             yield Piece(logits, value, rows.action[t, n], real, G[t, n], weight[t, n], episodes, used)
 
     def scalars(self) -> dict[str, float]:
-        return {"charts/updates": self.updates, "charts/used_rows": self.used / max(self.steps, 1)}
+        return super().scalars() | {"charts/used_rows": self.used / max(self.steps, 1)}
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

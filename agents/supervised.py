@@ -70,6 +70,7 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
 
 class Agent(RolloutAgent):
     needs_targets = True
+    only_finished = True
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
@@ -107,12 +108,8 @@ class Agent(RolloutAgent):
         return act
 
     def learn_from_rollout(self, ts: TimeStep, state: State) -> Metrics:
-        whole = self.rollout.whole
-        if whole and self.rollout.complete(ts) and bool(ts.interrupted.any()):  # no sequences to be counted
-            self.rollout.restart()
-            return {}
         metrics = super().learn_from_rollout(ts, state)
-        self.sequences += self.spec.num_envs if whole and metrics else 0
+        self.sequences += self.spec.num_envs if self.rollout.whole and metrics else 0
         return metrics
 
     def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:

@@ -144,10 +144,11 @@ def rows_of(envs: Any, agent: Any, args: argparse.Namespace) -> Any:
 FILLED = 4_000  # rows of replay that Rainbow and DQN learn from, all of them stored before
 
 
-def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tuple[Contender, Contender]:
+def filled(title: str, module: Any, preset: str, args: argparse.Namespace) -> tuple[Contender, Contender]:
     """An agent with its replay full: whole training, and updates alone."""
     n = args.num_envs
     envs = make(args.game, n, device=args.device, threads=emulator_threads(n, args.env_threads))
+    name = module.__name__.rsplit(".", 1)[-1]
     config = resolve(
         name, preset=preset, agent={"capacity": FILLED, "learning_starts": FILLED, "importance_steps": 0}
     ).agent
@@ -164,8 +165,8 @@ def filled(name: str, module: Any, preset: str, args: argparse.Namespace) -> tup
         return 1
 
     weights = sum(p.numel() for p in agent.network.parameters())
-    whole = Contender(name, timed(train, args.device), lambda: f"{weights:,} weights")
-    return whole, Contender(name, timed(update, args.device))
+    whole = Contender(title, timed(train, args.device), lambda: f"{weights:,} weights")
+    return whole, Contender(title, timed(update, args.device))
 
 
 def benchmark_rainbow(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -8,6 +8,10 @@ from arcturus import agents
 from arcturus.errors import ConfigError
 
 OF_MEMORY = ("core", "core-width", "core-options", "bptt", "burn-in")
+OF_OTHER_AGENTS = {  # what version 0.1's agents did, and another agent does now
+    "teachers": "train-agent distill learns from other agents",
+    "munchausen": "train-agent dqn has Munchausen's reward",
+}
 # what others call a setting, and version 0.1 did -> its flags here
 FLAGS = {
     "lr": ("--agent.learning-rate",),
@@ -73,6 +77,10 @@ def check_flags(argv: Sequence[str], known: Iterable[str], agent: str = "") -> N
         if bare in OF_MEMORY and f"--agent.{bare}" not in flags:
             fix = "train-agent drqn learns action-values with memory; pqn, reinforce, a2c and ppo have memory cores, too"
             raise ConfigError(f"there is no {given}: {agent} has no memory", where="the command line", fix=fix)
+        if bare in OF_OTHER_AGENTS and name.startswith("--agent."):
+            raise ConfigError(f"{agent} has no {given}", where="the command line", fix=OF_OTHER_AGENTS[bare])
+        if name == "--env.groups":
+            raise ConfigError("--env.groups no longer exists", where="the command line", fix="leave it out")
 
 
 def preset_called(name: str) -> str:

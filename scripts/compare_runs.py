@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
 
@@ -25,6 +26,9 @@ from arcturus.config import user_path
 from arcturus.errors import ConfigError
 from arcturus.outputs import PICTURES, check_output, written_beside
 from arcturus.telling import plain
+
+if TYPE_CHECKING:
+    from arcturus.scoring.comparison import Scored
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,29 +53,25 @@ def main(argv: list[str]) -> int:
     from arcturus.scoring.tables import numbers, over_games, table
 
     paths, trust = find_runs(args.runs), tuple(args.trust)
-    pictures = {flag: file for flag in ("--plot", "--bits", "--lengths") if (file := getattr(args, flag[2:])) is not None}
-    for flag, file in pictures.items():
-        check_output(file, flag, PICTURES, paths)
-    if args.json is not None:
-        check_output(args.json, "--json", (), paths)
-    unscored = [flag for flag in pictures if draw(flag, pictures[flag], paths, trust)]
+    pictures = checked_outputs(args, paths)
+    unscored: ConfigError | None = None
     try:
         runs, left = read_runs(paths, trust)
     except ConfigError as e:
-        if args.json or unscored != list(pictures) or not pictures:
+        if args.json or not pictures:
             raise
-        print(e.what)  # all that was asked for is drawn
+        unscored = e
+        runs = read_runs(paths, trust, curves_alone=True)[0] if "--plot" in pictures and len(paths) > 1 else []
+    for flag, file in pictures.items():
+        draw(flag, file, paths, trust, runs)
+    if unscored:
+        print(plain(unscored.what))  # all that was asked for is drawn
         return 0
     tables = environments(runs)
     games = aggregate(tables)
     if args.json:
         text = json.dumps(numbers(tables, games, left), indent=2, allow_nan=False)
         written_beside(args.json, lambda beside: write_file(beside, text.encode()))
-    if "--plot" in pictures and "--plot" not in unscored:
-        from arcturus.pictures.comparison import comparison
-        from arcturus.pictures.style import save
-
-        save(comparison(tables), args.plot)
     told = [table(env, groups) for env, groups in tables.items()] + ([over_games(games)] if games else [])
     if left:
         told.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
@@ -79,23 +79,38 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...]) -> bool:
-    """A picture that needs no scores; False for one that does, the learning curves of several runs."""
+def checked_outputs(args: argparse.Namespace, paths: list[Path]) -> dict[str, Path]:
+    """Flag -> file of the pictures that are asked for; ConfigError for a file that can't be written, or is given twice."""
+    pictures = {flag: file for flag in ("--plot", "--bits", "--lengths") if (file := getattr(args, flag[2:])) is not None}
+    for flag, file in pictures.items():
+        check_output(file, flag, PICTURES, paths)
+        if other := next((x for x in pictures if x != flag and pictures[x].resolve() == file.resolve()), ""):
+            raise ConfigError(f"{file} is given for {other}, too", where=flag, fix="give each picture a file of its own")
+    if args.json is not None:
+        check_output(args.json, "--json", (), paths)
+    return pictures
+
+
+def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...], runs: list[Scored]) -> None:
+    """One picture; none of them needs scores.  runs: those of the paths whose learning curves are drawn beside each other."""
     from arcturus.pictures.style import save  # it loads matplotlib
 
     if flag != "--plot":
         from arcturus.scoring.task_curves import task_curves
 
-        save(task_curves(paths, flag, trust), file)
-        return True
-    if len(paths) > 1:
-        return False
-    from arcturus.pictures.run import one_run
-    from arcturus.runs.folder import Run, read_metrics
+        figure = task_curves(paths, flag, trust)
+    elif len(paths) > 1:
+        from arcturus.pictures.comparison import comparison
+        from arcturus.scoring.comparison import environments
 
-    run = Run(paths[0])
-    save(one_run(run.config(trust), read_metrics(run)), file)
-    return True
+        figure = comparison(environments(runs))
+    else:
+        from arcturus.pictures.run import one_run
+        from arcturus.runs.folder import Run, read_metrics
+
+        run = Run(paths[0])
+        figure = one_run(run.config(trust), read_metrics(run))
+    save(figure, file)
 
 
 def cli() -> None:

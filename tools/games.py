@@ -43,7 +43,7 @@ STILL = 12  # as many new pictures more (or fewer) say that a press set a game g
 HEADS = "| game | actions | lives | lives counts | waits for | NOOP play | screen | random, published | floors measured | notes |"
 
 
-class ActionLog(NamedTuple):
+class GameLog(NamedTuple):
     """What was seen on the way."""
 
     frames: int
@@ -57,7 +57,7 @@ class ActionLog(NamedTuple):
         return len(self.rewards) + len(self.lives) + self.over
 
 
-def run(ale: Any, actions: Iterable[Any], start: int = 0) -> ActionLog:
+def run(ale: Any, actions: Iterable[Any], start: int = 0) -> GameLog:
     """Plays one action a frame, to the end of the actions or of the game; frames are counted from `start`."""
     rewards, changes, pictures, lives, frame = [], [], [], ale.lives(), start
     for action in actions:
@@ -70,7 +70,7 @@ def run(ale: Any, actions: Iterable[Any], start: int = 0) -> ActionLog:
             pictures.append(hash(ale.getScreen().tobytes()))
         if ale.game_over():
             break
-    return ActionLog(frame - start, bool(ale.game_over()), rewards, changes, pictures)
+    return GameLog(frame - start, bool(ale.game_over()), rewards, changes, pictures)
 
 
 def held(actions: list[Any], seed: int, longest: int = 48) -> Iterator[Any]:
@@ -80,7 +80,7 @@ def held(actions: list[Any], seed: int, longest: int = 48) -> Iterator[Any]:
         yield from repeat(actions[rng.integers(len(actions))], int(rng.integers(1, longest // 4 + 1)) * 4)
 
 
-def forks(ale: Any, state: Any, actions: list[Any], frames: int = FORK) -> tuple[ActionLog, list[ActionLog]]:
+def forks(ale: Any, state: Any, actions: list[Any], frames: int = FORK) -> tuple[GameLog, list[GameLog]]:
     """From one state: a course of NOOPs, and three of random actions and one of FIRE now and again."""
     fire = next((a for a in actions if a.name == "FIRE"), actions[0])
     presses = (fire if f % 60 < PRESS else actions[0] for f in range(frames))
@@ -115,7 +115,7 @@ def raw(game: str) -> Any:
 def noop_facts(ale: Any, actions: list[Any], with_forks: bool, eventful: bool) -> dict[str, Any]:
     """NOOPs from the reset to the cap: where the game ends, and whether it is still one."""
     ale.reset_game()
-    frame, courses, states = 0, list[ActionLog](), [(0, ale.cloneState())]
+    frame, courses, states = 0, list[GameLog](), [(0, ale.cloneState())]
     while frame < CAP and not ale.game_over():
         courses.append(run(ale, repeat(actions[0], min(BETWEEN, CAP - frame)), frame))
         frame += courses[-1].frames

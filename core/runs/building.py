@@ -38,6 +38,9 @@ def build_agent(config: RunConfig, spec: EnvSpec, device: torch.device | str) ->
     settings = config.agent
     settings = replace(settings, **{k: config.run.steps for k in ALL_OF_THE_RUN if getattr(settings, k, 0) == -1})
     agent = agent_class(config.agent_name)(settings, spec, device, Seeds(config.run.seed))
+    for name, value in (("spec", spec), ("config", settings)):  # an agent of one's own may not keep them
+        if getattr(agent, name, None) is None:
+            setattr(agent, name, value)
     freeze(agent, config.run.freeze)
     return agent
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+from arcturus import agents
 from arcturus.telling import say
 
-AGENT_FIELDS = {"learn_start": "learning_starts", "life_loss": "end_on_life_loss"}
-LAMBDA = {"a2c": "gae_lambda", "ppo": "gae_lambda", "pqn": "q_lambda"}  # what `lam` was
+FIELDS = {"learn_start": ("learning_starts",), "life_loss": ("end_on_life_loss",), "lam": ("gae_lambda", "q_lambda")}
 MEMORY_OF_DQN = ("core", "core_width", "core_options", "bptt", "burn_in")  # drqn's now
+MEMORY_PRESETS = ("memory", "ntm", "tape")  # dqn's once, drqn's now
 _said: set[str] = set()
 
 
 def todays(values: dict[str, Any], agent_name: str = "") -> dict[str, Any]:
     """Settings as a run folder or a file holds them, {"agent": {"name": ...}, "env": ..., "run": ...}, by today's names.  agent_name: of a
-    file that names none."""
-    agent, env = values.get("agent"), values.get("env")
+    file that names none.  It imports the agent's module, so code of the user's own must be trusted before."""
     changes: list[str] = []
     out = dict(values)
-    if isinstance(agent, dict):
-        out["agent"] = _agent(dict(agent), str(agent.get("name", agent_name)), changes)
-    if isinstance(env, dict) and "groups" in env:
+    if isinstance(agent := values.get("agent"), dict):
+        out["agent"] = _agent(dict(agent), str(agent.get("name", agent_name)), values.get("preset"), changes)
+    if out.get("preset") == "distil":
+        out["preset"] = "default"
+        changes.append("preset distil is now default")
+    if isinstance(env := values.get("env"), dict) and "groups" in env:
         out["env"] = {k: v for k, v in env.items() if k != "groups"}
         if env["groups"] != 1:
-            changes.append(f"env.groups {str(env['groups'])[:20]} no longer exists, so the run will continue differently")
+            changes.append(f"env.groups {str(env['groups'])[:20]} no longer exists and is ignored")
     line = ", ".join(changes)
     if line and line not in _said:
         _said.add(line)
@@ -31,22 +35,25 @@ def todays(values: dict[str, Any], agent_name: str = "") -> dict[str, Any]:
     return out
 
 
-def _agent(agent: dict[str, Any], name: str, changes: list[str]) -> dict[str, Any]:
-    renamed = AGENT_FIELDS | ({"lam": LAMBDA[name]} if name in LAMBDA else {})
-    for old, new in renamed.items():
-        if old in agent and new not in agent:
-            agent[new] = agent.pop(old)
-            changes.append(f"agent.{old} is now {new}")
+def _agent(agent: dict[str, Any], name: str, preset: object, changes: list[str]) -> dict[str, Any]:
     now = name
-    if name == "dqn":
-        now = "drqn" if agent.get("core", "none") != "none" else "dqn"
-        agent = _without(agent, ("munchausen", "temperature") if now == "drqn" else MEMORY_OF_DQN)
+    if name == "dqn" and (agent.get("core", "none") != "none" or ("core" not in agent and preset in MEMORY_PRESETS)):
+        now = "drqn"
+        agent = _without(agent, ("munchausen", "temperature"))
+    elif name == "dqn" and "core" in agent:
+        agent = _without(agent, MEMORY_OF_DQN)
     elif name == "teacher":
         now = "distill" if agent.get("teachers") else "supervised"
         agent = _without(agent, ("play",) if now == "distill" else ("teachers", "temperature"))
     if now != name:
         agent["name"] = now
         changes.append(f"agent {name} is now {now}")
+    if now:
+        known = {field.name for field in dataclasses.fields(agents.load(now).Config)}
+        for old in [x for x in FIELDS if x in agent and x not in known]:
+            for new in known.intersection(FIELDS[old]).difference(agent):
+                agent[new] = agent.pop(old)
+                changes.append(f"agent.{old} is now {new}")
     return agent
 
 

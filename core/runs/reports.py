@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from arcturus.envs import single
+from arcturus.envs import family, single
 from arcturus.losses import annealed
+from arcturus.nests import state_leaves
 from arcturus.runs.monitor import Monitor
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.evaluation import Evaluation
@@ -30,6 +31,10 @@ def introduce(monitor: Monitor, config: RunConfig, agent: Any, envs: Any, saved:
     if saved is None and envs.spec.told:
         torso = getattr(getattr(agent.network, "torso", None), "name", "")
         monitor.text(f"observations: {envs.spec.told}" + (f"; read by the torso {torso}" if torso else ""))
+    forgets = agent.network is not None and not state_leaves(agent.initial_state(1))
+    if saved is None and forgets and family(config.env.id) in ("memory", "ntm", "tape"):
+        fix = "--agent.core lstm gives it one" if hasattr(config.agent, "core") else "train-agent drqn has one"
+        monitor.text(f"{config.env.id} asks for memory, but this agent has none: {fix}")
     if config.env.reopen and getattr(backend, "opening", 0.0) > SLOW_OPENING:
         monitor.text(
             f"{config.env.id} takes {backend.opening:.1f} s to open, and is opened at every checkpoint and scored episode; if reset(seed) "

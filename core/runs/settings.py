@@ -222,16 +222,16 @@ def from_run(path: Path, trust: tuple[str, ...] = ()) -> RunConfig:
         values = parse_yaml(read_file(path / "config.yaml", YAML_LIMIT), path / "config.yaml")
     except ConfigError as e:
         raise CheckpointError(e.what, where=e.where, fix=e.fix) from e
-    values = todays(values)
     agent, env, run = values.get("agent"), values.get("env"), values.get("run")
     if not (isinstance(agent, dict) and isinstance(env, dict) and isinstance(run, dict) and isinstance(agent.get("name"), str)):
         raise CheckpointError(f"{path / 'config.yaml'} does not belong to a run", where=str(path))
-    name, env_id = agent["name"], str(env.get("id", ""))
+    env_id = str(env.get("id", ""))
     check_trust(list(outside(agent, env_id, str(env.get("options", "")), str(run.get("listeners", "")))), trust, path)
-    settings = {k: v for k, v in agent.items() if k != "name"}
     try:
+        values = todays(values)
+        settings, env = dict(values["agent"]), values["env"]
         config = resolve(
-            name, preset=str(values.get("preset")), agent=settings, env=env, run=run | {"device": "cpu"}, complete=True
+            settings.pop("name"), preset=str(values.get("preset")), agent=settings, env=env, run=run | {"device": "cpu"}, complete=True
         )
     except ConfigError as e:
         raise CheckpointError(f"{path / 'config.yaml'}: {e.what}", where=str(path), fix=e.fix) from e

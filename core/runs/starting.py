@@ -95,7 +95,7 @@ def saved_settings(run: Run) -> dict[str, Any] | None:
     for path in checkpoints.resumable()[: -TRIED - 1 : -1]:
         try:
             return todays(json.loads(checkpoints.values(path)["config"]))
-        except (CheckpointError, KeyError, TypeError, ValueError, RecursionError):
+        except (CheckpointError, ConfigError, KeyError, TypeError, ValueError, RecursionError):
             continue
     return None
 

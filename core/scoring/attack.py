@@ -33,7 +33,7 @@ class Attacked:
 
     def __init__(self, actor: Any, attack: str, strength: float, seed: int = 0):
         self.actor, self.attack, self.strength = actor, attack, strength
-        self.stochastic, self.network, self.objective = actor.stochastic, actor.network, actor.objective
+        self.stochastic, self.network, self.objective, self.spec = actor.stochastic, actor.network, actor.objective, actor.spec
         self.initial_state = actor.initial_state
         self.config = actor.config
         self.coins = torch.Generator().manual_seed(seed)

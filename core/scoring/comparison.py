@@ -49,6 +49,7 @@ class Scored(NamedTuple):
     clock: tuple[np.ndarray, np.ndarray]  # agent steps [K], minutes of running [K]
     rows: Rows
     machine: str
+    version: str  # of arcturus, which made it
 
     @property
     def step(self) -> int:
@@ -107,13 +108,16 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_runs(paths: Sequence[Path], trust: tuple[str, ...] = ()) -> tuple[list[Scored], list[tuple[Path, str]]]:
-    """The runs that can be compared, and the others with the reason why not.  If none can be, the first one's error is raised."""
+def read_runs(
+    paths: Sequence[Path], trust: tuple[str, ...] = (), curves_alone: bool = False
+) -> tuple[list[Scored], list[tuple[Path, str]]]:
+    """The runs that can be compared, and the others with the reason why not.  If none can be, the first one's error is raised.
+    curves_alone: a run needs no score (it has nan then), as its curve can be drawn without."""
     scored: list[Scored] = []
     left: list[tuple[Path, ArcturusError]] = []
     for path in paths:
         try:
-            scored.append(read_run(path, trust))
+            scored.append(read_run(path, trust, curves_alone))
         except ArcturusError as e:
             left.append((path, e))
     if not scored:
@@ -121,7 +125,7 @@ def read_runs(paths: Sequence[Path], trust: tuple[str, ...] = ()) -> tuple[list[
     return scored, [(path, f"{e.what}" + (f" ({e.fix})" if e.fix else "")) for path, e in left]
 
 
-def read_run(path: Path, trust: tuple[str, ...] = ()) -> Scored:
+def read_run(path: Path, trust: tuple[str, ...] = (), curves_alone: bool = False) -> Scored:
     """ConfigError for a run without any score, CheckpointError for one that can't be read."""
     run = Run(path)
     config, about = run.config(trust), run.known
@@ -131,13 +135,16 @@ def read_run(path: Path, trust: tuple[str, ...] = ()) -> Scored:
         for row in rows:
             _finite(row["step"]), _finite(row.get(RETURN, 0.0)), _finite(row.get(EVALUATED, 0.0))
         score = evaluated(path, about, config) or watched(rows, config)
+        if score is None and curves_alone and rows:
+            score = Score(math.nan, int(rows[-1]["step"]), 0, "nothing", "-", None)
         clock = running_minutes(rows)
+        version = str(about.get("versions", {}).get("arcturus", "unknown"))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
         raise CheckpointError(f"{path} holds no scores that can be read: {e!r}"[:300], where="RUN") from e
     if score is None:
         raise ConfigError(f"{path} has no score yet", where="RUN", fix=f"run evaluate-agent {typed(path)}, or leave it out")
     machine = f"{about.get('device', 'unknown')} on {about.get('machine', 'unknown')}"
-    return Scored(path, config, score, clock, rows, machine)
+    return Scored(path, config, score, clock, rows, machine, version)
 
 
 def standing(rows: Rows) -> Rows:
@@ -297,6 +304,9 @@ def cautions(groups: Sequence[Group]) -> list[str]:
     again = [group.name for group in groups if len(group.seeds) < len(group.runs)]
     if again:
         out.append(f"several runs have the same seed, so they are not independent: {'; '.join(again)}")
+    versions = sorted({run.version for run in runs})
+    if len(versions) > 1:
+        out.append(f"made by different versions of arcturus: {', '.join(versions)}; CHANGELOG.md says what trains differently")
     if len({run.machine for run in runs}) > 1:
         out.append("minutes were measured on different machines or devices")
     return out

@@ -109,7 +109,7 @@ def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
     if policy is None:
         if actor.stochastic:
             return "sample"
-        if is_atari(config.id) and actor.network is not None:
+        if is_atari(config.id) and getattr(actor, "network", None) is not None:
             from arcturus.envs.protocols import protocol
 
             settings = getattr(actor, "config", None)
@@ -257,7 +257,7 @@ class _Play:
         self.actor, self.envs, self.policy, self.limit, self.keep_frames = actor, envs, policy, limit, keep_frames
         self.generator = branch.branch("policy").torch(envs.device)
         self.seeds = branch.environments(episodes)
-        self.objective: Objective | None = actor.objective
+        self.objective: Objective | None = getattr(actor, "objective", None)
         self.done: list[ScoredEpisode | None] = [None] * episodes
         self.playing: list[int | None] = list(range(envs.num_envs))  # which episode each environment plays
         self.waiting = envs.num_envs  # the first episode not yet begun
@@ -322,7 +322,7 @@ class _Play:
 
 def check_fit(actor: Actor, spec: EnvSpec) -> None:
     """A ConfigError if an agent is to play an environment whose observations or actions differ from those it was made for."""
-    known: EnvSpec | None = actor.spec
+    known: EnvSpec | None = getattr(actor, "spec", None)  # an actor of one's own may have none
     if known is None or (known.obs_shape, known.obs_dtype, known.action_space) == (
         spec.obs_shape,
         spec.obs_dtype,

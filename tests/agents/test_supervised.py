@@ -164,6 +164,25 @@ def test_a_student_comes_to_do_what_its_teacher_does(finished, small_run, tmp_pa
     assert actor.agent.teachers == []
 
 
+def test_whole_sequences_are_distilled_as_sequences_and_those_that_a_checkpoint_broke_off_are_not(small_run, tmp_path):
+    settings = {"env": "NTM/Copy-v0", "env_config": {"options": "width=2,low=3,high=3"}, "eval_every": 0}
+    teacher = small_run(tmp_path / "t", 200, "supervised", agent_config=SMALL | {"core_options": ""}, **settings)
+    envs = arcturus.make("NTM/Copy-v0", 4, options="width=2,low=3,high=3")
+    agent = make("distill", envs, teachers=str(teacher.path), horizon=0, learning_rate=0.0, temperature=1e4)
+    torch.nn.init.zeros_(agent.network.policy.weight)
+    (told,) = [m for m in play(agent, envs, 8) if m]
+    assert float(told["losses/cross_entropy"]) == pytest.approx(6 * math.log(2), rel=1e-3)  # a coin for each of 3 x 2 bits
+    agent.rollout.restart()
+    ts, state = envs.restart(np.arange(4)), agent.initial_state(4)
+    for _ in range(3):
+        act = agent.act(ts, state, explore=True, generator=torch.Generator())
+        agent.observe(ActedStep(ts, state, act.action, act.extras))
+        envs.send(act.action)
+        ts, state = envs.recv(), act.state
+    assert agent.learn_from_rollout(ts.as_interrupted(), state) == {}
+    assert agent.rollout.count == 0
+
+
 def test_several_teachers_are_averaged(finished, counter):
     envs = arcturus.make("CartPole-v1", 3)
     config = {"torso": "mlp", "core": "none", "horizon": 4}

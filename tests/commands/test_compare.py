@@ -55,12 +55,12 @@ def folder(small_run, tmp_path_factory):
 
 
 def scored(
-    env="CartPole-v1", seed=0, value=1.0, step=1_000, by="evaluate-agent", policy="greedy", rows=(), machine="cpu", **agent
+    env="CartPole-v1", seed=0, value=1.0, step=1_000, by="evaluate-agent", policy="greedy", rows=(), machine="cpu", version="0.2.0", **agent
 ):
     """A run that never was."""
     config = resolve("dqn", preset="classic", agent=agent, env={"id": env}, run={"seed": seed, "device": "cpu"})
     score = Score(value, step, 30, by, "v5", policy)
-    return Scored(f"{env}{seed}", config, score, (np.array([0, step]), np.array([0.0, 2.0])), list(rows), machine)
+    return Scored(f"{env}{seed}", config, score, (np.array([0, step]), np.array([0.0, 2.0])), list(rows), machine, version)
 
 
 def score_by(run, value, step=None, **more):
@@ -222,6 +222,8 @@ def test_kinds_of_scores_are_never_mixed_silently():
         "scored under different protocols", "several runs have the same seed, so they are not independent",
         "minutes were measured on different machines or devices",
     ]  # fmt: skip
+    (line,) = cautions([Group("c51", {}, [runs[0], scored(seed=1, version="0.1.0")])])
+    assert "different versions of arcturus: 0.1.0, 0.2.0" in line
 
 
 def test_two_seeds_are_too_few_and_two_runs_of_one_seed_are_one():
@@ -372,6 +374,7 @@ def test_it_prints_without_loading_matplotlib(folder):
     (["{a}", "--plot", "x.gif"], 2, "doesn't end in .png"), (["{a}", "--plot", "{a}/x.png"], 2, "is in a run folder"),
     (["{a}", "--json", "{a}/evaluations/x.json"], 2, "is in a run folder"),
     (["{a}", "--plot", "{tmp}/file/x.png"], 5, "can't be written"), (["{a}", "--plot", "{tmp}/d.png"], 5, "it is a folder"),
+    (["{a}", "--plot", "x.png", "--bits", "./x.png"], 2, "is given for --bits, too"),
 ])  # fmt: skip
 def test_bad_input_gets_a_code_and_one_line(folder, tmp_path, monkeypatch, capsys, argv, code, says):
     monkeypatch.chdir(tmp_path)
@@ -404,6 +407,18 @@ def test_a_run_without_a_score_and_damaged_ones_are_named(folder, tmp_path):
     score_by(run, "good")
     with pytest.raises(CheckpointError, match="no scores that can be read"):
         read_run(run)
+
+
+def test_runs_without_scores_are_drawn_and_a_table_of_them_is_refused_before_anything_is_written(small_run, tmp_path, capsys):
+    runs = [str(small_run(tmp_path / f"r{seed}", 500, seed=seed, eval_every=0, log_every=50).path) for seed in (0, 1)]
+    picture = tmp_path / "curves.png"
+    assert guarded(main, [*runs, "--plot", str(picture), "--json", str(tmp_path / "numbers.json")]) == 2
+    assert guarded(main, [runs[0], "--plot", str(picture), "--json", str(tmp_path / "numbers.json")]) == 2
+    assert not picture.exists()
+    capsys.readouterr()
+    assert guarded(main, [*runs, "--plot", str(picture)]) == 0
+    assert "has no score yet" in capsys.readouterr().out
+    assert imread(picture).std() > 0.02
 
 
 def test_a_run_that_is_just_being_made_is_none_yet(folder, tmp_path):

@@ -15,6 +15,8 @@ from arcturus.scripts.train_agent import parse, train
     ("ppo", "--agent.ent-coef", "--agent.entropy-cost"), ("dqn", "--agent.batch", "--agent.batch-size"),
     ("dqn", "--total-timesteps", "--steps"), ("ppo", "--vf_coef", "--agent.value-cost"),
     ("dqn", "--agent.core", "train-agent drqn"), ("c51", "--agent.burn-in", "train-agent drqn"),
+    ("supervised", "--agent.teachers", "train-agent distill"), ("drqn", "--agent.munchausen", "train-agent dqn"),
+    ("a2c", "--env.groups=2", "leave it out"),
 ])  # fmt: skip
 def test_a_flag_that_is_called_otherwise_here_is_answered_with_its_name(agent, flag, ours):
     with pytest.raises(ConfigError) as e:

@@ -80,3 +80,38 @@ def test_a_settings_file_of_version_0_1_is_read_and_one_for_another_agent_of_tod
         resolve("dqn", file=file)
     file.write_text("env: {id: CartPole-v1, groups: 1}\nagent: {learn_start: 77, life_loss: true}\n")
     assert resolve("dqn", file=file).agent.learning_starts == 77
+
+
+@pytest.mark.parametrize(("text", "name", "says"), [
+    ("agent: {name: dqn}\npreset: memory\nenv: Memory/Recall-v0", "dqn", "for agent drqn, not dqn"),
+    ("agent: {name: dqn, bptt: 3}\nenv: CartPole-v1", "dqn", "bptt"),
+])  # fmt: skip
+def test_settings_that_only_an_agent_with_memory_has_are_never_dropped_in_silence(text, name, says, tmp_path):
+    from arcturus.runs.settings import resolve
+
+    (tmp_path / "c.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=says):
+        resolve(name, file=tmp_path / "c.yaml")
+
+
+def test_a_preset_of_version_0_1_is_read_under_its_name_of_today(tmp_path):
+    from arcturus.runs.settings import resolve
+
+    (tmp_path / "c.yaml").write_text("env: CartPole-v1\npreset: distil\n")
+    assert resolve("distill", file=tmp_path / "c.yaml").preset == "default"
+
+
+def test_an_agent_of_ones_own_keeps_a_setting_that_is_called_as_one_was_in_version_0_1(tmp_path, monkeypatch):
+    """Names are only changed where the agent's Config has the new one and not the old one."""
+    from arcturus.runs.settings import resolve
+
+    package = tmp_path / "owned"
+    package.mkdir()
+    (package / "agent.py").write_text(
+        "from dataclasses import dataclass\nfrom arcturus.agents import ppo\nAgent = ppo.Agent\n"
+        "@dataclass(frozen=True)\nclass Config(ppo.Config):\n    learn_start: int = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "c.yaml").write_text("env: CartPole-v1\nagent: {learn_start: 7, lam: 0.5}\n")
+    config = resolve("owned.agent", file=tmp_path / "c.yaml").agent
+    assert (config.learn_start, config.gae_lambda) == (7, 0.5)

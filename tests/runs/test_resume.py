@@ -12,6 +12,7 @@ import torch
 
 import arcturus
 from arcturus import agents
+from arcturus.api import Act
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.nests import state_leaves, state_like
 from arcturus.runs.folder import Run
@@ -224,6 +225,30 @@ class Agent(api.Agent):
     def state_dict(self): return {"seen": self.seen}
     def load_state_dict(self, state): self.seen.copy_(state["seen"])
 '''
+
+
+def test_an_agent_that_keeps_neither_its_spec_nor_its_settings_is_evaluated(small_run, tmp_path, monkeypatch):
+    (tmp_path / "forgetting").mkdir()
+    (tmp_path / "forgetting" / "agent.py").write_text(MEMORY_AGENT.replace("self.spec, self.seen = spec, ", "self.seen = "))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = small_run(tmp_path / "r", 200, agent="forgetting.agent", eval_every=100)
+    actor = arcturus.load(run.path, trust=("forgetting.agent",))
+    assert actor.spec.env_id == "CartPole-v1"
+    assert len(arcturus.evaluate(actor, "CartPole-v1", episodes=1, max_steps=20).scores) == 1
+
+
+def test_an_actor_of_ones_own_needs_no_more_than_to_act():
+    class Left:
+        stochastic = False
+
+        def initial_state(self, n):
+            return ()
+
+        def act(self, ts, state, *, explore, generator=None):
+            return Act(torch.zeros(len(ts.reward), dtype=torch.int64), state, {})
+
+    for env in ("CartPole-v1", "ALE/Pong-v5"):
+        assert len(arcturus.evaluate(Left(), env, episodes=1, max_steps=20).scores) == 1
 
 
 @pytest.mark.parametrize("step", [300, 500, 504])
