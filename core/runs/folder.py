@@ -44,14 +44,15 @@ def versions(env_id: str = "") -> dict[str, str]:
 
 
 def package_of(env_id: str) -> list[str]:
-    """The installed packages that hold the module an environment is made by."""
+    """The installed packages that hold the module an environment is made by; those in PACKAGES are not looked for."""
     import gymnasium as gym
 
     module, _, name = env_id.rpartition(":")
     spec = gym.registry.get(name)
     entry = getattr(spec, "entry_point", None) or module
     top = (entry if isinstance(entry, str) else getattr(entry, "__module__", "")).partition(":")[0].partition(".")[0]
-    return sorted(_distributions().get(top, [])) if top else []
+    known = top.replace("_", "-") in PACKAGES
+    return sorted(_distributions().get(top, [])) if top and not known else []
 
 
 @cache
