@@ -41,7 +41,7 @@ class Config(ValueConfig):
 
 
 def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, noise: torch.Generator | None = None) -> Loss:
-    """L over a minibatch; priorities [B] are its TD errors.  noise: for noisy layers, which draw new noise for each forward pass."""
+    """L over a minibatch, halved: its gradient is then the TD error.  Priorities [B] are TD errors.  noise: for noisy layers."""
     with torch.no_grad():
         q_t = target(batch.s_t, noise)  # [B, A]
         q_select_t = network(batch.s_t, noise) if c.double else None

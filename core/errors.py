@@ -116,6 +116,8 @@ def nearest(name: str, known: Iterable[str], say: str = "known names") -> str:
     known = list(known)
     if len(name) > LONGEST_NAME or not known:
         return f"there are no {say} to choose from" if not known else "the name is too long"
+    if name.lower() in known:
+        return f"did you mean {name.lower()}?"
     close = difflib.get_close_matches(name, known, 3, 0.6) or difflib.get_close_matches(name.lower(), known, 3, 0.6)
     if close:
         return "did you mean " + " or ".join(close) + "?"

@@ -36,7 +36,7 @@ FLAGS = {
     "gamma": ("--agent.gamma",),
     "discount": ("--agent.gamma",),
     "gae-lambda": ("--agent.gae-lambda", "--agent.q-lambda"),
-    "batch-size": ("--agent.batch-size",),
+    "batch-size": ("--agent.batch-size", "--agent.minibatches"),
     "buffer-size": ("--agent.capacity",),
     "replay-capacity": ("--agent.capacity",),
     "learning-starts": ("--agent.learning-starts",),
@@ -47,6 +47,18 @@ FLAGS = {
     "n-steps": ("--agent.horizon",),
     "num-steps": ("--agent.horizon",),
     "max-grad-norm": ("--agent.max-grad-norm",),
+    "update-epochs": ("--agent.epochs",),
+    "n-epochs": ("--agent.epochs",),
+    "num-minibatches": ("--agent.minibatches",),
+    "anneal-lr": ("--agent.anneal-steps",),
+    "train-frequency": ("--agent.replay-ratio",),
+    "train-freq": ("--agent.replay-ratio",),
+    "gradient-steps": ("--agent.replay-ratio",),
+    "exploration-fraction": ("--agent.epsilon-steps",),
+    "start-e": ("--agent.epsilon-initial",),
+    "exploration-initial-eps": ("--agent.epsilon-initial",),
+    "end-e": ("--agent.epsilon-final",),
+    "exploration-final-eps": ("--agent.epsilon-final",),
     "exp-name": ("--run-dir",),
     "log-dir": ("--run-dir",),
     "cuda": ("--device",),
@@ -60,11 +72,20 @@ FLAGS = {
     "terminal-on-life-loss": ("--agent.end-on-life-loss",),
 }
 
+MEASURED_OTHERWISE = {
+    "--agent.minibatches": "the number of minibatches, not their size",
+    "--agent.replay-ratio": "updates per agent step: 0.25 is one every 4",
+    "--agent.epsilon-steps": "in agent steps",
+    "--agent.anneal-steps": "-1: over the whole run, 0: the learning rate stays constant",
+}
+
 
 def check_flags(argv: Sequence[str], known: Iterable[str], agent: str = "") -> None:
     """A ConfigError for the first flag that is unknown here but known elsewhere, or in version 0.1.  known: every flag there is;
     agent: the agent they belong to."""
     flags = set(known)
+    if argv and not argv[0].startswith("-"):
+        raise ConfigError(f"{argv[0]} stands without a flag", where="the command line", fix=f"if it is the environment: --env {argv[0]}")
     for arg in argv:
         name = arg.partition("=")[0].replace("_", "-")
         if not name.startswith("--") or name in flags:
@@ -73,7 +94,8 @@ def check_flags(argv: Sequence[str], known: Iterable[str], agent: str = "") -> N
         given = arg.partition("=")[0]
         for meant in FLAGS.get(bare, ()):
             if meant in flags:
-                raise ConfigError(f"there is no {given}", where="the command line", fix=f"it is called {meant} here")
+                note = f" ({MEASURED_OTHERWISE[meant]})" if meant in MEASURED_OTHERWISE else ""
+                raise ConfigError(f"there is no {given}", where="the command line", fix=f"it is called {meant} here{note}")
         if bare in OF_MEMORY and f"--agent.{bare}" not in flags:
             fix = "train-agent drqn learns action-values with memory; pqn, reinforce, a2c and ppo have memory cores, too"
             raise ConfigError(f"there is no {given}: {agent} has no memory", where="the command line", fix=fix)

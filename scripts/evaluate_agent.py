@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     if any(arg.split("=")[0] == "--replay" for arg in argv):  # of version 0.1
-        raise ConfigError("there is no --replay", where="the command line", fix="it is called --episode here")
+        raise ConfigError("there is no --replay", where="the command line", fix="use --episode N --video FILE.mp4")
     args = parser().parse_args(argv)
     import torch
 

@@ -46,7 +46,7 @@ def return_to(
     if course is not None:
         state.started = course["started"]
         if course["rows"]:
-            tell(f"replaying {course['rows']:,} rows since step {state.started:,}")
+            tell(f"playing {course['rows']:,} recorded rows of actions since step {state.started:,}, to bring the environments back")
         try:
             with fitting(str(checkpoints.folder.parent)):
                 ts = state.envs.replay_actions(state.restart_seeds(), course["actions"], course["seen"], stop)
