@@ -22,7 +22,7 @@ SPEC = EnvSpec("test", 8, (4, 42, 42), torch.uint8, gym.spaces.Discrete(5), fram
 class Watcher:
     """Keeps what it is shown."""
 
-    stochastic, objective, config = True, None, None
+    stochastic, objective, config, spec = True, None, None, None
 
     def __init__(self, network):
         self.network = network
