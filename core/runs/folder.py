@@ -100,7 +100,7 @@ class Run:
         self._inode: tuple[int, int] | None = None  # of the lock that is held
         self._checking = threading.RLock()
         if not self.path.exists():
-            raise ConfigError(f"there is no folder {self.path}", where="RUN", fix="give a folder that train-agent made, as runs/NAME")
+            raise ConfigError(f"{self.path} is not a run folder: it does not exist", where="RUN", fix="give a folder that train-agent made")
         if not (self.path / "run.json").is_file():
             raise ConfigError(
                 f"{self.path} is not a run folder: it has no run.json", where="RUN", fix="give a folder that train-agent made"

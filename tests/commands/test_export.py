@@ -245,7 +245,7 @@ def test_a_run_with_memory_becomes_a_graph(runs, tmp_path, capsys):
     (["{r}/ppo", "--to", "sb3", "{t}/a.onnx"], 2, "writes a .zip file"), (["{r}/ppo", "--to", "onnx", "{t}/a"], 2, "writes a .onnx"),
     (["{r}/uniform", "--to", "sb3", "{t}/a.zip"], 2, "no network that can be exported"),
     (["{r}/uniform", "--to", "onnx", "{t}/a.onnx"], 2, "no network that can be exported"),
-    (["{r}/lstm", "--to", "sb3", "{t}/a.zip"], 2, "no recurrent policies"), (["{r}/none", "--to", "sb3", "{t}/a.zip"], 2, "there is no folder"),
+    (["{r}/lstm", "--to", "sb3", "{t}/a.zip"], 2, "no recurrent policies"), (["{r}/none", "--to", "sb3", "{t}/a.zip"], 2, "a run folder"),
     (["{r}/ppo", "--to", "sb3", "{t}/good.zip/a.zip"], 5, "can't be written"), (["{r}/ppo", "--to", "sb3", "{t}/f.zip"], 5, "folder"),
     (["{r}/ppo", "--to", "sb3", "{t}/a.zip", "--checkpoint", "7"], 5, "step-"),
 ])  # fmt: skip
