@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from arcturus.envs import is_atari
-from arcturus.pictures.style import GRID, LINES, styled
+from arcturus.pictures.style import GRID, LINES, step_unit, styled
 from arcturus.scoring.comparison import ENOUGH, EVALUATED, RETURN, Group, curves_of, tag_of
 
 WIDTH, HEIGHT, LEGEND = 10.0, 3.3, 0.17  # inches: of the figure, of a row, of a line of its legend
 STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)))  # for every round of the colours
 NARROW = 45  # characters of a group's name that go twice beside each other
-SHORT = 1_000_000  # agent steps up to which they are shown in thousands
 
 
 def seeds_told(group: Group) -> str:
@@ -40,7 +39,7 @@ def comparison(tables: Mapping[str, Sequence[Group]]) -> Figure:
         tag = tag_of(groups)
         left, right = part.subplots(1, 2, sharey=True)
         longest = max((row["step"] for group in groups for run in group.runs for row in run.rows if tag in row), default=0)
-        unit, said = (1e3, "thousand") if longest <= SHORT else (1e6, "million")
+        unit, said = step_unit(longest)
         for group in groups:
             _draw(left, group, tag, False, unit, *looks[group.name])
             _draw(right, group, tag, True, 1.0, *looks[group.name])

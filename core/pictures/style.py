@@ -121,3 +121,8 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     written_beside(path, lambda beside: figure.savefig(beside, dpi=dpi))
     return path
+
+
+def step_unit(longest: int) -> tuple[float, str]:
+    """In what agent steps are shown on an axis that reaches so far: (1e3, "thousand") up to a million, else (1e6, "million")."""
+    return (1e3, "thousand") if longest <= 1_000_000 else (1e6, "million")
