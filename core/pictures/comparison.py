@@ -19,12 +19,6 @@ STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)))  # for every round of the colours
 NARROW = 45  # characters of a group's name that go twice beside each other
 
 
-def seeds_told(group: Group) -> str:
-    """5 seeds; or 2 seeds: too few."""
-    count = len(group.seeds)
-    return f"{count} seed{'s' * (count > 1)}{': too few' if count < ENOUGH else ''}"
-
-
 @styled
 def comparison(tables: Mapping[str, Sequence[Group]]) -> Figure:
     """tables: environment -> its groups.  A row of two axes each: mean over seeds with a band of its 95% bootstrap interval;
@@ -54,14 +48,14 @@ def comparison(tables: Mapping[str, Sequence[Group]]) -> Figure:
 
 def _draw(axes: Axes, group: Group, tag: str, clock: bool, unit: float, style: Any, colour: str) -> None:
     curves = curves_of(group, tag, clock)
-    label = f"{group.name}, {seeds_told(group)}"
+    count = len(group.seeds)
+    label = f"{group.name}, {count} seed{'s' * (count > 1)}"
     if "mean" in curves:
         x = [at / unit for at in curves["x"]]
         axes.plot(x, curves["mean"], color=colour, linestyle=style, linewidth=1.6, label=label + ", mean and 95% interval")
         axes.fill_between(x, curves["low"], curves["high"], color=colour, alpha=0.18, linewidth=0)
     else:
-        few = ": too few" in label
-        label += " for an interval" if few else ", no common range"
+        label += ": too few for an interval" if count < ENOUGH else ", no common range"
         for line in curves["lines"] or [{"x": [], "y": []}]:
             mark = "o" if tag == EVALUATED or len(line["x"]) == 1 else ""
             x = [at / unit for at in line["x"]]

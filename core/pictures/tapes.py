@@ -7,7 +7,7 @@ that the two agree ensures that the picture shows the network that is scored.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,12 +61,6 @@ class Tape(NamedTuple):
         return values[self.mask].reshape(-1, self.task.outputs).T
 
 
-def core_of(actor: Any) -> nn.Module | None:
-    """The memory core of an actor's policy or action-values, if it has trace()."""
-    core = getattr(actor.network, "core", None)
-    return core if hasattr(core, "trace") else None
-
-
 @contextmanager
 def recording(core: nn.Module | None, moments: Collection[int]) -> Iterator[list[dict[str, np.ndarray]]]:
     """Every step of the core while the context lasts, as its trace() returns it for the first environment; LARGE entries only for
@@ -80,12 +74,8 @@ def recording(core: nn.Module | None, moments: Collection[int]) -> Iterator[list
         kept = [name for name in told if name not in LARGE or len(rows) in moments]
         rows.append({name: told[name][0].cpu().numpy() for name in kept})
 
-    handle = core.register_forward_hook(ask) if core is not None else None
-    try:
+    with nullcontext() if core is None else core.register_forward_hook(ask):
         yield rows
-    finally:
-        if handle is not None:
-            handle.remove()
 
 
 def choose_moments(mask: np.ndarray) -> list[int]:
@@ -102,7 +92,8 @@ def play_tape(actor: Actor, config: EnvConfig, lengths: Sequence[int], seeds: Se
     lengths = tuple(lengths)
     seeds = seeds.branch("x".join(map(str, lengths)))
     moments = choose_moments(play.lay_out(task.sample(torch.Generator(), 1, lengths)).mask.numpy())
-    with recording(core_of(actor), moments) as rows:
+    core = getattr(actor.network, "core", None)  # of a policy or of action-values
+    with recording(core if hasattr(core, "trace") else None, moments) as rows:
         got = answer(actor, config, lengths, 1, seeds.torch(device), device)
     if rows and len(rows) != len(got.mask):
         raise RuntimeError(f"the core took {len(rows)} steps on a tape of {len(got.mask)} rows")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from arcturus import agents
@@ -49,7 +48,7 @@ def _agent(agent: dict[str, Any], name: str, preset: object, changes: list[str])
         agent["name"] = now
         changes.append(f"agent {name} is now {now}")
     if now:
-        known = {field.name for field in dataclasses.fields(agents.load(now).Config)}
+        known = set(getattr(agents.load(now).Config, "__dataclass_fields__", ()))
         for old in [x for x in FIELDS if x in agent and x not in known]:
             for new in known.intersection(FIELDS[old]).difference(agent):
                 agent[new] = agent.pop(old)

@@ -62,7 +62,12 @@ class Scored(NamedTuple):
 
     @property
     def human_normalised(self) -> float | None:
-        return normalised(self.config.env.id, self.score.value)
+        """0 random, 1 human; None off Atari and where no human score was published."""
+        if not is_atari(self.config.env.id):
+            return None
+        from arcturus.envs.atari import games
+
+        return human_normalised(games().get(self.config.env.id, ""), self.score.value)
 
 
 class Group(NamedTuple):
@@ -197,15 +202,6 @@ def running_minutes(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     by_pace = pace * advanced
     took = np.where(resumed, np.where(passed < 0, by_pace, np.minimum(by_pace, passed)), took)  # < 0: the clock was set back
     return steps, np.concatenate([[0.0], took.cumsum() / 60])
-
-
-def normalised(env_id: str, score: float) -> float | None:
-    """Human-normalised (0 random, 1 human); None off Atari and where no human score was published."""
-    if not is_atari(env_id):
-        return None
-    from arcturus.envs.atari import games
-
-    return human_normalised(games().get(env_id, ""), score)
 
 
 def _finite(value: Any) -> float:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -132,26 +131,6 @@ def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
     return policy
 
 
-def choose(
-    actor: Actor,
-    ts: TimeStep,
-    state: Any,
-    policy: str,
-    space: gym.Space,
-    generator: torch.Generator,
-    coins: list[torch.Generator],
-) -> Act:
-    """One action by a named policy.  epsilon=X draws for every environment from its episode's own generator in `coins`."""
-    act = actor.act(ts, state, explore=policy == "sample", generator=generator)
-    if policy.startswith("epsilon="):
-        action, epsilon = act.action.clone(), float(policy[8:])
-        for i, coin in enumerate(coins):
-            if float(torch.rand((), generator=coin)) < epsilon:
-                action[i] = random_actions(space, 1, "cpu", coin)[0].to(action.device)
-        act = act._replace(action=action)
-    return act
-
-
 def start_values(act: Act) -> torch.Tensor | None:
     """[N] the agent's own estimate of its future return, if it has one."""
     if "value" in act.extras:
@@ -267,6 +246,17 @@ class _Play:
     def _coin(self, episode: int) -> torch.Generator:
         return Seeds(int(self.seeds[episode])).branch("coin").torch()
 
+    def _choose(self, ts: TimeStep, state: Any) -> Act:
+        """An action of every environment.  epsilon=X draws for each from its episode's own generator in `coins`."""
+        act = self.actor.act(ts, state, explore=self.policy == "sample", generator=self.generator)
+        if self.policy.startswith("epsilon="):
+            action, epsilon = act.action.clone(), float(self.policy[8:])
+            for i, coin in enumerate(self.coins):
+                if float(torch.rand((), generator=coin)) < epsilon:
+                    action[i] = random_actions(self.envs.single_action_space, 1, "cpu", coin)[0].to(action.device)
+            act = act._replace(action=action)
+        return act
+
     def run(self, stop: Callable[[], bool], progress: Callable[[str], None]) -> list[ScoredEpisode]:
         envs, told = self.envs, time.monotonic()
         ts, state = envs.restart(self.seeds[: envs.num_envs]), self.actor.initial_state(envs.num_envs)
@@ -276,7 +266,7 @@ class _Play:
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 progress(self._so_far())
-            act = choose(self.actor, ts, state, self.policy, envs.single_action_space, self.generator, self.coins)
+            act = self._choose(ts, state)
             values = start_values(act)
             for i in (i for i, episode in enumerate(self.playing) if episode is not None):
                 self.logs[i].open(values[i] if values is not None else None, envs.host.obs[i], self.keep_frames)
@@ -322,12 +312,8 @@ class _Play:
 
 def check_fit(actor: Actor, spec: EnvSpec) -> None:
     """A ConfigError if an agent is to play an environment whose observations or actions differ from those it was made for."""
-    known: EnvSpec | None = getattr(actor, "spec", None)  # an actor of one's own may have none
-    if known is None or (known.obs_shape, known.obs_dtype, known.action_space) == (
-        spec.obs_shape,
-        spec.obs_dtype,
-        spec.action_space,
-    ):
+    known: EnvSpec = getattr(actor, "spec", None) or spec  # an actor of one's own may have none
+    if (known.obs_shape, known.obs_dtype, known.action_space) == (spec.obs_shape, spec.obs_dtype, spec.action_space):
         return
     raise ConfigError(
         f"this agent was trained on {known.env_id}, with observations {list(known.obs_shape)} and actions {known.action_space}; "

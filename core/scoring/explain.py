@@ -14,7 +14,7 @@ networks.py have.  A recurrent state counts as given: only the present observati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -71,21 +71,23 @@ def as_float(obs: Tensor) -> Tensor:
 
 
 @contextmanager
-def guided_relus(network: nn.Module) -> Iterator[None]:
+def watched_relus(network: nn.Module, watch: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While it lasts, watch(its name, its output) is called after every nn.ReLU of the network."""
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if isinstance(module, nn.ReLU):
+                hooks.enter_context(module.register_forward_hook(lambda m, x, output, name=name: watch(name, output)))
+        yield
+
+
+def guided_relus(network: nn.Module) -> AbstractContextManager[None]:
     """While it lasts, no nn.ReLU of the network passes a negative gradient back."""
 
-    def guide(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(
-                lambda gradient: gradient.clamp_min(0)
-            )  # on the tensor: right for in-place ReLUs, and reused ones
+    def guide(name: str, output: Tensor) -> None:
+        if output.requires_grad:  # on the tensor: right for in-place ReLUs, and reused ones
+            output.register_hook(lambda gradient: gradient.clamp_min(0))
 
-    hooks = [m.register_forward_hook(guide) for m in network.modules() if isinstance(m, nn.ReLU)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return watched_relus(network, guide)
 
 
 def patches(height: int, width: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,6 @@ def frames_per_second(config: EnvConfig) -> Fraction:
     return Fraction(told).limit_denominator(1_000) if isinstance(told, (int, float)) and 0.1 <= told <= 1_000 else Fraction(30)
 
 
-def check_film_path(path: Path) -> None:
-    """Before an evaluation is played for a film that could not be written."""
-    check_output(path, "--video", FILMS)
-
-
 def write_film(
     path: Path,
     actor: Actor,
@@ -118,39 +114,32 @@ def write_film(
     *,
     title: str = "",
     device: str = "cpu",
-    first: int = 0,
     steps: int | None = None,
-    scale: float = 1.0,
     explain: str | None = None,
 ) -> int:
-    """Films an episode (or `steps` of it from step `first`) as .mp4 (H.264) or .gif; returns the number of pictures.
+    """Films an episode (or its first `steps` pictures) as .mp4 (H.264) or .gif; returns the number of pictures.
 
     explain: as in replay(), laid over the game.
     """
-    check_film_path(path)
+    check_output(path, "--video", FILMS)
     rate = frames_per_second(config)
     canvas = Canvas(config, title or config.id, float(1 / rate), explain)
-    end = len(episode.actions) + 1 if steps is None else first + steps
+    count = 0
 
     def pictures() -> Iterator[Image.Image]:
-        for i, moment in enumerate(replay(actor, config, episode, device, explain)):
-            if i >= end:
-                return
-            image = canvas.draw(moment)
-            if i >= first:
-                yield image if scale == 1.0 else image.resize((int(image.width * scale), int(image.height * scale)))
+        nonlocal count
+        for count, moment in enumerate(islice(replay(actor, config, episode, device, explain), steps), 1):  # noqa: B007
+            yield canvas.draw(moment)
 
-    counts: list[int] = []
     write = _write_gif if path.suffix == ".gif" else _write_mp4
     with torch_threads(1):
-        written_beside(path, lambda beside: counts.append(write(beside, pictures(), rate)))
-    return counts[0]
+        written_beside(path, lambda beside: write(beside, pictures(), rate))
+    return count
 
 
-def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> int:
+def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> None:
     import av
 
-    count = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream: Any = None
         for image in pictures:
@@ -160,25 +149,13 @@ def _write_mp4(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> i
             frame = av.VideoFrame.from_image(image.crop((0, 0, stream.width, stream.height)))
             for packet in stream.encode(frame):
                 container.mux(packet)
-            count += 1
         for packet in stream.encode():
             container.mux(packet)
-    return count
 
 
-def _write_gif(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> int:
-    count = 0
-
-    def counted() -> Iterator[Image.Image]:
-        nonlocal count
-        for image in pictures:
-            count += 1
-            yield image.quantize(128, dither=Image.Dither.NONE)
-
-    frames = counted()
-    first = next(frames)
-    first.save(path, format="GIF", save_all=True, append_images=frames, duration=round(1000 / rate), loop=0)
-    return count
+def _write_gif(path: Path, pictures: Iterator[Image.Image], rate: Fraction) -> None:
+    frames = (image.quantize(128, dither=Image.Dither.NONE) for image in pictures)
+    next(frames).save(path, format="GIF", save_all=True, append_images=frames, duration=round(1000 / rate), loop=0)
 
 
 def value_figure(

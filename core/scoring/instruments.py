@@ -3,9 +3,7 @@ do there, its first filters, and its last hidden layer (Mnih et al. 2015, figure
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +12,8 @@ from torch import Tensor, nn
 from arcturus.actor_critic import random_actions
 from arcturus.api import Actor, TimeStep
 from arcturus.envs import EnvConfig, open_envs
+from arcturus.scoring.explain import watched_relus
 from arcturus.seeding import Seeds
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CHUNK = 64  # states a forward pass takes at once
 
@@ -46,22 +42,6 @@ def as_timestep(obs: Tensor) -> TimeStep:
     return TimeStep(obs, torch.zeros(len(obs), device=obs.device), age, no, no, no, ~no, no)
 
 
-@contextmanager
-def relu_outputs(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The output of every named ReLU in the last forward pass, by the module's name, while the context lasts."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda module, inputs, output: seen.__setitem__(name, output.detach())
-
-    hooks = [m.register_forward_hook(keep(name)) for name, m in network.named_modules() if isinstance(m, nn.ReLU)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 class HeldOut:
     """A fixed set of states and an actor's values and activations on them."""
 
@@ -81,7 +61,8 @@ class HeldOut:
         alive: dict[str, Tensor] = {}
         moments: dict[str, list[Tensor]] = {}
         counts: dict[str, int] = {}
-        with relu_outputs(network if network is not None else nn.Identity()) as seen:
+        seen: dict[str, Tensor] = {}  # the output of every ReLU in the last forward pass, by its name
+        with watched_relus(network or nn.Identity(), lambda name, output: seen.update({name: output.detach()})):
             for part in self.obs.split(CHUNK):
                 act = actor.act(as_timestep(part), actor.initial_state(len(part)), explore=False)
                 actions.append(act.action)

@@ -44,17 +44,13 @@ def keep(run: Path, name: str, fill: Callable[[Path, int], None]) -> Path:
     raise CheckpointError(f"the scores could not be saved anywhere: {problem}", where=str(run)) from problem
 
 
-def installed(run: Path) -> bool:
-    """Whether a run is an included policy: nothing is written among installed files."""
-    return "site-packages" in run.resolve().parts
-
-
 def homes(run: Path) -> list[Path]:
     """Where a run's evaluations are kept, the first that can be written to.  Two runs of one name have folders of their own."""
     place = run.resolve()
-    name = place.name if installed(run) else f"{place.name}-{hashlib.sha256(bytes(place)).hexdigest()[:8]}"
+    included = "site-packages" in place.parts  # a policy that comes along: nothing is written among installed files
+    name = place.name if included else f"{place.name}-{hashlib.sha256(bytes(place)).hexdigest()[:8]}"
     beside = [Path(f"{name}-evaluations"), Path(tempfile.gettempdir()) / "arcturus-evaluations" / name]
-    return beside if installed(run) else [run / "evaluations", *beside]
+    return beside if included else [run / "evaluations", *beside]
 
 
 def _swap(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from arcturus.envs import EnvConfig, is_atari, open_backend, open_envs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ConfigError, EnvironmentProblem
-
-
-class Screen(Protocol):
-    def first(self, seed: int) -> np.ndarray:
-        """[H, W, 3] uint8 of an episode's beginning, right after its restart."""
-
-    def next(self, action: np.ndarray) -> tuple[np.ndarray, float | None]:
-        """The picture right after an action was taken; and the reward, if it comes from a twin."""
 
 
 class ColourTwin:
@@ -29,9 +21,11 @@ class ColourTwin:
         self.atari: Any = open_backend(replace(config, num_envs=1, threads=1), colour=True)
 
     def first(self, seed: int) -> np.ndarray:
+        """[H, W, 3] uint8 of an episode's beginning, right after its restart."""
         return self.atari.reset(np.array([seed], np.int64), None).obs[0]
 
     def next(self, action: np.ndarray) -> tuple[np.ndarray, float | None]:
+        """The picture right after an action was taken; and the reward, if it comes from a twin."""
         self.atari.send(action[None])
         row = self.atari.recv()
         return row.obs[0], float(row.reward[0])
@@ -86,16 +80,12 @@ def check_screen(config: EnvConfig) -> None:
 
 
 @contextmanager
-def opened(config: EnvConfig, device: Any) -> Iterator[tuple[DeviceEnvs, Screen]]:
+def opened(config: EnvConfig, device: Any) -> Iterator[tuple[DeviceEnvs, ColourTwin | Drawing]]:
     """One environment to play an episode again, and its screen.  Only an Atari game is ever opened twice."""
     one = replace(config, num_envs=1)
     if is_atari(config.id):
-        twin = ColourTwin(one)
-        try:
-            with open_envs(one, 0, device) as envs:
-                yield envs, twin
-        finally:
-            twin.close()
+        with closing(ColourTwin(one)) as twin, open_envs(one, 0, device) as envs:
+            yield envs, twin
         return
     with open_envs(one, 0, device, drawn=True) as envs:
         if "rgb_array" not in envs.backend.render_modes:  # type: ignore[attr-defined]

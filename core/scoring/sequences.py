@@ -71,21 +71,16 @@ def parse_lengths(text: str) -> list[tuple[int, ...]]:
         raise ConfigError(f"{text!r} are not lengths", where="--lengths", fix="write 10,20,30; or length x repeats: 10x5,20x10") from e
 
 
-def slots_of(actor: Any) -> int:
-    """Of the memory that is addressed; 0 if there is none."""
-    network = actor.network
-    return min((m.slots for m in network.modules() if hasattr(m, "slots")), default=0) if network is not None else 0
-
-
 def check_lengths(actor: Any, config: EnvConfig, lengths: Sequence[tuple[int, ...]]) -> None:
     """Before anything runs: checks that tapes of these lengths exist, and that the memory can hold them."""
     task, _ = _task(config)
+    modules = actor.network.modules() if actor.network is not None else ()
+    slots = min((m.slots for m in modules if hasattr(m, "slots")), default=0)  # of the memory that is addressed
     for each in lengths:
         try:
             task.check(each)
         except ValueError as e:
             raise ConfigError(f"{config.id}: {e}", where="--lengths") from e
-        slots = slots_of(actor)
         if slots and task.remembered(each) > slots:
             raise ConfigError(
                 f"length {'x'.join(map(str, each))} has {task.remembered(each)} vectors to remember, but the memory has only {slots} slots",
@@ -165,19 +160,14 @@ def score_lengths(
                 if got.optimal is not None:
                     y = got.targets[..., 0].bool()
                     excess.append(got.bits + torch.where(y, got.optimal, 1 - got.optimal).log2().sum(0))
-        over = torch.cat(excess) if excess else None
-        out.append(
-            LengthScore(
-                each,
-                sequences,
-                float(torch.cat(costs).mean()) if costs else None,
-                error_bits / sequences,
-                exact / sequences,
-                task.answers(each) * task.outputs,
-                float(over.mean()) if over is not None else None,
-                float(over.std() / len(over) ** 0.5) if over is not None and len(over) > 1 else None,
-            )
-        )
+        bits = float(torch.cat(costs).mean()) if costs else None
+        guessing = task.answers(each) * task.outputs
+        score = LengthScore(each, sequences, bits, error_bits / sequences, exact / sequences, guessing)
+        if excess:
+            over = torch.cat(excess)
+            error = float(over.std() / len(over) ** 0.5) if len(over) > 1 else None
+            score = replace(score, excess=float(over.mean()), excess_error=error)
+        out.append(score)
     return out
 
 

@@ -19,17 +19,10 @@ def table(env: str, groups: Sequence[Group]) -> str:
     body = []
     for line in lines:
         low, high = line["steps"]
-        body.append(
-            [
-                line["group"],
-                str(len(line["seeds"])),
-                f"{low:,}" if low == high else f"{low:,}-{high:,}",
-                with_interval(line, "mean", len(line["seeds"])),
-                with_interval(line, "iqm", len(line["seeds"])),
-                *([percent(line["human_normalised"])] if shown else []),
-                f"{line['minutes']:.1f}",
-            ]
-        )
+        seeds, steps = len(line["seeds"]), f"{low:,}" if low == high else f"{low:,}-{high:,}"
+        scores = [with_interval(line, what, seeds) for what in ("mean", "iqm")]
+        human = [percent(line["human_normalised"])] if shown else []
+        body.append([line["group"], str(seeds), steps, *scores, *human, f"{line['minutes']:.1f}"])
     runs = [
         [
             f"  {line['group']}, seed {run['seed']}",

@@ -117,7 +117,7 @@ def test_stopped_again_and_again_it_ends_the_same(small_run, stop_at, unbroken, 
 def test_a_signal_during_an_evaluation_breaks_it_off_and_it_is_made_up_for(small_run, unbroken, tmp_path, monkeypatch):
     from arcturus.scoring import evaluation
 
-    choose, calls = evaluation.choose, []
+    choose, calls = evaluation._Play._choose, []
 
     def watched(*args):
         calls.append(1)
@@ -126,7 +126,7 @@ def test_a_signal_during_an_evaluation_breaks_it_off_and_it_is_made_up_for(small
         return choose(*args)
 
     whole = unbroken("dqn")
-    monkeypatch.setattr(evaluation, "choose", watched)
+    monkeypatch.setattr(evaluation._Play, "_choose", watched)
     run = small_run(tmp_path / "r", agent_config=SETTINGS["dqn"], **OPTIONS)
     assert (run.status, run.about["steps"], len(calls)) == ("preempted", 352, 3)
     assert not any("eval/episodic_return_mean" in row for row in arcturus.read_metrics(run))

@@ -17,7 +17,7 @@ from arcturus.envs.own import TASKS as NAMES
 from arcturus.envs.tasks import task_of
 from arcturus.envs.tasks.sequences import DynamicNGrams
 from arcturus.errors import ConfigError
-from arcturus.scoring.sequences import answer, check_lengths, parse_lengths, score_lengths, slots_of, watched_lengths
+from arcturus.scoring.sequences import answer, check_lengths, parse_lengths, score_lengths, watched_lengths
 
 SMALL = {
     "Copy": "high=4,width=3",
@@ -305,7 +305,6 @@ def test_lengths_that_a_memory_has_no_room_for_are_refused_with_what_would_do():
     env = config("Copy")
     policy = Policy(env, uniform)
     policy.network = torch.nn.ModuleList([Memory()])
-    assert slots_of(policy) == 8
     check_lengths(policy, env, [(8,)])
     with pytest.raises(ConfigError, match="8 slots") as e:
         check_lengths(policy, env, [(8,), (9,)])
