@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from arcturus.actor_critic import ActorCritic
+from arcturus.actor_critic import ActorCritic, Categoricals
 from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, Objective, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import annealed, explained_variance
-from arcturus.optimizers import GradientStep
+from arcturus.optimizers import GradientStep, by_name
 from arcturus.replay.rollout import Minibatch, Rollout, Trajectory
 from arcturus.seeding import Seeds
 from arcturus.speed import Captured, captured, to_device
@@ -60,50 +60,51 @@ class ReturnConfig(RolloutConfig):
 
 
 class RolloutAgent(Agent):
-    """A subclass has targets() and loss().
+    """A subclass has targets(), a loss, and what it sets or makes otherwise than here.
 
-    make_network: makes an ActorCritic or a QNetwork.  make_optimizer: takes its parameters.  kept: name -> shape of the entries of
-    Act.extras kept for every row.  epochs, minibatches, shuffled: the passes over a rollout, the parts it is split into (a gradient step
-    each), and whether they are drawn at random.  every: rows that a sequence is unrolled through (Rollout's), starting from the memory
-    it was acted with if keep_memory.
+    kept: name -> shape of the entries of Act.extras kept for every row.  every: rows that a sequence is unrolled through (Rollout's),
+    starting from the memory it was acted with if keep_memory.  Settings called epochs and minibatches: the passes over a rollout, and
+    the parts it is split into at random (a gradient step each).
     """
 
     on_policy = True
     only_finished = False  # rollouts of whole episodes that a checkpoint broke off are not learnt from
+    keep_memory = True
+    kept: dict[str, tuple[int, ...]]
+    loss_fn: Callable[..., Loss]  # (network, Minibatch, config): the agent's file has it
     rollout: Rollout
 
-    def __init__(
-        self,
-        config: Any,
-        spec: EnvSpec,
-        device: torch.device | str,
-        seeds: Seeds,
-        make_network: Callable[[], nn.Module],
-        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-        *,
-        kept: dict[str, tuple[int, ...]],
-        every: int,
-        keep_memory: bool = True,
-        epochs: int = 1,
-        minibatches: int = 1,
-        shuffled: bool = False,
-    ):
+    def __init__(self, config: Any, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         self.config, self.spec, self.device = config, spec, torch.device(device)
-        self.epochs, self.parts = epochs, minibatches
+        self.epochs, self.parts = getattr(config, "epochs", 1), getattr(config, "minibatches", 1)
         with seeds.branch("init").initialising():
-            network: Any = make_network()
+            network: Any = self.make_network()
         self.network: Any = to_device(network, self.device)
-        optimizer = make_optimizer(list(self.network.parameters()))
+        optimizer = self.make_optimizer(list(self.network.parameters()))
         self.gradient_step = GradientStep(optimizer, config.max_grad_norm, getattr(config, "max_grad_value", 0.0))
         self.captured = captured(self.update, self.device, remember=partial(self.gradient_step.remember, self.network))
-        memory = self.network.initial_state(spec.num_envs) if keep_memory else ()
-        self.rollout = Rollout(config.horizon, spec, self.device, extras=kept, state=memory, every=every)
-        self.minibatch_rng = seeds.branch("minibatch").torch(self.device) if shuffled else None
-        if shuffled:
-            self.rollout.check_minibatches(minibatches)
+        memory = self.network.initial_state(spec.num_envs) if self.keep_memory else ()
+        self.rollout = Rollout(config.horizon, spec, self.device, extras=self.kept, state=memory, every=self.every)
+        self.minibatch_rng = None
+        if hasattr(config, "minibatches"):
+            self.minibatch_rng = seeds.branch("minibatch").torch(self.device)
+            self.rollout.check_minibatches(self.parts)
         if isinstance(config, ReturnConfig):
             self.objective = Objective(config.gamma, config.reward_clip, config.end_on_life_loss and spec.has_lives)
         self.steps = self.updates = 0
+
+    @property
+    def every(self) -> int:
+        return 1 if self.config.core == "none" else self.config.bptt
+
+    def make_network(self) -> nn.Module:
+        c, value = self.config, "value" in self.kept
+        core: dict[str, Any] = {"core": c.core, "core_width": c.core_width, "core_options": c.core_options}
+        return ActorCritic(self.spec, torso=c.torso, shared=getattr(c, "shared", True), value=value, **core)
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        c = self.config
+        return by_name(getattr(c, "optimizer", "adam"), parameters, c.learning_rate, c.optimizer_eps)
 
     @property
     def learning_rate(self) -> float:
@@ -150,7 +151,7 @@ class RolloutAgent(Agent):
 
     def loss(self, batch: Any) -> Loss:
         """The loss of a Minibatch."""
-        raise NotImplementedError
+        return type(self).loss_fn(self.network, batch, self.config)
 
     def update(self, batch: Minibatch) -> Metrics:
         """One gradient step."""
@@ -180,8 +181,23 @@ class RolloutAgent(Agent):
         self.steps, self.updates = state["steps"], state["updates"]
 
 
-def actor_critic(config: RolloutConfig, spec: EnvSpec, *, shared: bool = True, value: bool = True) -> ActorCritic:
-    """The network of a policy agent."""
-    c = config
-    core: dict[str, Any] = {"core": c.core, "core_width": c.core_width, "core_options": c.core_options}
-    return ActorCritic(spec, torso=c.torso, shared=shared, value=value, **core)
+class AnswerAgent(RolloutAgent):
+    """A subclass gives probabilities [N, k, choices] of every component's choices in Act.extras, as answer."""
+
+    only_finished = True
+
+    def __init__(self, config: Any, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
+        self.kept = {"answer": Categoricals(spec.action_space, spec.env_id).one_hot_shape}
+        super().__init__(config, spec, device, seeds)
+
+    @property
+    def every(self) -> int:
+        return 1 if self.config.core == "none" and self.config.horizon else 0  # sequences that are counted whole are kept apart
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """rmsprop: the centred one of Graves 2013 (arXiv:1308.0850, equations 38-45), decay 0.95 and momentum 0.9."""
+        c = self.config
+        return by_name(c.optimizer, parameters, c.learning_rate, c.optimizer_eps, momentum=0.9)
+
+    def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
+        return {"target": self.rollout.kept("answer")}

@@ -25,12 +25,13 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, Objective, State, TimeStep
+from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError
 from arcturus.networks import QNetwork, epsilon_greedy
-from arcturus.optimizers import GradientStep, RMSProp, adam
-from arcturus.replay.learner import EpsilonConfig, ReplayLearner, SequenceSpan
+from arcturus.optimizers import GradientStep, by_name
+from arcturus.replay.learner import EpsilonConfig, ReplayLearner
+from arcturus.replay.records import SequenceSpan
 from arcturus.seeding import Seeds
 from arcturus.speed import captured, to_device
 
@@ -85,6 +86,10 @@ class ReplayAgent(Agent):
     def updates(self) -> int:
         return self.learner.updates
 
+    @torch.no_grad()
+    def initial_state(self, n: int) -> State:
+        return self.network.initial_state(n)
+
     def observe(self, step: ActedStep) -> None:
         self.learner.append(step)  # (6) store the transition in D
 
@@ -94,10 +99,6 @@ class ReplayAgent(Agent):
             self.target.load_state_dict(self.online.state_dict())
             self.learner.copied()
         return metrics
-
-    def update(self, batch: Any) -> tuple[Metrics, Tensor | None]:
-        """One gradient step on a minibatch; its metrics, and the transitions' new priorities [B]."""
-        raise NotImplementedError
 
     def scalars(self) -> dict[str, float]:
         return {"charts/learning_rate": self.config.learning_rate} | self.learner.scalars()
@@ -123,6 +124,8 @@ class ValueAgent(ReplayAgent):
     them.  It and its target draw all their noise from the generator they are called with.
     """
 
+    loss_fn: Callable[..., Loss]  # (network, target network, minibatch, config, noise): the agent's file has it
+
     def __init__(
         self,
         config: Any,
@@ -140,7 +143,9 @@ class ValueAgent(ReplayAgent):
         self.online = self.network
         self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.noise = seeds.branch("noise").torch(self.device)
-        self.gradient_step = GradientStep(self._optimizer(), config.max_grad_norm)
+        parameters = list(self.network.parameters())
+        optimizer = by_name(config.optimizer, parameters, config.learning_rate, config.optimizer_eps)
+        self.gradient_step = GradientStep(optimizer, config.max_grad_norm)
         self.learner = ReplayLearner(  # (1) the replay memory D
             config,
             spec,
@@ -152,15 +157,8 @@ class ValueAgent(ReplayAgent):
             span=span,
             state=() if span is None or span.whole else self.initial_state(spec.num_envs),
         )
-        self.replay = self.learner.ring
+        self.replay, self.objective = self.learner.ring, self.learner.objective
         self.act_fn = captured(self.predict, self.device, kept=True)
-        self.objective = Objective(config.gamma, config.reward_clip, config.end_on_life_loss and spec.has_lives)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        c, parameters = self.config, list(self.network.parameters())
-        if c.optimizer == "adam":
-            return adam(parameters, c.learning_rate, c.optimizer_eps)
-        return RMSProp(parameters, c.learning_rate, eps=c.optimizer_eps)
 
     # -- acting: the network is run once -------------------------------------------------------------------------------
 
@@ -201,7 +199,7 @@ class ValueAgent(ReplayAgent):
 
     def loss(self, batch: Any) -> Loss:
         """Of a Transition, or of a Sequence, with priorities [B]."""
-        raise NotImplementedError
+        return type(self).loss_fn(self.network, self.target, batch, self.config, self.noise)
 
     # -- watching and saving ---------------------------------------------------------------------------------------------
 

@@ -22,13 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.actor_critic import ActorCritic
-from arcturus.agents._rollout import ReturnConfig, RolloutAgent, actor_critic
-from arcturus.api import EnvSpec, Loss, State, TimeStep
+from arcturus.agents._rollout import ReturnConfig, RolloutAgent
+from arcturus.api import Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import lambda_returns, masked_mean, normalised
-from arcturus.optimizers import RMSProp, adam
+from arcturus.optimizers import by_name
 from arcturus.replay.rollout import Minibatch, Trajectory
-from arcturus.seeding import Seeds
 
 
 @dataclass(frozen=True)
@@ -76,23 +75,13 @@ class Agent(RolloutAgent):
     stochastic = True
     config: Config
 
-    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        super().__init__(
-            config,
-            spec,
-            device,
-            seeds,
-            lambda: actor_critic(config, spec, shared=config.shared),
-            self._optimizer,
-            kept={"value": ()},  # (1) act for t_max rows
-            every=1 if config.core == "none" else config.bptt,
-        )
+    kept = {"value": ()}  # (1) act for t_max rows
+    loss_fn = loss
 
-    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:  # (4) RMSProp
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:  # (4) RMSProp
         c = self.config
-        if c.optimizer == "adam":
-            return adam(parameters, c.learning_rate, c.optimizer_eps)
-        return RMSProp(parameters, c.learning_rate, rho=0.99, eps=c.optimizer_eps, centred=False, mean_square=c.mean_square)
+        own = {"rho": 0.99, "centred": False, "mean_square": c.mean_square}
+        return by_name(c.optimizer, parameters, c.learning_rate, c.optimizer_eps, **own)
 
     def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
         """(2) The returns R from the last row backwards, and R - v."""
@@ -102,6 +91,3 @@ class Agent(RolloutAgent):
         target = lambda_returns(rows.rewards(c.reward_clip), discount, v_t, rows.last, c.gae_lambda)
         advantage = normalised(target - v, rows.valid) if c.normalise else target - v
         return {"target": target, "advantage": advantage, "value": v}
-
-    def loss(self, batch: Minibatch) -> Loss:
-        return loss(self.network, batch, self.config)

@@ -61,6 +61,7 @@ def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, nois
 
 
 class Agent(ValueAgent):
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
@@ -69,9 +70,6 @@ class Agent(ValueAgent):
             raise ConfigError(f"v_min {c.v_min:g} must be less than v_max {c.v_max:g}", where="--agent.v-min", fix="use a smaller one")
         mean = CategoricalMean(c.v_min, c.v_max, c.atoms)
         super().__init__(config, spec, device, seeds, lambda: q_network(c, spec, "c51", atoms=c.atoms, expectation=mean))
-
-    def loss(self, batch: Transition) -> Loss:
-        return loss(self.network, self.target, batch, self.config, self.noise)
 
     def film_extras(self, predicted: Tensor) -> dict[str, Tensor]:
         p = predicted.softmax(-1)

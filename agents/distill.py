@@ -7,22 +7,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from arcturus.actor_critic import ActorCritic, Categoricals
-from arcturus.agents._rollout import RolloutAgent, RolloutConfig, actor_critic
-from arcturus.api import Act, ActedStep, EnvSpec, Loss, State, TimeStep
-from arcturus.config import Bounds
+from arcturus.agents._rollout import AnswerAgent, RolloutConfig
+from arcturus.api import Act, ActedStep, EnvSpec, Loss, State, TimeStep, map_state
+from arcturus.config import Bounds, split_names
 from arcturus.errors import ConfigError
 from arcturus.losses import cross_entropy
-from arcturus.nests import map_state
-from arcturus.optimizers import adam_or_graves
-from arcturus.replay.rollout import Minibatch, Trajectory
-from arcturus.runs.depending import opened, split
+from arcturus.replay.rollout import Minibatch
+from arcturus.runs.depending import opened
 from arcturus.seeding import Seeds
 
 
@@ -54,24 +51,13 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
     return Loss(value, {"losses/cross_entropy": value.detach(), "losses/agreement": 1 - differs.sum() / rows})
 
 
-class Agent(RolloutAgent):
-    only_finished = True
+class Agent(AnswerAgent):
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        c = config
-        actions = Categoricals(spec.action_space, spec.env_id)
-        super().__init__(
-            config,
-            spec,
-            device,
-            seeds,
-            lambda: actor_critic(c, spec, value=False),
-            partial(adam_or_graves, name=c.optimizer, learning_rate=c.learning_rate, eps=c.optimizer_eps),
-            kept={"answer": actions.one_hot_shape},
-            every=1 if c.core == "none" and c.horizon else 0,
-        )
-        self.teachers = [Teacher(run, c.temperature, spec, self.device) for run in split(c.teachers)]
+        super().__init__(config, spec, device, seeds)
+        self.teachers = [Teacher(run, config.temperature, spec, self.device) for run in split_names(config.teachers)]
 
     def check_training(self) -> None:
         if not self.teachers:
@@ -80,7 +66,7 @@ class Agent(RolloutAgent):
     @torch.no_grad()
     def initial_state(self, n: int) -> State:
         """The student's memory, and the teachers'."""
-        return (self.network.initial_state(n), *(teacher.initial_state(n) for teacher in self.teachers))
+        return (self.network.initial_state(n), *(teacher.actor.initial_state(n) for teacher in self.teachers))
 
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
@@ -95,12 +81,6 @@ class Agent(RolloutAgent):
 
     def observe(self, step: ActedStep) -> None:
         super().observe(step._replace(state=step.state[0]))
-
-    def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
-        return {"target": self.rollout.kept("answer")}
-
-    def loss(self, batch: Minibatch) -> Loss:
-        return loss(self.network, batch, self.config)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"sequences": 0}  # as its runs of version 0.1 have it
@@ -123,9 +103,6 @@ class Teacher:
                 fix="train the student with the teacher's environment settings (frame size, stack, actions)",
             )
         self.actions = Categoricals(spec.action_space, spec.env_id)
-
-    def initial_state(self, n: int) -> State:
-        return self.actor.initial_state(n)
 
     def __call__(self, ts: TimeStep, state: State) -> tuple[Tensor, State]:
         act = self.actor.act(ts, state, explore=False)

@@ -67,11 +67,9 @@ def munchausen_error(q_tm1: Tensor, target_tm1: Tensor, target_t: Tensor, batch:
 
 
 class Agent(ValueAgent):
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         check_munchausen(config)
         super().__init__(config, spec, device, seeds, lambda: q_network(config, spec, "dqn"))
-
-    def loss(self, batch: Transition) -> Loss:
-        return loss(self.network, self.target, batch, self.config, self.noise)

@@ -27,8 +27,7 @@ from arcturus.envs.vector import OLDEST
 from arcturus.errors import ConfigError
 from arcturus.losses import q_learning, td_loss
 from arcturus.networks import QNetwork, epsilon_greedy
-from arcturus.replay.learner import SequenceSpan
-from arcturus.replay.records import Sequence
+from arcturus.replay.records import Sequence, SequenceSpan
 from arcturus.seeding import Seeds
 
 
@@ -82,6 +81,7 @@ def span_of(config: Config, spec: EnvSpec) -> SequenceSpan:
 
 
 class Agent(ValueAgent):
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
@@ -91,10 +91,6 @@ class Agent(ValueAgent):
         core = {"core": c.core, "core_width": c.core_width, "core_options": c.core_options}
         self.span = span_of(config, spec)
         super().__init__(config, spec, device, seeds, lambda: q_network(config, spec, "drqn", **core), self.span)
-
-    @torch.no_grad()
-    def initial_state(self, n: int) -> State:
-        return self.network.initial_state(n)
 
     @torch.no_grad()
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
@@ -111,6 +107,3 @@ class Agent(ValueAgent):
         if self.span.whole:  # an episode begins without memory
             batch = batch._replace(state=self.initial_state(self.config.batch_size))
         return super().update(batch)
-
-    def loss(self, batch: Sequence) -> Loss:
-        return loss(self.network, self.target, batch, self.config, self.noise)

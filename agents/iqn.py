@@ -114,6 +114,7 @@ def loss(network: Network, target: Network, batch: Transition, c: Config, noise:
 
 
 class Agent(ValueAgent):
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
@@ -129,9 +130,6 @@ class Agent(ValueAgent):
 
     def q_values(self, predicted: Tensor) -> Tensor:
         return predicted.mean(1)  # (3) mean returns
-
-    def loss(self, batch: Transition) -> Loss:
-        return loss(self.network, self.target, batch, self.config, self.noise)
 
     def film_extras(self, predicted: Tensor) -> dict[str, Tensor]:
         z = predicted.transpose(1, 2)

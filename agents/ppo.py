@@ -23,13 +23,11 @@ import torch
 from torch import Tensor
 
 from arcturus.actor_critic import ActorCritic
-from arcturus.agents._rollout import ReturnConfig, RolloutAgent, actor_critic
-from arcturus.api import EnvSpec, Loss, State, TimeStep
+from arcturus.agents._rollout import ReturnConfig, RolloutAgent
+from arcturus.api import Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import clipped_surrogate, lambda_returns, masked_mean, normalised
-from arcturus.optimizers import adam
 from arcturus.replay.rollout import Minibatch, Trajectory
-from arcturus.seeding import Seeds
 
 
 @dataclass(frozen=True)
@@ -91,21 +89,8 @@ class Agent(RolloutAgent):
     stochastic = True
     config: Config
 
-    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        c = config
-        super().__init__(
-            config,
-            spec,
-            device,
-            seeds,
-            lambda: actor_critic(c, spec, shared=c.shared),
-            lambda parameters: adam(parameters, c.learning_rate, c.optimizer_eps),
-            kept={"log_prob": (), "value": ()},  # (1) what pi_old said
-            every=1 if c.core == "none" else c.bptt,
-            epochs=c.epochs,  # (3) K epochs of minibatches
-            minibatches=c.minibatches,
-            shuffled=True,
-        )
+    kept = {"log_prob": (), "value": ()}  # (1) what pi_old said; (3) is RolloutAgent's
+    loss_fn = loss
 
     def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
         """G and A, (2); with v and log pi of when it acted."""
@@ -114,6 +99,3 @@ class Agent(RolloutAgent):
         v_t = self.network.next_values(v, ts, state)
         target = lambda_returns(rows.rewards(c.reward_clip), discount, v_t, rows.last, c.gae_lambda)
         return {"target": target, "advantage": target - v, "value": v, "log_prob": self.rollout.kept("log_prob")}
-
-    def loss(self, batch: Minibatch) -> Loss:
-        return loss(self.network, batch, self.config)

@@ -24,13 +24,11 @@ import torch
 from torch import Tensor
 
 from arcturus.agents._rollout import ReturnConfig, RolloutAgent
-from arcturus.api import Act, EnvSpec, Loss, State, TimeStep
+from arcturus.api import Act, Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import lambda_returns, linear_schedule, td_loss
 from arcturus.networks import QNetwork, Torso, epsilon_greedy, orthogonal
-from arcturus.optimizers import adam, radam
 from arcturus.replay.rollout import Minibatch, Trajectory
-from arcturus.seeding import Seeds
 
 
 @dataclass(frozen=True)
@@ -76,24 +74,11 @@ def loss(network: QNetwork, batch: Minibatch, c: Config) -> Loss:
 class Agent(RolloutAgent):
     config: Config
 
-    def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
-        c, optimizer = config, {"radam": radam, "adam": adam}[config.optimizer]
-        super().__init__(
-            config,
-            spec,
-            device,
-            seeds,
-            self._network,
-            lambda parameters: optimizer(parameters, c.learning_rate, c.optimizer_eps),
-            kept={"q_values": (spec.discrete_actions("pqn"),)},
-            every=1 if c.core == "none" else c.bptt,
-            epochs=c.epochs,
-            minibatches=c.minibatches,
-            shuffled=True,
-        )
+    loss_fn = loss
 
-    def _network(self) -> QNetwork:
+    def make_network(self) -> QNetwork:
         c, actions = self.config, self.spec.discrete_actions("pqn")
+        self.kept = {"q_values": (actions,)}
         core: dict[str, Any] = {"core": c.core, "core_width": c.core_width, "core_options": c.core_options}
         network = QNetwork(self.spec, actions, c.torso, layer_norm=c.layer_norm, **core)
         if isinstance(network.torso, Torso):  # a torso of the user's own keeps its initial weights
@@ -113,9 +98,6 @@ class Agent(RolloutAgent):
         q = self.rollout.kept("q_values")
         q_t = torch.cat([q[1:], self.network.unroll(ts.obs[None], ts.first[None], state)[0]])
         return {"target": q_lambda_targets(rows, q_t, self.config)}
-
-    def loss(self, batch: Minibatch) -> Loss:
-        return loss(self.network, batch, self.config)
 
     def scalars(self) -> dict[str, float]:
         return {"charts/epsilon": self.config.epsilon(self.steps)} | super().scalars()

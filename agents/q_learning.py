@@ -19,6 +19,7 @@ from arcturus.api import Act, ActedStep, EnvSpec, Metrics, Objective, State, Tim
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError
 from arcturus.losses import linear_schedule
+from arcturus.networks import epsilon_greedy
 from arcturus.seeding import Seeds
 
 
@@ -46,9 +47,9 @@ class Agent(api.Agent):
                 where="--env",
                 fix="for example --env MDP/Grid-v0 or FrozenLake-v1; dqn learns from other observations",
             )
-        self.config, self.spec, self.device, self.num_actions, n = config, spec, device, spec.discrete_actions("q_learning"), spec.num_envs
-        self.q = torch.zeros((spec.states, self.num_actions), dtype=torch.float64)  # tables stay on the host
-        self.visits = torch.zeros((spec.states, self.num_actions), dtype=torch.int64)
+        self.config, self.spec, n = config, spec, spec.num_envs
+        self.q = torch.zeros((spec.states, spec.discrete_actions("q_learning")), dtype=torch.float64)  # tables stay on the host
+        self.visits = torch.zeros_like(self.q, dtype=torch.int64)
         self.objective = Objective(config.gamma)
         self.steps = 0
         self.s_tm1 = torch.zeros(n, dtype=torch.int64)
@@ -64,11 +65,7 @@ class Agent(api.Agent):
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: q_values [N, A]."""
         q = self.q.to(ts.obs.device)[ts.obs.argmax(-1)]
-        action = q.argmax(-1)
-        if explore:
-            random = torch.randint(self.num_actions, action.shape, device=ts.obs.device, generator=generator)
-            coin = torch.rand(action.shape, device=ts.obs.device, generator=generator) < self.epsilon
-            action = torch.where(coin, random, action)
+        action = epsilon_greedy(q, self.epsilon, generator) if explore else q.argmax(-1)
         return Act(action, state, {"q_values": q.float()})
 
     def observe(self, step: ActedStep) -> None:
@@ -94,14 +91,7 @@ class Agent(api.Agent):
         return {"charts/epsilon": self.epsilon, "health/visited": float(self.visits.gt(0).double().mean())}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "q": self.q,
-            "visits": self.visits,
-            "steps": self.steps,
-            "s_tm1": self.s_tm1,
-            "a_tm1": self.a_tm1,
-            "decided": self.decided,
-        }
+        return {name: getattr(self, name) for name in ("q", "visits", "steps", "s_tm1", "a_tm1", "decided")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]

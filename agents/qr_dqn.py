@@ -50,14 +50,12 @@ def loss(network: QNetwork, target: QNetwork, batch: Transition, c: Config, nois
 
 
 class Agent(ValueAgent):
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         mean, n = QuantileMean(), config.quantiles
         super().__init__(config, spec, device, seeds, lambda: q_network(config, spec, "qr_dqn", atoms=n, expectation=mean))
-
-    def loss(self, batch: Transition) -> Loss:
-        return loss(self.network, self.target, batch, self.config, self.noise)
 
     def film_extras(self, predicted: Tensor) -> dict[str, Tensor]:
         return {"returns": predicted, "probabilities": torch.full_like(predicted, 1 / self.config.quantiles)}

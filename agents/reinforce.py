@@ -23,15 +23,12 @@ import torch
 from torch import Tensor
 
 from arcturus.actor_critic import ActorCritic
-from arcturus.agents._rollout import ReturnConfig, RolloutAgent, actor_critic
-from arcturus.api import ActedStep, EnvSpec, Loss, Metrics, State, TimeStep
+from arcturus.agents._rollout import ReturnConfig, RolloutAgent
+from arcturus.api import ActedStep, EnvSpec, Loss, Metrics, State, TimeStep, map_state
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError, TrainingFailed
 from arcturus.losses import explained_variance, lambda_returns, masked_mean, normalised
-from arcturus.nests import map_state
-from arcturus.optimizers import adam
-from arcturus.replay.rollout import Trajectory
-from arcturus.replay.whole_episodes import check_horizon, ends_inside, episode_pieces, from_first_rows, single_rows
+from arcturus.replay.rollout import Trajectory, check_horizon, ends_inside, episode_pieces, from_first_rows, single_rows
 from arcturus.seeding import Seeds
 
 PROGRESS = ("counted", "open", "average", "begun", "used", "empty")  # of an update under way, in a checkpoint
@@ -118,6 +115,8 @@ def baseline_loss(piece: Piece, c: Config) -> Tensor:
 
 class Agent(RolloutAgent):
     stochastic = True
+    keep_memory, every = False, 0
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
@@ -126,17 +125,8 @@ class Agent(RolloutAgent):
             what = "the return of the whole trajectory can't end at a lost life"
             raise ConfigError(what, where="--agent.end-on-life-loss", fix="use --agent.reward-to-go True")
         check_horizon(spec, c.horizon)
-        super().__init__(
-            config,
-            spec,
-            device,
-            seeds,
-            lambda: actor_critic(c, spec, shared=c.shared, value=self.learned),
-            lambda parameters: adam(parameters, c.learning_rate, c.optimizer_eps),
-            kept={"value": ()} if self.learned else {},
-            every=0,
-            keep_memory=False,
-        )
+        self.kept = {"value": ()} if self.learned else {}
+        super().__init__(config, spec, device, seeds)
         self.average = torch.zeros((), device=self.device)
         self.counted = torch.zeros((c.horizon, spec.num_envs), dtype=torch.bool, device=self.device)  # rows of the K episodes
         self.open = torch.zeros(spec.num_envs, dtype=torch.bool, device=self.device)  # environments that are playing one of them
@@ -215,9 +205,6 @@ class Agent(RolloutAgent):
             metrics["losses/value_loss"] = masked_mean((G - v).square(), counts)
         summed = {name: torch.stack([each[name] for each in seen]).sum() for name in seen[0]}
         return metrics | summed | {"charts/update_episodes": torch.tensor(float(episodes))}
-
-    def loss(self, batch: Piece) -> Loss:
-        return loss(self.network, batch, self.config)
 
     def _pieces(
         self, rows: Trajectory, inside: Tensor, counts: Tensor, G: Tensor, weight: Tensor, episodes: int

@@ -13,8 +13,8 @@ The sums over actions are exact, where SAC for continuous actions samples and di
 only and (4) only alpha, which falls while the policy is more random than H_target and rises while it is less; with `autotune` False
 it stays.  Over n steps (2) is r_1 + ... + gamma^(n-1) r_n + gamma^n V(s_n), without the entropies of the states between.
 
-Until learning starts the untrained policy plays.  Its first logits are within hundredths of each other (the orthogonal head of gain
-0.01), so this is the paper's random play without a second way of acting: what is recorded, scored and filmed is always the policy.
+Until learning starts the untrained policy plays.  Its first logits are within hundredths of each other, so this is the paper's random
+play: what is recorded, scored and filmed is always the policy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from arcturus.actor_critic import ActorCritic
 from arcturus.agents._value import ReplayAgent
-from arcturus.api import Act, EnvSpec, Loss, Metrics, Objective, State, TimeStep
+from arcturus.api import Act, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import expected_soft_value, td_loss, weighted_mean
 from arcturus.networks import TwinQNetwork
@@ -54,18 +54,14 @@ class Config(ReplayConfig):
     """With autotune: target entropy of the policy, as a fraction of the maximum, log |A|."""
 
 
-def critic_loss(
-    q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, v_t: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """J_Q, a scalar, and each critic's TD errors [2, B].  q_tm1 [2, B, A]; v_t [B] is bootstrapped from; the rest as in losses.py."""
-    taken = q_tm1.gather(-1, a_tm1.expand(len(q_tm1), -1)[..., None]).squeeze(-1)
-    td = (r_t + discount_t * v_t).detach() - taken
-    return td_loss(td, weight, huber=False), td.detach()  # (2) both critics
+def critic_loss(q_tm1: Tensor, v_t: Tensor, batch: Transition) -> tuple[Tensor, Tensor]:
+    """J_Q, a scalar, and each critic's TD errors [2, B].  q_tm1 [2, B, A] of the critics; v_t [B] is bootstrapped from."""
+    taken = q_tm1.gather(-1, batch.a_tm1.expand(len(q_tm1), -1)[..., None]).squeeze(-1)
+    td = (batch.r_t + batch.discount_t * v_t).detach() - taken
+    return td_loss(td, batch.weight, huber=False), td.detach()  # (2) both critics
 
 
-class PolicyBatch(NamedTuple):
-    """What J_pi is computed from."""
-
+class PolicyBatch(NamedTuple):  # what J_pi is computed from
     log_pi: Tensor  # [B, A] log pi(.|s)
     q: Tensor  # [B, A] the smaller of the critics' values, without gradient
     alpha: Tensor  # 0-dim
@@ -91,25 +87,18 @@ class Agent(ReplayAgent):
         c, actions = config, spec.discrete_actions("sac")
         with seeds.branch("init").initialising():
             actor, critics = ActorCritic(spec, torso=c.torso, value=False), TwinQNetwork(spec, actions, c.torso)
-        self.network: ActorCritic = to_device(actor, self.device)
-        self.critics: TwinQNetwork = to_device(critics, self.device)
+        self.network, self.critics = to_device(actor, self.device), to_device(critics, self.device)
         self.online = self.critics
         self.target = copy.deepcopy(self.critics).requires_grad_(False) if c.target_period else self.critics
         self.log_alpha = nn.Parameter(torch.tensor(math.log(c.alpha), device=self.device), requires_grad=c.autotune)
         self.target_entropy = c.target_entropy * math.log(actions)  # in nats
         learnt = {"critics": list(self.critics.parameters()), "actor": list(self.network.parameters())}
-        if c.autotune:
-            learnt["alpha"] = [self.log_alpha]
+        learnt |= {"alpha": [self.log_alpha]} if c.autotune else {}
         optimizers = {k: adam(parameters, c.learning_rate, c.optimizer_eps) for k, parameters in learnt.items()}
         self.gradient_steps = GradientSteps({k: GradientStep(each, c.max_grad_norm) for k, each in optimizers.items()})
         remember = partial(self.gradient_steps.remember, self.network, self.critics)
         self.learner = ReplayLearner(config, spec, self.device, seeds, self.update, remember=remember)
-        self.replay = self.learner.ring
-        self.objective = Objective(c.gamma, c.reward_clip, c.end_on_life_loss and spec.has_lives)
-
-    @torch.no_grad()
-    def initial_state(self, n: int) -> State:
-        return self.network.initial_state(n)
+        self.replay, self.objective = self.learner.ring, self.learner.objective
 
     def act(self, ts: TimeStep, state: State, *, explore: bool, generator: torch.Generator | None = None) -> Act:
         """extras: log_prob [N], logits [N, A]."""
@@ -125,7 +114,7 @@ class Agent(ReplayAgent):
         with torch.no_grad():
             v_t = expected_soft_value(self.log_policy(batch.s_t), self.target(batch.s_t).amin(0), alpha)  # (1) the soft value of s'
         q_tm1 = self.critics(batch.s_tm1)
-        critics, td = critic_loss(q_tm1, batch.a_tm1, batch.r_t, batch.discount_t, v_t, batch.weight)
+        critics, td = critic_loss(q_tm1, v_t, batch)
         health = [self.gradient_steps["critics"](critics)]
 
         log_pi = self.log_policy(batch.s_tm1)
@@ -147,7 +136,6 @@ class Agent(ReplayAgent):
         return metrics | policy.metrics | joint_health(health), td.abs().mean(0)
 
     def loss(self, batch: PolicyBatch) -> Loss:
-        """The policy's."""
         return loss(batch)
 
     def parts(self) -> dict[str, Any]:

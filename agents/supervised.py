@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor
 
-from arcturus.actor_critic import ActorCritic, Categoricals
-from arcturus.agents._rollout import RolloutAgent, RolloutConfig, actor_critic
+from arcturus.actor_critic import ActorCritic
+from arcturus.agents._rollout import AnswerAgent, RolloutConfig
 from arcturus.api import Act, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import no_targets
 from arcturus.losses import annealed, cross_entropy
-from arcturus.optimizers import adam_or_graves
-from arcturus.replay.rollout import Minibatch, Trajectory
+from arcturus.replay.rollout import Minibatch
 from arcturus.seeding import Seeds
 
 
@@ -68,24 +65,15 @@ def loss(network: ActorCritic, batch: Minibatch, c: Config) -> Loss:
     return Loss(value, metrics)
 
 
-class Agent(RolloutAgent):
+class Agent(AnswerAgent):
     needs_targets = True
-    only_finished = True
+    loss_fn = loss
     config: Config
 
     def __init__(self, config: Config, spec: EnvSpec, device: torch.device | str, seeds: Seeds):
         if not (spec.has_targets or config.horizon):  # before a rollout of whole episodes is refused for lack of them
             raise no_targets(spec.env_id)
-        super().__init__(
-            config,
-            spec,
-            device,
-            seeds,
-            lambda: actor_critic(config, spec, value=False),
-            partial(adam_or_graves, name=config.optimizer, learning_rate=config.learning_rate, eps=config.optimizer_eps),
-            kept={"answer": Categoricals(spec.action_space, spec.env_id).one_hot_shape},
-            every=1 if config.core == "none" and config.horizon else 0,  # sequences that are counted whole are kept apart
-        )
+        super().__init__(config, spec, device, seeds)
         self.plays = config.play
         self.sequences = 0
 
@@ -111,12 +99,6 @@ class Agent(RolloutAgent):
         metrics = super().learn_from_rollout(ts, state)
         self.sequences += self.spec.num_envs if self.rollout.whole and metrics else 0
         return metrics
-
-    def targets(self, rows: Trajectory, ts: TimeStep, state: State) -> dict[str, Tensor]:
-        return {"target": self.rollout.kept("answer")}
-
-    def loss(self, batch: Minibatch) -> Loss:
-        return loss(self.network, batch, self.config)
 
     def scalars(self) -> dict[str, float]:
         return super().scalars() | ({"task/sequences": self.sequences} if self.rollout.whole else {})

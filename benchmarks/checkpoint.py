@@ -19,7 +19,7 @@ from arcturus.envs import open_envs
 from arcturus.loop import run as run_loop
 from arcturus.runs.building import build_agent
 from arcturus.runs.checkpoint import Checkpoints
-from arcturus.runs.saver import Saver
+from arcturus.runs.saving import Saver
 from arcturus.runs.segments import SEGMENT_STEPS
 from arcturus.runs.settings import RunConfig, resolve
 from arcturus.seeding import Seeds
@@ -32,8 +32,8 @@ class Training:
 
     def __init__(self, config: RunConfig, folder: Path, *, segments: bool, every: int):
         self.config, self.segments, self.every = config, segments, every
-        self.envs = open_envs(config.env, 0, config.device)
-        self.agent = build_agent(config, self.envs.spec, config.device)
+        self.envs = open_envs(config.env, 0, config.run.device)
+        self.agent = build_agent(config, self.envs.spec, config.run.device)
         self.checkpoints, self.saver, self.steps = Checkpoints(folder), Saver(), 0
         self.spent: dict[str, list[float]] = defaultdict(list)  # seconds: stops of training, and the saver's CPU time
         self.rows = run_loop(
@@ -41,7 +41,7 @@ class Training:
             self.agent,
             steps=1 << 60,
             seeds=self._seeds,
-            generator=Seeds(0).torch(config.device),
+            generator=Seeds(0).torch(config.run.device),
             interrupt_due=lambda steps: bool(every) and steps // every > (steps - config.env.num_envs) // every,
         )
 
@@ -111,6 +111,6 @@ def benchmark_checkpoint(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for training in runs.values():
             training.rows.close()  # type: ignore[attr-defined]
-            training.saver.wait()
+            training.saver.join()
             training.envs.close()
     return [table | {"seconds": mean | {"restart": restart}, "share_at_default_interval": share}]

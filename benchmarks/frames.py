@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from arcturus.envs import make
-from arcturus.envs.atari import FRAME_SKIP, games, open_emulator
-from arcturus.envs.protocols import PROTOCOLS
+from arcturus.envs.atari import FRAME_SKIP, PROTOCOLS, games, open_emulator
 from benchmarks.measuring.timing import Contender, report, timed
 from benchmarks.peers import emulator_threads, envpool_atari, sb3_atari
 

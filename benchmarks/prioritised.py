@@ -240,7 +240,8 @@ def ours(world: World, device: str) -> Contender:
         return 1
 
     launches = launches_of(step, device)
-    memory = note(world, world.rows * ring.row_bytes, priorities.nbytes)
+    rows, tree = sum(getattr(ring, name).nbytes for name in ring.names), priorities.tree
+    memory = note(world, rows, tree.leaf.nbytes + tree.block.nbytes)
     return Contender("arcturus", timed(step), lambda: f"{memory()}; {launches}")
 
 

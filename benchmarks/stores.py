@@ -29,9 +29,8 @@ def benchmark_replay(args: argparse.Namespace) -> list[dict[str, Any]]:
     training = [
         Contender(name, timed(stores.add_theirs(peer), args.device), size(peer, args.capacity)) for name, peer in stores.peers.items()
     ]
-    training.append(
-        Contender("arcturus Ring", timed(stores.add_ours, args.device), lambda: f"{stores.ring.row_bytes:,} bytes a step")
-    )
+    stored = sum(getattr(stores.ring, name).nbytes for name in stores.ring.names) // args.capacity
+    training.append(Contender("arcturus Ring", timed(stores.add_ours, args.device), lambda: f"{stored:,} bytes a step"))
     where = f"{args.device}, capacity {args.capacity:,}, full"
     return [
         report(f"replay on {where}: a row of 8 added and two batches of {BATCH} drawn", "agent steps/s", training, args.seconds,
@@ -100,10 +99,11 @@ def full(args: argparse.Namespace) -> Stores:
 
 
 def sample(ring: Any, generator: Any) -> Any:
+    from arcturus.api import Objective
     from arcturus.replay.ring import uniform
 
     where = uniform(BATCH, ring.oldest, ring.count - 1, ENVS, generator)
-    return ring.transitions(*where, 1, 0.99, 0.0, False)
+    return ring.transitions(*where, 1, Objective(0.99))
 
 
 def row_of(frames: Any) -> Any:

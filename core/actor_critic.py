@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcturus.api import Act, EnvSpec, TimeStep
+from arcturus.api import Act, EnvSpec, State, TimeStep, map_state
 from arcturus.errors import ConfigError
 from arcturus.memory import check_room, make_core
-from arcturus.nests import State, map_state
 from arcturus.networks import Torso, features, make_torso, orthogonal
 
 
@@ -100,10 +99,7 @@ class Categoricals:
 
 def random_actions(space: gym.Space, n: int, device: torch.device | str, generator: torch.Generator | None) -> Tensor:
     """[n, *action_shape] int64, uniform over a Discrete, MultiDiscrete or MultiBinary space counted from 0."""
-    if isinstance(space, gym.spaces.MultiBinary):
-        high: Any = 2
-    else:
-        high = getattr(space, "nvec", getattr(space, "n", None))
+    high: Any = space.n if isinstance(space, gym.spaces.Discrete) else getattr(space, "nvec", 2)
     coin = torch.rand((n, *(space.shape or ())), device=device, generator=generator)
     return (coin * torch.as_tensor(high, device=device)).long()
 

@@ -25,6 +25,7 @@ from arcturus.errors import ConfigError, nearest
 
 C = TypeVar("C")
 YAML_LIMIT = 100_000  # bytes of a file of settings
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 OPTIONS_LIMIT = 2_000  # characters
 
 
@@ -66,29 +67,19 @@ def hints(cls: type) -> dict[str, Any]:
     return {f.name: known[f.name] for f in dataclasses.fields(cls)}
 
 
-def _split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    if typing.get_origin(hint) is typing.Annotated:
-        return typing.get_args(hint)[0], hint.__metadata__
-    return hint, ()
-
-
 def _decode(value: Any, hint: Any, where: str) -> Any:
     """value as the hint's type.  YAML reads 1e-4 as a string and 1 as an int: both are floats where a float is wanted."""
-    hint, extra = _split(hint)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = ConfigError(f"{where} is {value!r}, but must be {_describe(hint)}", where=where)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _decode(value, next(a for a in args if a is not type(None)), where)
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(f"{where} can't be {value!r}", where=where, fix=nearest(str(value), map(str, args), "choices"))
+    extra = getattr(hint, "__metadata__", ())  # of an Annotated
+    hint = hint.__origin__ if extra else hint
+    wrong = ConfigError(f"{where} is {value!r}, but must be {KINDS.get(hint, hint)}", where=where)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):  # of a Config of the user's own: X | None
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return None if value is None else _decode(value, kinds[0], where)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{where} can't be {value!r}", where=where, fix=nearest(str(value), map(str, choices), "choices"))
         return value
-    if dataclasses.is_dataclass(hint):
-        return from_mapping(typing.cast(type, hint), value, where)
-    if hint is Path and isinstance(value, (str, Path)):
-        return user_path(value)
     if hint is float and not isinstance(value, bool):
         try:
             value = float(value)
@@ -103,10 +94,6 @@ def _decode(value: Any, hint: Any, where: str) -> Any:
         raise wrong
     _check_bounds(value, extra, where)
     return value
-
-
-def _describe(hint: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
 
 
 def _check_bounds(value: Any, extra: tuple[Any, ...], where: str) -> None:
@@ -132,12 +119,9 @@ def check(config: Any, where: str) -> None:
     """Checks every field of a config that was made without decoding (by flags) against its bounds."""
     for name, hint in hints(type(config)).items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
-            check(value, f"{where}.{name}".strip("."))
-        else:
-            _check_bounds(value, _split(hint)[1], f"{where}.{name}".strip("."))
-            if isinstance(value, float) and math.isnan(value):
-                raise ConfigError(f"{where}.{name} is not a number", where=where)
+        _check_bounds(value, getattr(hint, "__metadata__", ()), f"{where}.{name}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"{where}.{name} is not a number", where=where)
 
 
 SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
@@ -172,6 +156,10 @@ def parse_value(text: str) -> Any:
         return loader.get_single_data()
     finally:
         loader.dispose()
+
+
+def split_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_options(text: str, where: str = "--env.options") -> dict[str, Any]:
@@ -226,18 +214,9 @@ def parse_yaml(data: bytes, path: Path) -> dict[str, Any]:
     return values
 
 
-def to_plain(config: Any) -> Any:
-    """Dataclasses as nested dicts of what YAML and JSON can hold."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    return str(config) if isinstance(config, Path) else config
-
-
-def write_yaml(values: Any, remarks: Mapping[tuple[str, str], str] = {}) -> str:
+def write_yaml(values: dict[str, Any], remarks: Mapping[tuple[str, str], str]) -> str:
     """remarks: (part, field) of a setting -> the comment written after it."""
-    text = yaml.safe_dump(to_plain(values), sort_keys=False, allow_unicode=True)
-    if not remarks:
-        return text
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     lines, part = text.splitlines(), ""
     for number, line in enumerate(lines):
         name = line.strip().partition(":")[0]

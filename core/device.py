@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 PLENTY = 1 << 62  # if the free memory isn't known, so that nothing is refused
-GROUPS = (  # files of a control group: its limit, what is used of it, and what of that can be reclaimed (the file cache)
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+GROUPS = (  # where control groups are, and of one its limit, what is used of it, and what of that can be reclaimed (the file cache)
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 MOST_LEARNER_THREADS = 4  # minibatches of a few hundred frames have no work for more
 
@@ -108,15 +108,12 @@ def of_container(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
     named = []
     with suppress(OSError):
         named = [line.rsplit(":", 1)[-1].strip("/") for line in own.read_text().splitlines()]
-    for limit, used, cache in GROUPS:
-        base = limit.rpartition("/")[0]
+    for base, limit, used, cache in GROUPS:
+        top = root / base
         for inside in {"", *named}:
-            place = root / base / inside
-            while True:
-                yield from _left(place, limit.rpartition("/")[2], used.rpartition("/")[2], cache)
-                if place == root / base or root not in place.parents:
-                    break
-                place = place.parent
+            for place in (top / inside, *(top / inside).parents):
+                if place.is_relative_to(top):
+                    yield from _left(place, limit, used, cache)
 
 
 def _left(place: Path, limit: str, used: str, cache: str) -> Iterator[int]:

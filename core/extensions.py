@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from arcturus.errors import ArcturusError, ConfigError
+from arcturus.config import split_names
+from arcturus.errors import ArcturusError, ConfigError, by_users_code
 
 took_part: list[str] = []  # names of modules of a user's own that this process has imported
 
@@ -57,3 +61,25 @@ def build(path: str, where: str, needs: tuple[str, ...], *args: Any, **options: 
     if missing:
         raise ConfigError(f"{path} has no {', '.join(missing)}", where=where)
     return part
+
+
+def find_listeners(config: Any) -> list[Callable[[Path], Any]]:
+    """A function for each listener, called with the run's folder: it calls the named class with the settings and the folder.  The
+    listener is then called with every row (api.LoopOutput), and closed if it has close()."""
+    return [partial(_listener, name, attribute(name, "--listeners"), config) for name in split_names(config.run.listeners)]
+
+
+def _listener(name: str, make: Any, config: Any, folder: Path) -> Any:
+    try:
+        listener = make(config, folder)
+    except TypeError as e:
+        if by_users_code(e):
+            raise
+        raise ConfigError(
+            f"{name} can't be called with a run's settings and folder: {told(e)}", where="--listeners", fix="name a class of your own"
+        ) from e
+    if not callable(listener):
+        raise ConfigError(
+            f"{name} makes {type(listener).__name__}, which can't be called with a row", where="--listeners", fix="give it __call__"
+        )
+    return listener

@@ -19,12 +19,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import EnvSpec, State
+from arcturus.api import EnvSpec, State, map_state
 from arcturus.envs import is_atari
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
 from arcturus.memory import NoMemory, check_room, make_core, unroll
-from arcturus.nests import map_state
 from arcturus.speed import bf16, layout
 from arcturus.value_heads import ValueHead
 

@@ -122,13 +122,11 @@ def _with_moments(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def adam_or_graves(
-    parameters: list[nn.Parameter], name: str, learning_rate: float, eps: float
-) -> torch.optim.Optimizer:
-    """adam, or rmsprop: the centred one of Graves 2013 (arXiv:1308.0850, equations 38-45), decay 0.95 and momentum 0.9."""
-    if name == "adam":
-        return adam(parameters, learning_rate, eps)
-    return RMSProp(parameters, learning_rate, rho=0.95, eps=eps, momentum=0.9)
+def by_name(name: str, parameters: list[nn.Parameter], learning_rate: float, eps: float, **rmsprop: Any) -> torch.optim.Optimizer:
+    """adam, radam, or rmsprop with these settings of its own."""
+    if name == "rmsprop":
+        return RMSProp(parameters, learning_rate, eps=eps, **rmsprop)
+    return {"adam": adam, "radam": radam}[name](parameters, learning_rate, eps)
 
 
 class GradientStep:

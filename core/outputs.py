@@ -20,26 +20,19 @@ def check_output(file: Path, flag: str, endings: Sequence[str] = (), outside: Se
         )
     if any(file.resolve().is_relative_to(folder.resolve()) for folder in outside):
         raise ConfigError(f"{file} is in a run folder, where no other files may be written", where=flag, fix="choose another place")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        if file.exists() and not file.is_file():
-            raise OSError(0, "it is not a regular file")
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except (OSError, ValueError) as e:
-        raise unwritable(file, e, flag) from e
+    check_output_folder(file.parent, flag, file)
 
 
-def check_output_folder(folder: Path, flag: str) -> None:
-    """The same for a folder to put files into; made if need be."""
+def check_output_folder(folder: Path, flag: str, file: Path | None = None) -> None:
+    """The same for a folder to put files into, or one `file`; made if need be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if file is not None and file.exists() and not file.is_file():
+            raise OSError(0, "it is a folder" if file.is_dir() else "it is not a regular file")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as e:
-        raise unwritable(folder, e, flag) from e
+        raise unwritable(file or folder, e, flag) from e
 
 
 def unwritable(path: Path, e: Exception, flag: str = "FILE") -> CheckpointError:

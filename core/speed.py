@@ -21,9 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Metrics, State
+from arcturus.api import Metrics, State, map_state, state_leaves
 from arcturus.errors import TrainingFailed
-from arcturus.nests import map_state, state_leaves
 from arcturus.telling import say
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -111,15 +110,9 @@ def graphs_on(device: torch.device) -> bool:
     return device.type == "cuda" and fast()
 
 
-def captured(
-    function: Callable[..., Any],
-    device: torch.device,
-    generators: Iterable[torch.Generator | None] = (),
-    remember: Callable[[], Callable[[], None]] = lambda: lambda: None,
-    kept: bool = False,
-) -> Callable[..., Any]:
-    """The function itself, or where there are graphs a Captured one."""
-    return Captured(function, device, generators, remember, kept) if graphs_on(device) else function
+def captured(function: Callable[..., Any], device: torch.device, **more: Any) -> Callable[..., Any]:
+    """The function itself, or where there are graphs a Captured one, with more of its arguments."""
+    return Captured(function, device, **more) if graphs_on(device) else function
 
 
 class Captured:

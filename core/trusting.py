@@ -13,10 +13,12 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from arcturus.config import read_yaml
+from arcturus.config import parse_options, read_yaml, split_names
+from arcturus.envs.own import OWN
 from arcturus.errors import ConfigError, nearest
 
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[\w./-]+)?")
@@ -26,6 +28,26 @@ class Outside(NamedTuple):
     kind: str  # agent, torso, core, environment, listener
     name: str
     for_good: bool = True  # whether the name covers all that would be executed: an environment's options may name more
+
+
+def outside(agent: dict[str, Any], env_id: str, options: str, listeners: str) -> Iterator[Outside]:
+    """The names of code outside arcturus in a run's settings; an environment's options may name some, or a file, unless
+    they are numbers."""
+    if "." in agent["name"]:
+        yield Outside("agent", agent["name"])
+    for part in ("torso", "core"):
+        if "." in str(agent.get(part, "")):
+            yield Outside(part, str(agent[part]))
+    numbers = all(map(_numbers, parse_options(options).values()))
+    if ":" in env_id or not (numbers or env_id in OWN):
+        yield Outside("environment", env_id, for_good=numbers)
+    for name in split_names(listeners):
+        yield Outside("listener", name)
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a setting is a number, true, false, nothing, or a list of these."""
+    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, list) and all(map(_numbers, value)))
 
 
 def settings_file() -> Path:
@@ -62,17 +84,14 @@ def check_trust(code: list[Outside], trust: tuple[str, ...], where: Path) -> Non
     for kind, name, for_good in code:
         if name in trust:
             continue
+        more = "(at every command, as its options may name more code)"
         if for_good:
             lasting = trusted_for_good() if lasting is None else lasting
             if any(name == known or name.startswith((f"{known}.", f"{known}:")) for known in lasting):
                 continue
+            more = f"(or permanently: trust: [{name}] in {settings_file()})"
         raise ConfigError(
             f"opening this run would execute code outside arcturus: its {kind} {name}, or code that this names",
             where=str(where),
-            fix=f"if you trust it, add --trust {name} "
-            + (
-                f"(or permanently: trust: [{name}] in {settings_file()})"
-                if for_good
-                else "(at every command, as its options may name more code)"
-            ),
+            fix=f"if you trust it, add --trust {name} {more}",
         )

@@ -111,8 +111,7 @@ def single(config: EnvConfig) -> bool:
 def longest_episode(config: EnvConfig) -> int:
     """Agent steps after which this environment ends every episode by itself; 0: it has no limit that is known."""
     if is_atari(config.id):
-        from arcturus.envs.atari import FRAME_SKIP
-        from arcturus.envs.protocols import protocol
+        from arcturus.envs.atari import FRAME_SKIP, protocol
 
         return protocol(config.protocol).max_frames // FRAME_SKIP
     import gymnasium as gym
@@ -134,35 +133,15 @@ def open_backend(config: EnvConfig, **kwargs: Any) -> Backend:
     if not config.id:
         raise ConfigError("no environment given", where="--env", fix="for example --env ALE/Pong-v5 (train-agent list envs)")
     if is_atari(config.id):
-        from arcturus.envs.atari import AtariBackend
-        from arcturus.envs.protocols import protocol
+        from arcturus.envs.atari import AtariBackend, protocol
 
-        return AtariBackend(
-            config.id,
-            config.num_envs,
-            protocol(config.protocol),
-            frame_size=config.frame_size,
-            full_action_space=config.full_action_space,
-            threads=config.threads,
-            **kwargs,
-        )
+        return AtariBackend(config, protocol(config.protocol), **kwargs)
     from arcturus.envs.classic import ClassicBackend
     from arcturus.envs.opening import unknown
 
     if family(config.id) != "classic" and config.id not in OWN and ":" not in config.id:  # to Gymnasium NTM/Copy is NTM/Copy-v0
         raise unknown(config.id)
-    options = parse_options(config.options)
-    if "render_mode" in options:
-        raise ConfigError("environments are drawn only for films", where="--env.options", fix="leave render_mode out")
-    return ClassicBackend(
-        config.id,
-        config.num_envs,
-        options,
-        observation=config.observation,
-        channels=config.channels,
-        reopen=config.reopen,
-        **kwargs,
-    )
+    return ClassicBackend(config, **kwargs)
 
 
 def open_envs(config: EnvConfig, seed: int, device: torch.device | str, **kwargs: Any) -> DeviceEnvs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,12 +17,49 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from arcturus.envs.protocols import EvalProtocol
+from arcturus.envs import EnvConfig
 from arcturus.envs.vector import HostTimeStep
 from arcturus.errors import ConfigError, EnvironmentProblem, nearest
 
 FRAME_SKIP = 4  # emulator frames per agent step
 FRAMES_PER_SECOND = 60
+
+
+@dataclass(frozen=True)
+class EvalProtocol:
+    """How a game is played and scored; printed with every score."""
+
+    name: str
+    repeat_action_probability: float  # sticky actions
+    noop_max: int  # random no-op actions after a reset
+    fire_on_reset: bool  # FIRE is pressed once where the game waits for it
+    max_frames: int  # emulator frames per episode
+    epsilon: float  # of value agents at evaluation
+    noisy_epsilon: float  # of those with noisy layers
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} (sticky {self.repeat_action_probability:g}, up to {self.noop_max} no-ops, "
+            f"{'FIRE on reset, ' if self.fire_on_reset else ''}{self.max_frames:,} frames a game, raw rewards, whole games)"
+        )
+
+
+PROTOCOLS = {
+    # Machado et al. 2018, section 5 (sticky actions, whole games), with the resets of ale-py's v5 vector environments
+    "v5": EvalProtocol("v5", 0.25, 30, True, 108_000, 0.001, 0.001),
+    # Mnih et al. 2015, Methods, Evaluation procedure (no-op starts, 5 minutes, epsilon 0.05)
+    "nature": EvalProtocol("nature", 0.0, 30, False, 18_000, 0.05, 0.05),
+    # no-op starts and 30 minutes: van Hasselt et al. 2016 to Dabney et al. 2018 and Hessel et al. 2018, as in DQN Zoo
+    "noop": EvalProtocol("noop", 0.0, 30, False, 108_000, 0.001, 0.0),
+    # the same with FIRE pressed once after a reset: OpenAI Baselines' and CleanRL's wrappers, EnvPool's games
+    "noop-fire": EvalProtocol("noop-fire", 0.0, 30, True, 108_000, 0.0, 0.0),
+}
+
+
+def protocol(name: str) -> EvalProtocol:
+    if name not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol {name!r}", where="--protocol", fix=nearest(name, PROTOCOLS, "protocols"))
+    return PROTOCOLS[name]
 
 
 @cache
@@ -88,23 +126,13 @@ class AtariBackend:
 
     has_lives = True
     obs_dtype = torch.uint8
-    offset = 0  # of its first environment among all groups'
 
-    def __init__(
-        self,
-        env_id: str,
-        num_envs: int,
-        rules: EvalProtocol,
-        *,
-        frame_size: int = 84,
-        full_action_space: bool = False,
-        threads: int = 0,
-        colour: bool = False,
-    ):
+    def __init__(self, config: EnvConfig, rules: EvalProtocol, *, colour: bool = False):
+        env_id, num_envs, size = config.id, config.num_envs, config.frame_size
         if env_id not in games():
             raise ConfigError(f"unknown game {env_id!r}", where="--env", fix=nearest(env_id, games(), "games"))
         self.env_id, self.num_envs = env_id, num_envs
-        height, width = screen_size(env_id) if colour else (frame_size, frame_size)
+        height, width = screen_size(env_id) if colour else (size, size)
         self.frame_shape: tuple[int, ...] = (height, width, 3) if colour else (height, width)
         try:
             from ale_py.vector_env import AtariVectorEnv
@@ -112,7 +140,7 @@ class AtariBackend:
             self._envs = AtariVectorEnv(
                 games()[env_id],
                 num_envs,
-                num_threads=threads,
+                num_threads=config.threads,
                 stack_num=1,
                 grayscale=not colour,
                 img_height=height,
@@ -122,7 +150,7 @@ class AtariBackend:
                 reward_clipping=False,
                 episodic_life=False,
                 life_loss_info=False,
-                full_action_space=full_action_space,
+                full_action_space=config.full_action_space,
                 noop_max=rules.noop_max,
                 use_fire_reset=rules.fire_on_reset,
                 max_num_frames_per_episode=rules.max_frames,
@@ -137,7 +165,7 @@ class AtariBackend:
                 "and unset ALE_ROMS_DIR if it points elsewhere",
             ) from e
         self.action_space = self._envs.single_action_space
-        self.action_names = action_names(env_id, full_action_space)
+        self.action_names = action_names(env_id, config.full_action_space)
         self._lives = np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, bool)
         self._closed = np.zeros(num_envs, bool)  # ended here, and not by the emulator: to be reset at the next step
@@ -156,7 +184,7 @@ class AtariBackend:
         self._closed, self._young[chosen], self.over = self._closed & ~chosen, 0, {}
         for i in np.flatnonzero(chosen):
             self._again[i] = np.random.default_rng(int(seeds[i]))
-        return HostTimeStep(self._frames(obs), np.zeros(self.num_envs, np.float32), no, no, no)
+        return HostTimeStep(obs[:, 0], np.zeros(self.num_envs, np.float32), no, no, no)
 
     def send(self, action: np.ndarray) -> None:
         self._envs.send(action)
@@ -178,7 +206,7 @@ class AtariBackend:
             self.over = {int(i): RESTARTED if restarted[i] else RUN_OUT for i in np.flatnonzero(closed)}
             truncated, reward = truncated | closed, np.where(restarted, 0, reward)
         self._closed, self._lives, self._ended = closed, lives, ended
-        return HostTimeStep(self._frames(obs), reward.astype(np.float32), terminated, truncated, life_lost)
+        return HostTimeStep(obs[:, 0], reward.astype(np.float32), terminated, truncated, life_lost)
 
     def _open_again(self, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> Any:
         """What recv() returns, with the environments whose episodes were closed here reset; the step their emulators made in between is
@@ -188,9 +216,6 @@ class AtariBackend:
         fresh, info = self._envs.reset(seed=seeds, options={"reset_mask": closed.copy()})
         wide = closed.reshape(-1, *[1] * (obs.ndim - 1))
         return np.where(wide, fresh, obs), np.where(closed, 0, reward), terminated & ~closed, truncated & ~closed, info
-
-    def _frames(self, obs: np.ndarray) -> np.ndarray:
-        return obs[:, 0]
 
     def close(self) -> None:
         self._envs.close()

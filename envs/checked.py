@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,13 +12,8 @@ from gymnasium import spaces
 
 from arcturus.errors import TrainingFailed
 
-
-class Watched(Protocol):
-    """The owner of a Checked environment, which records the busy environment and counts the calls."""
-
-    busy: int
-    calls: int
-    env_id: str
+if TYPE_CHECKING:
+    from arcturus.envs.classic import ClassicBackend
 
 
 class Checked(gym.Wrapper):
@@ -29,7 +24,7 @@ class Checked(gym.Wrapper):
     interface and the observation space.
     """
 
-    def __init__(self, env: gym.Env, owner: Watched, index: int, name: str = "", asks: bool = False):
+    def __init__(self, env: gym.Env, owner: ClassicBackend, index: int, name: str = "", asks: bool = False):
         super().__init__(env)
         self._owner, self._index, self._name, self._has_valid = owner, index, name, asks
         self._space = env.observation_space[name] if name else env.observation_space  # type: ignore[index]

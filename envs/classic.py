@@ -12,6 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from arcturus.config import parse_options
+from arcturus.envs import EnvConfig
 from arcturus.envs.checked import Checked
 from arcturus.envs.encoding import encoding, entry
 from arcturus.envs.opening import open_one
@@ -42,36 +44,30 @@ class ClassicBackend:
 
     has_lives = False
 
-    def __init__(
-        self,
-        env_id: str,
-        num_envs: int,
-        options: dict[str, Any] | None = None,
-        *,
-        observation: str = "",
-        channels: str = "auto",
-        reopen: bool = True,
-        drawn: bool = False,
-    ):
-        self.env_id, self.num_envs, self.reopen = env_id, num_envs, reopen
-        self.options = (options or {}) | ({"render_mode": "rgb_array"} if drawn else {})
+    def __init__(self, config: EnvConfig, *, drawn: bool = False):
+        self.options = parse_options(config.options)
+        if "render_mode" in self.options:
+            raise ConfigError("environments are drawn only for films", where="--env.options", fix="leave render_mode out")
+        if drawn:
+            self.options["render_mode"] = "rgb_array"
+        self.env_id, self.num_envs, self.reopen = config.id, config.num_envs, config.reopen
         self.busy = self.calls = 0  # the environment that is being stepped, reset or opened, and how often one was
         self.opening = 0.0  # seconds the slowest took to open, except the first, which loads its modules
-        self._observation, self._schedule, self._has_valid = observation, None, False
+        self._observation, self._schedule = config.observation, None
         envs: list[gym.Env] = []
         try:
             envs.append(self._open(0))
-            self._look_at(envs[0], channels)
-            envs += [self._open(i) for i in range(1, num_envs)]
+            self._look_at(envs[0], config.channels)
+            envs += [self._open(i) for i in range(1, self.num_envs)]
             opened = iter(envs)
-            self._envs = SyncVectorEnv([lambda: next(opened)] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+            self._envs = SyncVectorEnv([lambda: next(opened)] * self.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
         except RuntimeError as e:  # its own: the copies' spaces are not the same
             self._give_up(envs)
-            raise EnvironmentProblem(f"{env_id}: its copies differ: {str(e)[:200]}", where="--env") from e
+            raise EnvironmentProblem(f"{self.env_id}: its copies differ: {str(e)[:200]}", where="--env") from e
         except BaseException:
             self._give_up(envs)
             raise
-        self._untouched = np.ones(num_envs, bool)  # opened, and not yet reset
+        self._untouched = np.ones(self.num_envs, bool)  # opened, and not yet reset
         self._closed = False
         self._action: np.ndarray | None = None
 
@@ -101,7 +97,6 @@ class ClassicBackend:
         # of tasks with lengths: what a curriculum runs through, and how Gym's own promoted
         self.ranges = getattr(getattr(one.unwrapped, "task", one.unwrapped), "ranges", ())
         self.promotion = getattr(one.unwrapped, "promotion", (10, -1.0))
-        self._has_valid = isinstance(one.unwrapped, TaskEnv)  # it says which rows ask for an answer
         self._start: Any = getattr(actions, "start", 0)
         self.action_space: gym.Space = actions  # agents count actions from 0
         if isinstance(actions, spaces.Discrete):
@@ -133,7 +128,7 @@ class ClassicBackend:
         with self._told("reset"):
             obs, info = self._envs.reset(seed=[int(s) for s in seeds], options=options)
         no = np.zeros(self.num_envs, bool)
-        return HostTimeStep(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no, self._valid(info))
+        return HostTimeStep(self._encode(obs), np.zeros(self.num_envs, np.float32), no, no, no, info.get("valid"))
 
     def send(self, action: np.ndarray) -> None:
         self._action = action + self._start
@@ -145,7 +140,7 @@ class ClassicBackend:
         # the flags are the vector environment's own arrays, which its next step writes again
         no = np.zeros(self.num_envs, bool)
         ended = terminated.copy(), truncated & ~terminated
-        return HostTimeStep(self._encode(obs), reward.astype(np.float32), *ended, no, self._valid(info))
+        return HostTimeStep(self._encode(obs), reward.astype(np.float32), *ended, no, info.get("valid"))
 
     @property
     def render_modes(self) -> list[str]:
@@ -157,9 +152,6 @@ class ClassicBackend:
             return self._envs.envs[0].render()
         except (Exception, SystemExit) as e:
             raise EnvironmentProblem(f"{self.env_id}: its render() raised {told(e)}", where="--video") from e
-
-    def _valid(self, info: dict[str, Any]) -> np.ndarray | None:
-        return info["valid"] if self._has_valid else None
 
     @contextlib.contextmanager
     def _told(self, where: str) -> Iterator[None]:

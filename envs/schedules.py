@@ -81,12 +81,9 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From another curriculum, as when a run is forked, only the level is taken, at most this one's top level."""
-        if state["of"] != f"{self.name} {self.reach}":
-            self.level = min(max(int(state["level"]), 0), self.top)
-            self.outcomes.clear()
-            return
-        if not 0 <= state["level"] <= self.top:
+        known = state["of"] == f"{self.name} {self.reach}"
+        if known and not 0 <= state["level"] <= self.top:
             raise ValueError(f"its curriculum is at level {state['level']}, but the last level is {self.top}")
-        self.level = int(state["level"])
+        self.level = min(max(int(state["level"]), 0), self.top)
         self.outcomes.clear()
-        self.outcomes.extend(float(x) for x in state["outcomes"])
+        self.outcomes.extend(float(x) for x in state["outcomes"] if known)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcturus.api import EnvSpec, TimeStep
+from arcturus.api import EnvSpec, TimeStep, where_first
 from arcturus.seeding import ResetSeeds
 
 OLDEST = 255  # ages saturate here, so a stack holds at most 256 frames
@@ -124,11 +124,11 @@ class Call:
     def __str__(self) -> str:
         """The game, the environment and its last action, as well as they are known."""
         at = getattr(self.backend, "busy", None)
-        name, n, begin = self.backend.env_id, self.backend.num_envs, getattr(self.backend, "offset", 0)
+        name, n = self.backend.env_id, self.backend.num_envs
         if at is not None:
-            which, action = f"environment {begin + at}", None if self.action is None else self.action[at].tolist()
+            which, action = f"environment {at}", None if self.action is None else self.action[at].tolist()
         else:
-            which = f"one of environments {begin} to {begin + n - 1}" if n > 1 else f"environment {begin}"
+            which = f"one of environments 0 to {n - 1}" if n > 1 else "environment 0"
             action = None if self.action is None else self.action.tolist()
         names = getattr(self.backend, "action_names", ())
         told = f"last action{'' if at is not None or n == 1 else 's'} {action}" if action is not None else f"in its {self.what}"
@@ -161,10 +161,7 @@ class DeviceEnvs:
         self.spec = EnvSpec(
             backend.env_id, n, shape, backend.obs_dtype, space, frame_stack, backend.has_lives, states, told=getattr(backend, "told", "")
         )
-        self.single_action_space, self.action_space = (
-            backend.action_space,
-            gym.vector.utils.batch_space(backend.action_space, n),
-        )
+        self.single_action_space, self.action_space = space, gym.vector.utils.batch_space(space, n)
         self._actions = (n, *(space.shape or ()))
         self._high: Any = getattr(space, "nvec", getattr(space, "n", 2)) if not isinstance(space, gym.spaces.MultiBinary) else 2
         byte = backend.obs_dtype == torch.uint8
@@ -217,23 +214,14 @@ class DeviceEnvs:
             return self._timestep(row)
         self.host, before = row, self._timestep_now
         obs, chosen = self._upload("obs", row.obs), torch.as_tensor(mask, device=self.device)
-        wide = chosen.view(-1, *[1] * (before.obs.dim() - 1))
-        if self._stack is None:
-            stacked = torch.where(wide, obs, before.obs)
-        else:
-            blank = torch.zeros_like(before.obs)
-            blank[:, -1] = obs
-            stacked = torch.where(wide, blank, before.obs)
-            self._stack.replace(stacked)
-        self._timestep_now = before._replace(
-            obs=stacked,
-            reward=before.reward * ~chosen,
-            age=torch.where(chosen, torch.zeros_like(before.age), before.age),
-            terminated=before.terminated & ~chosen,
-            truncated=before.truncated & ~chosen,
-            life_lost=before.life_lost & ~chosen,
-            valid=torch.where(chosen, self._valid(row), before.valid),
-        )
+        if self._stack is not None:
+            newest, obs = obs, torch.zeros_like(before.obs)
+            obs[:, -1] = newest
+        no = self._uninterrupted
+        fresh = TimeStep(obs, torch.zeros_like(before.reward), torch.zeros_like(before.age), no, no, no, self._valid(row), no)
+        self._timestep_now = where_first(chosen, fresh, before)
+        if self._stack is not None:
+            self._stack.replace(self._timestep_now.obs)
         return self._timestep_now
 
     def send(self, action: Tensor) -> None:

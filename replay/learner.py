@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from arcturus.api import ActedStep, EnvSpec, Metrics, State
+from arcturus.api import ActedStep, EnvSpec, Metrics, Objective, State, map_state
 from arcturus.config import Bounds
 from arcturus.device import choose_device
 from arcturus.losses import linear_schedule
-from arcturus.nests import map_state
 from arcturus.replay.prioritised import Priorities
-from arcturus.replay.records import SampleIndices, Sequence, Transition
+from arcturus.replay.records import SampleIndices, Sequence, SequenceSpan, Transition
 from arcturus.replay.ring import Ring, uniform
 from arcturus.seeding import Seeds
 from arcturus.speed import Captured, captured, graphs_on
@@ -79,20 +78,11 @@ class EpsilonConfig(ReplayConfig):
         return linear_schedule(step, self.epsilon_initial, self.epsilon_final, self.learning_starts, self.epsilon_steps)
 
 
-class SequenceSpan(NamedTuple):
-    """The sequences that an agent with memory learns from: rows for bringing the stored memory up to date (burn-in), rows learnt from,
-    and whether each begins with its episode."""
-
-    burn_in: int
-    length: int
-    whole: bool
-
-
 class ReplayLearner:
     """An agent's replay, and the updates it makes of it.
 
     update: one gradient step on a minibatch -> its metrics and the transitions' new priorities [B].  learn() calls it as often as
-    replay_ratio asks for, with minibatches on `device`, wherever the replay is.  generators, remember: speed.captured()'s.
+    replay_ratio asks for, with minibatches on `device`, wherever the replay is.  generators, remember: speed.Captured's.
     span: to learn from sequences, of an agent whose memory `state` [N, ...] is stored with each row.
     """
 
@@ -119,7 +109,8 @@ class ReplayLearner:
         self.generator = seeds.branch("replay").torch(where)
         self.priorities = Priorities(self.ring, config.priority_exponent, self.reach) if config.prioritised else None
         self.in_graph = graphs_on(device) and where.type == device.type  # minibatches are gathered within the update, and its graph
-        self.captured = captured(self._update_all, device, generators, remember)
+        self.captured = captured(self._update_all, device, generators=generators, remember=remember)
+        self.objective = Objective(config.gamma, config.reward_clip, config.end_on_life_loss and spec.has_lives)
         self.steps = self.updates = self.copies = 0
 
     def append(self, step: ActedStep) -> None:
@@ -133,13 +124,10 @@ class ReplayLearner:
         """Updates that should have been made by now."""
         return int((self.steps - self.config.learning_starts) * self.config.replay_ratio)
 
-    def update_due(self) -> bool:
-        return self.updates < self.due and self.ring.ready(self.reach)
-
     def learn(self) -> Metrics:
         """All updates that are due; the newest one's metrics, {} if there was none."""
         metrics: Metrics = {}
-        while self.update_due():
+        while self.updates < self.due and self.ring.ready(self.reach):
             metrics = self._learn_from(*self._draw())
         return self.captured.latest(metrics) if isinstance(self.captured, Captured) else metrics
 
@@ -166,12 +154,8 @@ class ReplayLearner:
 
     @property
     def beta(self) -> float:
-        c = self.config
-        return (
-            linear_schedule(self.steps, c.importance_exponent, 1.0, 0, c.importance_steps)
-            if c.importance_steps
-            else c.importance_exponent
-        )
+        first, steps = self.config.importance_exponent, self.config.importance_steps
+        return linear_schedule(self.steps, first, 1.0, 0, steps) if steps else first
 
     def _draw(self, most: int = MOST_AT_ONCE) -> tuple[SampleIndices | None, tuple[Any, ...]]:
         """The indices of the next update's transitions (None for sequences), and the minibatches of the next updates.
@@ -203,28 +187,14 @@ class ReplayLearner:
 
     def materialise(self, indices: SampleIndices) -> Transition:
         """The transitions themselves, on the replay's device."""
-        c = self.config
-        found = self.ring.transitions(indices.t, indices.n, c.n_step, c.gamma, c.reward_clip, c.end_on_life_loss)
+        found = self.ring.transitions(indices.t, indices.n, self.config.n_step, self.objective)
         return found if indices.weight is None else found._replace(weight=indices.weight)  # 0 at autoreset rows, as the other
 
     def sample_sequences(self) -> Sequence:
         """One minibatch of sequences, drawn uniformly."""
-        c, span = self.config, self.span
-        if span is None:
+        if self.span is None:
             raise ValueError("this learner draws transitions: it was made without a span")
-        return self._here(
-            self.ring.sequences(
-                c.batch_size,
-                self.generator,
-                burn_in=span.burn_in,
-                length=span.length,
-                n_step=c.n_step,
-                gamma=c.gamma,
-                reward_clip=c.reward_clip,
-                end_on_life_loss=c.end_on_life_loss,
-                whole=span.whole,
-            )
-        )
+        return self._here(self.ring.sequences(self.config.batch_size, self.generator, self.span, self.config.n_step, self.objective))
 
     def _here(self, batch: Any) -> Any:
         if self.ring.device == self.device:

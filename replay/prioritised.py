@@ -33,22 +33,18 @@ class Priorities:
         self._drawn = captured(self._draw, self.tree.leaf.device, kept=True)
         self._set = captured(self._change, self.tree.leaf.device, remember=lambda: remembered(stored))
 
-    @property
-    def nbytes(self) -> int:
-        return self.tree.nbytes
-
     def draw(self, batch: int, generator: torch.Generator, beta: float) -> tuple[Tensor, Tensor]:
         """Places in the ring (slot times environments, plus environment), int64, and importance weights, float32; [batch] each."""
         self._follow()
-        if self.tree.compiled:
-            index = self.tree.draw(batch, generator)
-            return index, torch.from_numpy(compiled.importance(index.numpy(), self.tree.arrays[0], beta))
         device = self.tree.leaf.device
         coin = torch.rand(batch, dtype=torch.float64, device=device, generator=generator)
+        if self.tree.compiled:
+            index = self.tree.draw(coin)
+            return index, torch.from_numpy(compiled.importance(index.numpy(), self.tree.arrays[0], beta))
         return self._drawn(coin, torch.full((), beta, dtype=torch.float64, device=device))
 
     def _draw(self, coin: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        index = self.tree.drawn(coin)
+        index = self.tree.draw(coin)
         p = self.tree.leaf[index].double()
         drawable = p > 0  # all or none
         return index, ((p.min() / p.where(drawable, 1.0)).pow(beta) * drawable).float()

@@ -39,3 +39,12 @@ class Sequence(NamedTuple):
     discount_t: Tensor  # [L, B] float32, as in Transition
     steps: Tensor  # [L, B] int64: how many rows later it bootstraps
     weight: Tensor  # [L, B] float32, as in Transition
+
+
+class SequenceSpan(NamedTuple):
+    """The sequences that an agent with memory learns from: rows for bringing the stored memory up to date (burn-in), rows learnt from,
+    and whether each begins with its episode."""
+
+    burn_in: int
+    length: int
+    whole: bool

@@ -9,20 +9,20 @@ For agents with memory a row also keeps the memory before acting, float32.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from arcturus.api import ActedStep, EnvSpec, State
+from arcturus.api import ActedStep, EnvSpec, Objective, State, map_state, state_leaves
 from arcturus.device import available_bytes
 from arcturus.envs.vector import reach
-from arcturus.nests import state_leaves, state_like
+from arcturus.errors import ConfigError
 from arcturus.replay import compiled
-from arcturus.replay.capacity import check_memory, row_bytes
-from arcturus.replay.records import Sequence, Transition
-from arcturus.speed import fast, numba_loop
+from arcturus.replay.records import Sequence, SequenceSpan, Transition
+from arcturus.speed import fast
 
 TERMINATED, TRUNCATED, INTERRUPTED, LIFE_LOST, VALID = 1, 2, 4, 8, 16
 LAST = TERMINATED | TRUNCATED | INTERRUPTED
@@ -34,19 +34,6 @@ def uniform(batch: int, low: int, high: int, num_envs: int, generator: torch.Gen
     t = torch.randint(low, high, (batch,), device=device, generator=generator)
     n = torch.randint(num_envs, (batch,), device=device, generator=generator)
     return t, n
-
-
-@numba_loop
-def row_flags(out, weights, terminated, truncated, interrupted, life_lost, valid):
-    """Sets out [N] to the flags of one row, bool [N] each; weights: their bits, in this order."""
-    for i in range(len(out)):
-        out[i] = (
-            terminated[i] * weights[0]
-            + truncated[i] * weights[1]
-            + interrupted[i] * weights[2]
-            + life_lost[i] * weights[3]
-            + valid[i] * weights[4]
-        )
 
 
 class Ring:
@@ -71,7 +58,7 @@ class Ring:
         device = torch.device(device)
         self.state = state  # as a pattern
         numbers = sum(leaf[0].numel() for leaf in state_leaves(state))
-        check_memory(capacity, spec, device, available_bytes(device), n_step, flag, numbers)
+        self._check_memory(capacity, device, n_step, flag, numbers)
         T, N = self.rows, spec.num_envs
         self.device, self.compiled = device, device.type == "cpu" and fast()  # loops instead of tensors (replay/compiled.py)
         self.frame_shape = spec.frame_shape
@@ -90,6 +77,26 @@ class Ring:
         self._offsets: dict[int, Tensor] = {}  # by how far ahead
         self._weights = torch.tensor([TERMINATED, TRUNCATED, INTERRUPTED, LIFE_LOST, VALID], dtype=torch.uint8, device=device)
 
+    def _check_memory(self, capacity: int, device: torch.device, n_step: int, flag: str, numbers: int) -> None:
+        """One clear line before training starts, instead of a killed process hours later.  numbers: what an agent remembers."""
+        spec, available = self.spec, available_bytes(device)
+        rows = spec.frame_stack + n_step  # fewer could never hold a transition with its whole stack once they wrap
+        if capacity < rows * spec.num_envs:
+            raise ConfigError(
+                f"a replay of {capacity:,} steps is too small: {spec.num_envs} environments, stacks of {spec.frame_stack} and "
+                f"{n_step}-step returns need {rows} rows",
+                where="--agent.capacity",
+                fix=f"use at least {rows * spec.num_envs:,}",
+            )
+        each = math.prod(spec.frame_shape) * spec.obs_dtype.itemsize + spec.action_dtype.itemsize + 4 + 1 + 1 + 4 * numbers
+        need = each * capacity
+        if need > available:
+            raise ConfigError(
+                f"{capacity:,} steps need {need / 1e9:.2f} GB on {device}, where {available / 1e9:.2f} GB are free",
+                where=flag,
+                fix=f"use at most {int(available * 0.9) // each:,} steps, or keep the replay in host memory: --agent.replay-device cpu",
+            )
+
     @property
     def oldest(self) -> int:
         """The oldest row whose whole stack is still stored."""
@@ -105,15 +112,6 @@ class Ring:
         """Agent steps it can hold."""
         return self.rows * self.spec.num_envs
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one stored agent step."""
-        return row_bytes(self.spec, self.memory.shape[-1])
-
-    @property
-    def nbytes(self) -> int:
-        return sum(getattr(self, k).nbytes for k in self.names)
-
     def append(self, step: ActedStep) -> None:
         ts, slot = step.timestep, self.count % self.rows
         self._frames[:, slot].copy_(ts.obs[:, -1] if self.spec.frame_stack > 1 else ts.obs)
@@ -121,8 +119,7 @@ class Ring:
         self.reward[slot].copy_(ts.reward)
         ends = (ts.terminated, ts.truncated, ts.interrupted, ts.life_lost, ts.valid)
         if self.compiled:
-            said = (x.numpy() for x in (ends if ts.obs.device == self.device else torch.stack(ends).cpu()))
-            row_flags(self.flags[slot].numpy(), self._weights.numpy(), *said)
+            self.flags[slot] = torch.from_numpy(np.packbits(torch.stack(ends).cpu().numpy(), 0, "little")[0])
         else:
             self.flags[slot].copy_((torch.stack(ends, -1).to(self.device) * self._weights).sum(-1))
         self.age[slot].copy_(ts.age)
@@ -156,7 +153,7 @@ class Ring:
         """Whether there is a transition to draw."""
         return self.count - n_step > self.oldest
 
-    def transitions(self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, end_on_life_loss: bool) -> Transition:
+    def transitions(self, t: Tensor, n: Tensor, n_step: int, goal: Objective) -> Transition:
         """The transitions over at most n_step steps that begin at rows t of environments n, [B] each; t + n_step must be stored.
 
         The n-step window stops where its episode does: gamma^k of the k steps it really spans; 0 after a termination, or after the loss
@@ -164,27 +161,22 @@ class Ring:
         Their observations are in the ring's own memory, which the next call overwrites.  Where weight is 0, the other
         fields have no meaning.
         """
-        K = self.spec.frame_stack
         if self.compiled:
-            return self._compiled_transitions(t, n, n_step, gamma, reward_clip, end_on_life_loss)
-        slots, framed = self._window(t, n, n_step)
-        a_tm1, r_t, discount_t, length, weight = self._returns(slots, n_step, gamma, reward_clip, end_on_life_loss)
-        if n_step > 1:
-            later = framed.gather(1, length[:, None] + torch.arange(K, device=self.device))
-            framed = torch.cat([framed[:, :K], later])
+            ends = TERMINATED | LIFE_LOST if goal.end_on_life_loss else TERMINATED
+            lengths = (self.rows, self.spec.frame_stack, n_step)
+            numbers = (np.float32(goal.gamma), np.float32(goal.reward_clip), LAST, ends, VALID)
+            out = compiled.transitions(t.numpy(), n.numpy(), *lengths, *numbers, *self._rows)
+            framed, slot, r_t, discount_t, weight = [torch.from_numpy(x) for x in out]
+            a_tm1 = self.action.flatten(0, 1).index_select(0, slot).long()
+        else:
+            slots, framed = self._window(t, n, n_step)
+            a_tm1, r_t, discount_t, length, weight = self._returns(slots, n_step, goal)
+            if n_step > 1:
+                K = self.spec.frame_stack
+                later = framed.gather(1, length[:, None] + torch.arange(K, device=self.device))
+                framed = torch.cat([framed[:, :K], later])
         s_tm1, s_t = self._stacks(framed, n_step)
         return Transition(s_tm1, a_tm1, r_t, discount_t, s_t, weight)
-
-    def _compiled_transitions(
-        self, t: Tensor, n: Tensor, n_step: int, gamma: float, reward_clip: float, end_on_life_loss: bool
-    ) -> Transition:
-        ends = TERMINATED | LIFE_LOST if end_on_life_loss else TERMINATED
-        lengths = (self.rows, self.spec.frame_stack, n_step)
-        numbers = (np.float32(gamma), np.float32(reward_clip), LAST, ends, VALID)
-        out = compiled.transitions(t.numpy(), n.numpy(), *lengths, *numbers, *self._rows)
-        framed, slot, r_t, discount_t, weight = [torch.from_numpy(x) for x in out]
-        s_tm1, s_t = self._stacks(framed, n_step)
-        return Transition(s_tm1, self.action.flatten(0, 1).index_select(0, slot).long(), r_t, discount_t, s_t, weight)
 
     def _stacks(self, framed: Tensor, n_step: int) -> tuple[Tensor, Tensor]:
         """s_tm1 and s_t from the slots of their frames: [B, K + 1], as s_t is s_tm1 moved by one frame; or [2 B, K] one after the other."""
@@ -192,17 +184,15 @@ class Ring:
         s_tm1, s_t = (frames[:, :K], frames[:, 1:]) if n_step == 1 else frames.chunk(2)
         return (s_tm1[:, 0], s_t[:, 0]) if K == 1 else (s_tm1, s_t)
 
-    def _returns(
-        self, slots: Tensor, n_step: int, gamma: float, reward_clip: float, end_on_life_loss: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _returns(self, slots: Tensor, n_step: int, goal: Objective) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of the transitions in a window's slots [B, K + n_step]: action, reward, discount, the steps they span, weight; [B] each."""
         K = self.spec.frame_stack
         flags, rewards = self.flags.view(-1)[slots[:, K - 1 :]], self.reward.view(-1)[slots[:, K:]]  # [B, n + 1], [B, n]
-        if reward_clip:
-            rewards = rewards.clamp(-reward_clip, reward_clip)
-        zero_discount = TERMINATED | LIFE_LOST if end_on_life_loss else TERMINATED
+        if goal.reward_clip:
+            rewards = rewards.clamp(-goal.reward_clip, goal.reward_clip)
+        zero_discount = TERMINATED | LIFE_LOST if goal.end_on_life_loss else TERMINATED
         goes_on = (flags & (LAST | zero_discount)).eq(0)
-        discounts = gamma * (flags & zero_discount).eq(0)
+        discounts = goal.gamma * (flags & zero_discount).eq(0)
         r_t, discount_t, alive = rewards[:, 0], discounts[:, 1], goes_on[:, 1]
         length = torch.ones_like(slots[:, 0])
         for k in range(2, n_step + 1):
@@ -214,25 +204,14 @@ class Ring:
         weight = (flags[:, 0] & VALID).ne(0).float()
         return self.action.flatten(0, 1)[slot].long(), r_t, discount_t, length, weight
 
-    def sequences(
-        self,
-        batch: int,
-        generator: torch.Generator,
-        *,
-        burn_in: int,
-        length: int,
-        n_step: int,
-        gamma: float,
-        reward_clip: float,
-        end_on_life_loss: bool,
-        whole: bool = False,
-    ) -> Sequence:
+    def sequences(self, batch: int, generator: torch.Generator, span: SequenceSpan, n_step: int, goal: Objective) -> Sequence:
         """`batch` sequences of burn_in + length + n_step rows, drawn uniformly, with the memory they began with (stored state and
         burn-in: Kapturowski et al. 2019).  They may run over the end of an episode: `first` says where the next begins.
 
         whole: each begins at the first row of the drawn row's episode, in environments whose episodes have at most spec.episode_rows
         rows; the memory is then reset at its first row.
         """
+        burn_in, length, whole = span
         rows, back = burn_in + length + n_step, self.spec.episode_rows if whole else 0
         t, n = uniform(batch, self.oldest + back, self.count - rows + 1, self.spec.num_envs, generator)
         if whole:
@@ -241,17 +220,13 @@ class Ring:
         n = n.expand_as(every)
         learnt, ns = every[burn_in : burn_in + length], n[:length]
         slots, _ = self._window(learnt.flatten(), ns.flatten(), n_step)
-        numbers = (x.view(length, batch) for x in self._returns(slots, n_step, gamma, reward_clip, end_on_life_loss))
+        numbers = (x.view(length, batch) for x in self._returns(slots, n_step, goal))
         slot = every[0] % self.rows
-        widths = [leaf[0].numel() for leaf in state_leaves(self.state)]
-        parts = self.memory[slot, n[0]].split(widths, -1)
-        leaves = [
-            p.reshape(batch, *like.shape[1:]).to(like.dtype) for p, like in zip(parts, state_leaves(self.state), strict=True)
-        ]
+        parts = iter(self.memory[slot, n[0]].split([leaf[0].numel() for leaf in state_leaves(self.state)], -1))
         return Sequence(
             self.obs(every.flatten(), n.flatten()).view(rows, batch, *self.spec.obs_shape),
             self.age[every % self.rows, n].eq(0),
-            state_like(self.state, leaves),
+            map_state(lambda like: next(parts).reshape(batch, *like.shape[1:]).to(like), self.state),
             *numbers,
         )
 

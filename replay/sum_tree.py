@@ -38,10 +38,6 @@ class SumTree:
         self.compiled = self.leaf.device.type == "cpu" and fast()  # loops instead of tensors (replay/compiled.py)
         self.arrays: Any = (self.leaf.numpy(), self.block.numpy()) if self.compiled else None  # the same memory
 
-    @property
-    def nbytes(self) -> int:
-        return self.leaf.nbytes + self.block.nbytes
-
     def fixed_point(self, x: Tensor) -> Tensor:
         """x >= 0 as stored: at least the smallest number above 0, at most the largest; int64."""
         return (x.double() * UNIT).clamp(1, self.most).long()
@@ -62,16 +58,11 @@ class SumTree:
         block = index // self.width
         self.block[block] = self.leaf.view(-1, self.width)[block].sum(1)
 
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        """index [batch] int64: one from each of `batch` equal parts of the sum, in proportion to the numbers (stratified: Schaul et
-        al. 2016, appendix B.2.1).  A number of 0 is drawn only if all are 0."""
-        coin = torch.rand(batch, dtype=torch.float64, device=self.leaf.device, generator=generator)
+    def draw(self, coin: Tensor) -> Tensor:
+        """index [B] int64: one from each of B equal parts of the sum, in proportion to the numbers (stratified: Schaul et al. 2016,
+        appendix B.2.1); coin [B] float64 in [0, 1) says where in its part.  A number of 0 is drawn only if all are 0."""
         if self.compiled:
             return torch.from_numpy(compiled.draw(coin.numpy(), self.width, *self.arrays))
-        return self.drawn(coin)
-
-    def drawn(self, coin: Tensor) -> Tensor:
-        """The same from a coin [B] float64 in [0, 1) for each part, by tensor operations alone."""
         sums, batch = self.block.cumsum(0), len(coin)
         total = sums[-1]
         place = ((coin + torch.arange(batch, dtype=torch.float64, device=coin.device)) * total / batch).long()

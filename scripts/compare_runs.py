@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+from arcturus.scripts.frontend import command  # first: it sets what must be set before torch is imported
 
 # isort: split
 from arcturus.config import user_path
@@ -96,7 +95,7 @@ def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...], runs:
     from arcturus.pictures.style import save  # it loads matplotlib
 
     if flag != "--plot":
-        from arcturus.scoring.task_curves import task_curves
+        from arcturus.pictures.curves import task_curves
 
         figure = task_curves(paths, flag, trust)
     elif len(paths) > 1:
@@ -105,7 +104,7 @@ def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...], runs:
 
         figure = comparison(environments(runs))
     else:
-        from arcturus.pictures.run import one_run
+        from arcturus.pictures.comparison import one_run
         from arcturus.runs.folder import Run, read_metrics
 
         run = Run(paths[0])
@@ -113,9 +112,7 @@ def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...], runs:
     save(figure, file)
 
 
-def cli() -> None:
-    sys.exit(guarded(main, sys.argv[1:]))
-
+cli = command(main)
 
 if __name__ == "__main__":
     cli()

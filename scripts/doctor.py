@@ -13,6 +13,8 @@ def doctor(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="train-agent doctor", description=__doc__)
     parser.add_argument("--no-speed", action="store_true", help="do not measure the step rate")
     args = parser.parse_args(argv)
+    import torch
+
     from arcturus.runs.folder import versions
 
     ok = True
@@ -27,16 +29,8 @@ def doctor(argv: list[str]) -> int:
     )
     usage = shutil.disk_usage(".")
     say("disk", f"{usage.free / 1e9:.1f} GB free here")
-    try:
-        import torch
-
-        cuda = torch.cuda.is_available()
-        say(
-            "device", f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})" if cuda else "CPU (torch sees no CUDA device)"
-        )
-    except ImportError as e:
-        ok = False
-        say("device", f"torch can't be imported: {e}")
+    cuda = torch.cuda.is_available()
+    say("device", f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})" if cuda else "CPU (torch sees no CUDA device)")
     from arcturus.envs.atari import games
 
     try:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+from arcturus.scripts.frontend import command  # first: it sets what must be set before torch is imported
 
 # isort: split
 from arcturus.config import user_path, with_options
+from arcturus.envs import is_atari, open_envs
 from arcturus.errors import ConfigError, Interrupted
 from arcturus.outputs import PICTURES, check_output, check_output_folder, written_beside
 from arcturus.telling import plain, say, shortened
@@ -71,11 +71,10 @@ def main(argv: list[str]) -> int:
     import torch
 
     from arcturus.device import choose_device
-    from arcturus.envs import is_atari, open_envs
     from arcturus.runs.folder import Run
     from arcturus.runs.library import load
     from arcturus.scoring.explain import check_explanation
-    from arcturus.scoring.screens import check_screen
+    from arcturus.scoring.film import check_screen
 
     torch.set_num_threads(1)
     run, device = Run(args.run), choose_device(args.device)
@@ -156,7 +155,7 @@ def play_episodes(args: argparse.Namespace, actor: Any, config: Any, device: str
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Before anything is loaded."""
-    from arcturus.envs.protocols import protocol
+    from arcturus.envs.atari import protocol
     from arcturus.scoring.evaluation import check_counts
     from arcturus.scoring.film import FILMS
     from arcturus.scoring.sequences import SEQUENCES_LIMIT
@@ -171,12 +170,10 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError(f"{flag} {shortened(str(number), 40)} is not from {low} to {high:,}", where=flag)
     if args.protocol:
         protocol(args.protocol)
-    if args.explain and not args.video:
-        raise ConfigError("--explain works only with --video", where="--explain", fix="add --video FILE.mp4")
-    if args.pictures and not args.lengths:
-        raise ConfigError("--pictures works only with --lengths", where="--pictures", fix="add --lengths 10,20")
-    if args.env_options and not args.lengths:
-        raise ConfigError("--env-options works only with --lengths", where="--env-options", fix="add --lengths 10,20")
+    for name, needed, fix in (("explain", "video", "FILE.mp4"), ("pictures", "lengths", "10,20"), ("env_options", "lengths", "10,20")):
+        if getattr(args, name) and not getattr(args, needed):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} works only with --{needed}", where=flag, fix=f"add --{needed} {fix}")
     if bool(args.attack) != bool(args.strength):
         raise ConfigError(
             "--attack and --strength must be given together", where="--attack", fix="--attack noise --strength 0.01"
@@ -211,8 +208,6 @@ def evaluation_name(args: argparse.Namespace, actor: Any, name: str) -> str:
 
 def otherwise(config: Any, options: str) -> Any:
     """The same task under other settings; ConfigError if observations or actions differ."""
-    from arcturus.envs import open_envs
-
     changed = replace(config, options=with_options(config.options, options))
     with open_envs(replace(config, num_envs=1), 0, "cpu") as known, open_envs(replace(changed, num_envs=1), 0, "cpu") as new:
         if (known.spec.obs_shape, known.spec.action_space) != (new.spec.obs_shape, new.spec.action_space):
@@ -266,7 +261,6 @@ def score_by_length(run: Any, args: argparse.Namespace, actor: Any, config: Any,
 
 def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: Any, device: str) -> int:
     """The same episodes under every strength, 0 first."""
-    from arcturus.envs import open_envs
     from arcturus.runs.signals import Signals
     from arcturus.scoring.attack import Attacked, check_attack
     from arcturus.scoring.keeping import keep
@@ -303,7 +297,6 @@ def score_under_attack(run: Any, args: argparse.Namespace, actor: Any, config: A
 
 
 def floors_of(config: Any, args: argparse.Namespace, device: str) -> dict[str, Any]:
-    from arcturus.envs import is_atari
     from arcturus.scoring.floors import floors
     from arcturus.scoring.statistics import summary
 
@@ -355,15 +348,10 @@ def write_rollouts(path: Path, result: Any) -> None:
     import numpy as np
 
     e = result.episodes
-    np.savez_compressed(
-        path,
-        frames=np.concatenate([x.frames for x in e]),
-        actions=np.concatenate([x.actions for x in e]),
-        rewards=np.concatenate([x.rewards for x in e]),
-        lengths=np.array([x.length for x in e]),
-        seeds=np.array([x.seed for x in e]),
-        stalled=np.array([x.stalled for x in e]),
-    )
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(x, name) for x in e]) for name in ("frames", "actions", "rewards")}
+    for name, field in (("lengths", "length"), ("seeds", "seed"), ("stalled", "stalled")):
+        arrays[name] = np.array([getattr(x, field) for x in e])
+    np.savez_compressed(path, **arrays)
 
 
 def film_saved(run: Any, args: argparse.Namespace, device: str) -> int:
@@ -394,9 +382,7 @@ def draw(args: argparse.Namespace, actor: Any, config: Any, episode: Any, device
         say(f"value figure {args.value_figure}: steps {points}")
 
 
-def cli() -> None:
-    sys.exit(guarded(main, sys.argv[1:]))
-
+cli = command(main)
 
 if __name__ == "__main__":
     cli()

@@ -4,10 +4,9 @@ holds only the policy."""
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from arcturus.scripts.frontend import guarded  # first: it sets what must be set before torch is imported
+from arcturus.scripts.frontend import command  # first: it sets what must be set before torch is imported
 from arcturus.telling import tell, typed
 
 # isort: split
@@ -96,9 +95,7 @@ def first_action(env_id: str, space: Any) -> list[str]:
     return [f"actions are counted from 0; {env_id} counts from {start.tolist()}: add that to each action"] if start.any() else []
 
 
-def cli() -> None:
-    sys.exit(guarded(main, sys.argv[1:]))
-
+cli = command(main)
 
 if __name__ == "__main__":
     cli()

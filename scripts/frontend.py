@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from arcturus.errors import MEMORY_FIX, ArcturusError, by_users_code, out_of_memory
 from arcturus.telling import say, shortened
@@ -88,6 +88,11 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
             )
         fault = "this is a fault of arcturus; run again with --debug for the traceback"
         return _told(f"error: {type(e).__name__}: {str(e)[:500]}\n  {fault}", 1, debug)
+
+
+def command(main: Callable[[list[str]], int]) -> Callable[[], NoReturn]:
+    """What pyproject.toml names: main with the command line; the process ends with its exit code."""
+    return lambda: sys.exit(guarded(main, sys.argv[1:]))
 
 
 def _took_part() -> str:

@@ -20,11 +20,10 @@ import dataclasses
 import io
 import itertools
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from arcturus.scripts.frontend import ERROR_LINES, guarded  # first: it sets what must be set before torch is imported
+from arcturus.scripts.frontend import ERROR_LINES, command  # first: it sets what must be set before torch is imported
 
 # isort: split
 from arcturus import agents
@@ -34,8 +33,6 @@ from arcturus.errors import ConfigError, nearest
 from arcturus.runs.settings import RunConfig, RunOptions, resolve, validate
 from arcturus.suggesting import check_flags, preset_called
 from arcturus.telling import say, tell, typed
-
-HANG_UP = 1  # SIGHUP's number, by a name that Windows has as well
 
 
 def short_flags() -> dict[str, str]:
@@ -154,7 +151,7 @@ def finish(run: Any) -> int:
     if about["status"] == "preempted":
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a late second Ctrl-C changes nothing
         tell(f"stopped at step {about['steps']:,}; continue with:  train-agent resume {path}")
-        ended = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM, "SIGHUP": HANG_UP}
+        ended = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGTERM, "SIGHUP": signal.SIGHUP}
         return 128 + ended.get(about.get("signal", ""), signal.SIGINT)
     tell(f"done: {about['steps']:,} steps\nscore it:  evaluate-agent {path} --video {typed(run.path / 'videos' / 'film.mp4')}")
     return 0
@@ -225,9 +222,7 @@ def main(argv: list[str]) -> int:
     return command(argv[1:]) if command else train(argv[0], argv[1:])
 
 
-def cli() -> None:
-    sys.exit(guarded(main, sys.argv[1:]))
-
+cli = command(main)
 
 if __name__ == "__main__":
     cli()

@@ -44,8 +44,7 @@ def envpool_atari(game: str, n: int, threads: int, **options: Any) -> Any:
     except ImportError:
         print(missing("envpool"))
         return None
-    from arcturus.envs.atari import FRAME_SKIP
-    from arcturus.envs.protocols import PROTOCOLS
+    from arcturus.envs.atari import FRAME_SKIP, PROTOCOLS
 
     rules, task = PROTOCOLS["v5"], game.removeprefix("ALE/")
     if task not in envpool.list_all_envs():

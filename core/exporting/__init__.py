@@ -17,10 +17,7 @@ def check_target(path: Path, to: str) -> None:
     """Before any work: a file of the right name, in a folder (made if need be) that can be written to."""
     if SUFFIXES[to] and path.suffix != SUFFIXES[to]:
         raise ConfigError(f"--to {to} writes a {SUFFIXES[to]} file, not {path.name!r}", where="FILE")
-    if SUFFIXES[to]:
-        check_output(path, "FILE")
-    else:
-        check_output(path / "run.json", "FILE")
+    check_output(path if SUFFIXES[to] else path / "run.json", "FILE")
 
 
 def check_packages(to: str) -> None:

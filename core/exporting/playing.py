@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from arcturus.actor_critic import ActorCritic
-from arcturus.api import EnvSpec
+from arcturus.api import EnvSpec, state_leaves, state_like
 from arcturus.errors import ConfigError, EnvironmentProblem
-from arcturus.nests import state_leaves, state_like
 from arcturus.networks import QNetwork
 
 CHECKED = 64  # random observations that an export is tried on

@@ -14,13 +14,9 @@ from arcturus.runs.folder import Run
 
 def write_policy(actor: Any, folder: Path) -> int:
     """Writes the folder of a loaded actor; returns its checkpoint's size in bytes.  Training can't be resumed from it."""
-    alone = {name: "" for name in DEPENDING["agent"] if hasattr(actor.config.agent, name)}
-    config = replace(
-        actor.config,
-        agent=replace(actor.config.agent, **alone),
-        run=replace(actor.config.run, run_dir=str(folder), init_from=""),
-    )
-    run = Run.create(config, ["export-agent", "--to", "policy", folder.name])
+    alone = {DEPENDING["agent"]: ""} if hasattr(actor.config.agent, DEPENDING["agent"]) else {}
+    agent, options = replace(actor.config.agent, **alone), replace(actor.config.run, run_dir=str(folder), init_from="")
+    run = Run.create(replace(actor.config, agent=agent, run=options), ["export-agent", "--to", "policy", folder.name])
     checkpoints = Checkpoints(run.path)
     state = {"agent": playing_state(actor.agent.state_dict()), "steps": actor.step}
     with run.locked():

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import EnvSpec, State
+from arcturus.api import EnvSpec, State, state_leaves, where_first
 from arcturus.config import parse_options
 from arcturus.device import available_bytes
 from arcturus.errors import ConfigError, nearest
@@ -27,7 +27,6 @@ from arcturus.extensions import build
 from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
 from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
-from arcturus.nests import state_leaves, where_first
 
 CORES: dict[str, type[nn.Module]] = {
     "none": NoMemory,

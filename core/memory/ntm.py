@@ -83,13 +83,8 @@ class NTM(nn.Module):
         new = self.first_reads.new_zeros
         w = new(n, reads + writes, self.slots)
         w[..., 0] = 1.0
-        return NTMState(
-            new(n, self.slots, word).fill_(1e-6),
-            self.first_reads.tanh().expand(n, -1, -1),
-            w[:, :reads],
-            w[:, reads:],
-            self.controller.initial_state(n),
-        )
+        memory, learned = new(n, self.slots, word).fill_(1e-6), self.first_reads.tanh().expand(n, -1, -1)
+        return NTMState(memory, learned, w[:, :reads], w[:, reads:], self.controller.initial_state(n))
 
     def _step(self, x: Tensor, state: NTMState) -> tuple[Tensor, NTMState, Tensor]:
         """One step; also returns the output of the heads' linear layer."""

@@ -9,6 +9,6 @@
 | priorities and write locations            | 17            | sort.py     |
 
 tapes.py plays the tape that a picture shows; album.py chooses the pictures that fit an agent, and writes them.
-comparison.py and run.py draw learning curves for compare-runs, value.py the predicted value over an episode; moments.py draws the pictures of
+comparison.py draws learning curves for compare-runs, value.py the predicted value over an episode; moments.py draws the pictures of
 films, tape.py and strips.py those of tasks.  style.py is what drawing with matplotlib shares, palette.py with Pillow.
 """

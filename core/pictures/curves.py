@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 from matplotlib.transforms import blended_transform_factory
 
+from arcturus.config import parse_options
+from arcturus.envs import family, is_own
+from arcturus.envs.tasks import task_of
 from arcturus.envs.tasks.sequences import DynamicNGrams
+from arcturus.errors import CheckpointError, ConfigError
 from arcturus.pictures.style import DIM, GRID, INK, LINES, styled
+from arcturus.runs.files import read_json
+from arcturus.runs.folder import Run, read_metrics
+from arcturus.runs.groups import memory_of
+from arcturus.scoring.keeping import LENGTHS, kept
+from arcturus.telling import typed
 
 OPTIMUM = {DynamicNGrams(): 133.27}  # bits: the optimal observer's mean over 160,000 tapes, +- 0.09
 LEAST = 1e-3  # bits: what a logarithmic axis can show of 0
@@ -103,16 +113,8 @@ def _level(axes: Axes, bits: float, name: str, side: str) -> None:
     axes.axhline(bits, color=DIM, linewidth=0.9, linestyle=(0, (4, 3)))
     x, away = (1, -2) if side == "right" else (0, 4)
     where = blended_transform_factory(axes.transAxes, axes.transData)
-    axes.annotate(
-        f"{name}, {bits:.4g}",
-        (x, bits),
-        xycoords=where,
-        xytext=(away, 3),
-        textcoords="offset points",
-        ha=side,
-        color=DIM,
-        fontsize=7,
-    )
+    told = f"{name}, {bits:.4g}"
+    axes.annotate(told, (x, bits), xycoords=where, xytext=(away, 3), textcoords="offset points", ha=side, color=DIM, fontsize=7)
 
 
 @styled
@@ -160,3 +162,38 @@ def length_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], task:
     figure.suptitle(f"{title}   ({'shaded' if single else 'grey'}: lengths of training)", fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _names(runs: Sequence[Path], configs: list[Any]) -> list[str]:
+    """Agent, memory and seed; with the folder's name where two are alike."""
+    names = [", ".join(part for part in (c.agent_name, memory_of(c), f"seed {c.run.seed}") if part) for c in configs]
+    return [name if names.count(name) == 1 else f"{name}, {run.name}" for name, run in zip(names, runs, strict=True)]
+
+
+def task_curves(runs: Sequence[Path], where: str, trust: tuple[str, ...] = ()) -> Figure:
+    """Runs on one NTM/ task beside each other.  where: --bits, bits per sequence against sequences seen; or --lengths, the newest scores
+    by length.  ConfigError for runs on different tasks, and for runs without such scores."""
+    folders = [Run(path) for path in runs]
+    configs = [run.config(trust) for run in folders]
+    env = configs[0].env
+    tasks = [task_of(c.env.id, parse_options(c.env.options))[0] for c in configs if family(c.env.id) == "ntm" and is_own(c.env.id)]
+    if len(tasks) < len(configs) or len(set(tasks)) > 1:
+        raise ConfigError("these runs are not on the same NTM/ task", where=where, fix="give runs with the same --env and lengths")
+    names, title = _names(runs, configs), f"{env.id} {env.options}".strip()
+    if where == "--bits":
+        metrics = [read_metrics(run) for run in folders]
+        tags = {tag for rows in metrics for row in rows for tag in row}
+        if not tags & {"task/bits_per_sequence", "eval/bits_per_sequence"}:
+            raise ConfigError("no bits per sequence were logged", where=where, fix="use runs of an agent with a policy")
+        return learning_curves(list(zip(names, metrics, strict=True)), tasks[0], title)
+    scores: list[Any] = []
+    for run in folders:
+        found = kept(run.path, LENGTHS)
+        if not found:
+            fix = f"run evaluate-agent {typed(run.path)} --lengths 10,20"
+            raise ConfigError(f"{run.path} has no scores by length", where=where, fix=fix)
+        scores.append(read_json(found[-1]).get("lengths"))
+    try:
+        return length_curves(list(zip(names, scores, strict=True)), tasks[0], title)
+    except (KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(f"these scores by length can't be read: {e!r}", where=where) from e

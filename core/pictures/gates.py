@@ -20,14 +20,8 @@ MODES = ("backward", "content", "forward")
 def _lines(axes: Axes, values: np.ndarray, mask: np.ndarray, colours: tuple[str, ...], names: tuple[str, ...] = ()) -> None:
     """values [T, lines]."""
     for i, line in enumerate(values.T):
-        axes.plot(
-            line,
-            color=colours[i % len(colours)],
-            linestyle=("-", "--")[i % 2],
-            linewidth=1.1,
-            label=names[i] if names else None,
-            drawstyle="steps-mid",
-        )
+        style, label = ("-", "--")[i % 2], names[i] if names else None
+        axes.plot(line, color=colours[i % len(colours)], linestyle=style, linewidth=1.1, label=label, drawstyle="steps-mid")
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.grid(axis="y", color=GRID, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)

@@ -78,12 +78,6 @@ def priorities(tape: Tape) -> Figure:
         axes.set_title(title)
         if mask is not None:
             boundaries(axes, mask)
-    sheet.text(
-        left,
-        sheet.height - 0.06,
-        "weightings: black 0, white 1; the line: where the answer begins",
-        size=7,
-        color=DIM,
-        va="bottom",
-    )
+    told = "weightings: black 0, white 1; the line: where the answer begins"
+    sheet.text(left, sheet.height - 0.06, told, size=7, color=DIM, va="bottom")
     return sheet.figure

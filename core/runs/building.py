@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from arcturus import agents
-from arcturus.api import Agent, EnvSpec
+from arcturus.api import Agent, EnvSpec, state_leaves
 from arcturus.errors import CheckpointError, ConfigError, no_targets
 from arcturus.memory import check_bytes
-from arcturus.nests import state_leaves
-from arcturus.runs.fine_tuning import freeze
+from arcturus.runs.depending import freeze
 from arcturus.runs.settings import ALL_OF_THE_RUN, RunConfig
 from arcturus.seeding import Seeds
 
@@ -67,14 +66,9 @@ def playing_state(state: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in state.items() if k not in LEARNING_STATE}
 
 
-def restore(agent: Agent, state: dict[str, Any], where: str) -> None:
-    """Restores an agent's saved state; one kind of error reports whatever doesn't fit."""
-    with fitting(where):
-        agent.load_state_dict(state)
-
-
 @contextmanager
 def fitting(where: str) -> Iterator[None]:
+    """For restoring a saved state: one kind of error reports whatever doesn't fit."""
     try:
         yield
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as e:

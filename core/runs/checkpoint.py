@@ -14,11 +14,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save as pack
 from torch import Tensor
 
 from arcturus.errors import CheckpointError, TrainingFailed
@@ -29,7 +31,6 @@ from arcturus.runs.files import (
     digest,
     flatten,
     nbytes,
-    pack,
     parse_json,
     read_file,
     read_json,
@@ -81,6 +82,14 @@ def _seal(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest | {"digest": digest(body.encode())}, sort_keys=True, indent=1).encode()
 
 
+@contextmanager
+def _writing(what: str, where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise CheckpointError(f"{what} could not be written: {e.strerror or e}", where=str(where)) from e
+
+
 class Checkpoints:
     """The checkpoints of one run folder.  Every failure to write or to trust one is a CheckpointError.
 
@@ -96,35 +105,23 @@ class Checkpoints:
     def snapshot(self, step: int, state: dict[str, Any], replay: Ring | None = None) -> Snapshot:
         if replay is None:
             return Snapshot(step, *flatten(state), None)
-        try:
+        with _writing(f"the replay at step {step:,}", self.segments.folder):
             self.segments.catch_up(replay)
-        except OSError as e:
-            raise CheckpointError(
-                f"the replay at step {step:,} could not be written: {e.strerror or e}", where=str(self.segments.folder)
-            ) from e
         return Snapshot(step, *flatten(state), self.segments.plan(replay))
 
     def write(self, snapshot: Snapshot, keep: int = 2) -> Path:
         """A resumable checkpoint; older ones beyond `keep` go, and the segments that none of the rest names."""
-        try:
+        with _writing(f"checkpoint at step {snapshot.step:,}", self.folder):
             replay = self.segments.finish(snapshot.replay) if snapshot.replay is not None else {}
             path = self._save(f"step-{snapshot.step:012d}", snapshot, replay)
-        except OSError as e:
-            raise CheckpointError(
-                f"checkpoint at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
-            ) from e
         older = [p for p in self.resumable() if p < path]
         self._tidy(older[: max(0, len(older) + 1 - keep)])
         return path
 
     def write_best(self, snapshot: Snapshot) -> Path:
         """Weights only, for playing; replaces the best before."""
-        try:
+        with _writing(f"best weights at step {snapshot.step:,}", self.folder):
             path = self._save(f"best-{snapshot.step:012d}", snapshot, {})
-        except OSError as e:
-            raise CheckpointError(
-                f"best weights at step {snapshot.step:,} could not be written: {e.strerror or e}", where=str(self.folder)
-            ) from e
         self._tidy([old for old in self.folder.glob("best-*") if old != path], sweep=False)
         return path
 

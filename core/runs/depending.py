@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from arcturus.config import user_path
+from torch import Tensor, nn
+
+from arcturus.config import split_names, user_path
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.files import digest
@@ -19,25 +21,17 @@ from arcturus.runs.folder import trained_already
 from arcturus.telling import say
 
 PINNED = re.compile(r"(?P<run>.+)#(?P<checkpoint>(?:step|best)-\d{12}):(?P<digest>[0-9a-f]{40})")
-DEPENDING = {"agent": ("teachers",), "run": ("init_from",)}  # settings that name runs: one, or several with commas between
+DEPENDING = {"agent": "teachers", "run": "init_from"}  # settings that name runs: one, or several with commas between
 
 
 def pinned(config: Any) -> Any:
     """A RunConfig with every run it names pinned to its present checkpoint.  ConfigError for one that can't be read."""
-    for part, names in DEPENDING.items():
-        settings = getattr(config, part)
-        found = {name: getattr(settings, name) for name in names if getattr(settings, name, "")}
-        if found:
-            changes = {
-                k: ",".join(_pin(one, f"--{'agent.' * (part == 'agent')}{k.replace('_', '-')}") for one in split(v))
-                for k, v in found.items()
-            }
-            config = replace(config, **{part: replace(settings, **changes)})
+    for part, name in DEPENDING.items():
+        settings, flag = getattr(config, part), f"--{'agent.' * (part == 'agent')}{name.replace('_', '-')}"
+        if runs := getattr(settings, name, ""):
+            runs = ",".join(_pin(one, flag) for one in split_names(runs))
+            config = replace(config, **{part: replace(settings, **{name: runs})})
     return config
-
-
-def split(runs: str) -> list[str]:
-    return [one.strip() for one in runs.split(",") if one.strip()]
 
 
 def _pin(text: str, where: str) -> str:
@@ -57,7 +51,7 @@ def _pin(text: str, where: str) -> str:
 
 def shown(runs: str) -> str:
     """Runs that are kept, in a few letters: name, checkpoint, and the beginning of the digest."""
-    found = [(one, PINNED.fullmatch(one)) for one in split(runs)]
+    found = [(one, PINNED.fullmatch(one)) for one in split_names(runs)]
     return ",".join(f"{Path(m['run']).name}#{m['checkpoint']}:{m['digest'][:8]}" if m else one for one, m in found)
 
 
@@ -88,3 +82,82 @@ def opened(text: str) -> tuple[Path, Path]:
             f"this run depends on {match['checkpoint']} of {run}, which has changed since the run began", where=str(run)
         )
     return run, checkpoint
+
+
+# -- fine-tuning
+# Starting from what another run has learnt, and freezing some of it (Yosinski et al. 2014, arXiv:1411.1792; Rusu et al.
+# 2016, arXiv:1606.04671, section 4: fine-tuning as the baseline of progressive networks).
+#
+# A network's parts are its modules: torso, core (memory), and the heads, for values or actions.  Torso and core are taken over by name
+# and shape, whichever agent learnt them; heads too, unless a new head is asked for, as another game's actions mean other things.
+#
+
+HEADS = ("head", "policy", "value", "expectation")
+NETWORKS = ("network", "critics")  # in an agent's state
+
+
+def begin_with(agent: Any, path: Path | str, new_head: bool) -> None:
+    """Sets an agent's networks to those of another run's checkpoint (runs/depending.py), the target network included.  ConfigError
+    where something doesn't fit."""
+    if agent.network is None or agent.own_loop:
+        raise ConfigError("this agent has no network that can start from another run's weights", where="--init-from")
+    run, checkpoint = opened(str(path))
+    try:
+        given = Checkpoints(run).weights(checkpoint)
+    except CheckpointError as e:
+        raise ConfigError(f"{run} has no weights that can be read: {e.what}", where="--init-from", fix=e.fix) from e
+    state = agent.state_dict()
+    for section in NETWORKS:
+        own: dict[str, Tensor] = state.get(section, {})
+        if section != "network" and not any(name.startswith(f"{section}/") for name in given):
+            continue  # critics keep their initial weights if the other had none
+        source = {name: given[there] for name in own if (there := _found(f"{section}/{name}", given))}
+        wanted = {name: x for name, x in own.items() if not (new_head and part_of(name) in HEADS)}
+        for name, x in wanted.items():
+            if name not in source or source[name].shape != x.shape:
+                _refuse(name, x, source.get(name), run)
+        state[section] = own | {name: source[name] for name in wanted}
+    if "target" in state:
+        state["target"] = state["critics"] if "critics" in state else state["network"]
+    agent.load_state_dict(state)
+
+
+def part_of(name: str) -> str:
+    """torso of torso.layers.conv1.weight, and of both.0.torso.layers.conv1.weight."""
+    return next((word for word in name.split(".") if word != "both" and not word.isdecimal()), name)
+
+
+def _found(name: str, given: dict[str, Tensor]) -> str:
+    """Its name in the other run; a value function with its own torso may start from the only one there."""
+    return next((n for n in (name, name.replace("/value_", "/")) if n in given), "")
+
+
+def _refuse(name: str, own: Tensor, other: Tensor | None, path: Path | str) -> None:
+    theirs = "does not exist" if other is None else f"has shape {list(other.shape)}"
+    part = part_of(name)
+    fix = (
+        "add --new-head: the head starts from scratch, all other weights are copied"
+        if part in HEADS
+        else f"use the torso, core and frame size that {path} was trained with (see its config.yaml)"
+    )
+    raise ConfigError(f"{name} has shape {list(own.shape)} here, but {theirs} in {path}", where="--init-from", fix=fix)
+
+
+def freeze(agent: Any, parts: str) -> None:
+    """Leaves the parts named (torso,core) out of learning: their weights stay as they are."""
+    for part in split_names(parts):
+        modules = [
+            module
+            for owner in vars(agent).values()
+            if isinstance(owner, nn.Module)
+            for name, module in owner.named_modules()
+            if name.rsplit(".", 1)[-1] in (part, f"value_{part}") and any(True for _ in module.parameters())
+        ]
+        if not modules:
+            raise ConfigError(
+                f"this agent's network has no {part} with weights", where="--freeze", fix="use torso, core, or torso,core"
+            )
+        for module in modules:
+            module.requires_grad_(False)
+    if parts and not any(p.requires_grad for p in agent.network.parameters()):
+        raise ConfigError("this freezes the whole network, so nothing can be learned", where="--freeze", fix="freeze fewer parts")

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from arcturus.errors import CheckpointError
@@ -106,10 +105,6 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def pack(tensors: dict[str, Tensor]) -> bytes:
-    return tensors_to_bytes(tensors)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------------

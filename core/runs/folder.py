@@ -28,6 +28,7 @@ from arcturus.telling import plain, say, typed
 
 METRICS_LIMIT = 1 << 32  # bytes
 UNLOCKED = 10.0  # seconds for which a folder that is being made may not be locked yet
+_distributions = cache(importlib.metadata.packages_distributions)  # reads every package's list of files: a third of a second
 STARTS = 1_000  # of a run that run.json keeps, the newest ones
 PACKAGES = ("arcturus", "torch", "numpy", "gymnasium", "ale-py", "tensorboard", "safetensors", "stable-baselines3", "av")
 
@@ -53,12 +54,6 @@ def package_of(env_id: str) -> list[str]:
     top = (entry if isinstance(entry, str) else getattr(entry, "__module__", "")).partition(":")[0].partition(".")[0]
     known = top.replace("_", "-") in PACKAGES
     return sorted(_distributions().get(top, [])) if top and not known else []
-
-
-@cache
-def _distributions() -> dict[str, list[str]]:
-    """Reads every installed package's list of files, a third of a second."""
-    return dict(importlib.metadata.packages_distributions())
 
 
 def this_start(config: RunConfig, argv: list[str], step: int) -> dict[str, Any]:
@@ -99,12 +94,9 @@ class Run:
         self._held: Any = None
         self._inode: tuple[int, int] | None = None  # of the lock that is held
         self._checking = threading.RLock()
-        if not self.path.exists():
-            raise ConfigError(f"{self.path} is not a run folder: it does not exist", where="RUN", fix="give a folder that train-agent made")
         if not (self.path / "run.json").is_file():
-            raise ConfigError(
-                f"{self.path} is not a run folder: it has no run.json", where="RUN", fix="give a folder that train-agent made"
-            )
+            why = "it has no run.json" if self.path.exists() else "it does not exist"
+            raise ConfigError(f"{self.path} is not a run folder: {why}", where="RUN", fix="give a folder that train-agent made")
 
     @classmethod
     def create(cls, config: RunConfig, argv: list[str], fill: Callable[[Path], dict[str, Any]] = lambda path: {}) -> Run:

@@ -49,19 +49,13 @@ def _copy(old: Path, new: Path, config: RunConfig) -> None:
         raise CheckpointError(f"every checkpoint of {old} is damaged", where="--fork", fix="start a new run")
     mine.segments.folder.mkdir()
     for name in {name for path in mine.resumable() for name in mine.segments_of(path)}:
-        _link(source.segments.folder / name, mine.segments.folder / name)
+        theirs, ours = source.segments.folder / name, mine.segments.folder / name
+        try:
+            os.link(theirs, ours)  # segments never change, so two runs may share them
+        except OSError:
+            shutil.copyfile(theirs, ours)
     for file in [old / "metrics.jsonl", *(old / "tensorboard").glob("events.out.tfevents.*")]:
         if file.is_file():
             target = new / file.relative_to(old)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Segments never change, so two runs may share them."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from arcturus.envs import family
 from arcturus.runs.depending import DEPENDING, shown
@@ -14,13 +14,6 @@ from arcturus.runs.settings import RunConfig
 WORDS = 3  # settings that a name tells; the rest are counted
 STEPS_APART = 0.1  # runs of one group were scored at steps that differ by at most this share of the fewest
 ELSEWHERE = ("id", "options", "threads")  # of env: where it was run, not how the agent was trained
-
-
-class Trained(NamedTuple):
-    """A run as grouping sees it."""
-
-    config: RunConfig
-    step: int  # at which it was scored
 
 
 def kind_of(config: RunConfig) -> str:
@@ -55,12 +48,12 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     run = {"checkpoint_every": config.checkpoint_every}
     run |= {k: getattr(config.run, k) for k in ("deterministic", "eager", "init_from", "new_head", "freeze")}
     told = {"preset": config.preset, **agent, **env, **run}
-    return told | {name: shown(told[name]) for names in DEPENDING.values() for name in names if told.get(name)}
+    return told | {name: shown(told[name]) for name in DEPENDING.values() if told.get(name)}
 
 
-def grouped(runs: Sequence[Trained]) -> list[tuple[str, dict[str, Any], list[int]]]:
-    """Runs that differ only in seed and environment: (name, what differs from other groups of its kind, indices in `runs`),
-    in the order in which they were given.
+def grouped(runs: Sequence[Any]) -> list[tuple[str, dict[str, Any], list[int]]]:
+    """Runs (with a config, and the step at which they were scored) that differ only in seed and environment: (name, what differs from
+    other groups of its kind, indices in `runs`), in the order in which they were given.
 
     Runs scored at steps further apart than STEPS_APART allows are not repetitions of each other.
     """
@@ -82,7 +75,7 @@ def grouped(runs: Sequence[Trained]) -> list[tuple[str, dict[str, Any], list[int
 
 
 def _named(
-    runs: Sequence[Trained], groups: Sequence[tuple[dict[str, Any], list[int]]]
+    runs: Sequence[Any], groups: Sequence[tuple[dict[str, Any], list[int]]]
 ) -> list[tuple[str, dict[str, Any], list[int]]]:
     """Kind and memory, and the settings in which groups of them differ within a family of environments."""
     heads = []

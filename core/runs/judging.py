@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from arcturus.envs import single
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import Interrupted
 from arcturus.runs.monitor import Monitor
-from arcturus.runs.probing import Probe
 from arcturus.runs.reports import report_evaluation, report_hidden_layer, report_lengths
 from arcturus.runs.saving import Saving
+from arcturus.runs.settings import RunConfig
 from arcturus.runs.state import RunState, passed
 from arcturus.scoring.evaluation import evaluate
 from arcturus.scoring.instruments import HeldOut, collect_heldout
+
+SHARE = 0.05  # of a run's time at most
+LEAST_STATES = 32
+STEPS_A_STATE = 20  # a short run holds out fewer states
+STEPS_A_LOOK = 8  # of training for each state that is evaluated
+
+
+class Probe:
+    """count: states to hold out.
+
+    Looks are scheduled by steps, so that a resumed run looks at the same steps as one never stopped; if that takes more than SHARE of
+    the time, looks are left out, but never with --deterministic.
+    """
+
+    def __init__(self, config: RunConfig):
+        steps, wanted = config.run.steps, config.run.heldout_states
+        self.count = min(wanted, max(LEAST_STATES, steps // STEPS_A_STATE))
+        self.every, self.log_every, self.last = self.count * STEPS_A_LOOK, config.log_every, steps
+        self.exact = config.run.deterministic
+        self.began, self.spent, self.longest = time.perf_counter(), 0.0, 0.0
+
+    def due(self, steps: int) -> bool:
+        """Called when metrics are logged: whether a look is due."""
+        if steps // self.every == (steps - self.log_every) // self.every and steps < self.last:
+            return False
+        return self.exact or self.spent + self.longest <= SHARE * (time.perf_counter() - self.began)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        took = time.perf_counter() - began
+        self.spent, self.longest = self.spent + took, max(self.longest, took)
 
 
 class Judging:
@@ -31,7 +65,7 @@ class Judging:
         if self.probe.count and self.agent.network is not None:
             self._release()
             seeds = self.state.seeds.branch("heldout")
-            self.heldout = HeldOut(collect_heldout(self.config.env, self.probe.count, seeds, self.config.device))
+            self.heldout = HeldOut(collect_heldout(self.config.env, self.probe.count, seeds, self.config.run.device))
 
     def probed(self) -> dict[str, float]:
         """Called when metrics are logged: the values on held-out states; {} if they are not due."""
@@ -66,7 +100,7 @@ class Judging:
                 config.env,
                 config.run.eval_episodes,
                 seed=state.seeds.branch("selection"),
-                device=config.device,
+                device=config.run.device,
                 stop=self.stop,
                 max_steps=config.run.eval_max_steps,
                 progress=monitor.text,

@@ -15,7 +15,7 @@ from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, open_training
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.memory import give_slots
-from arcturus.runs.building import build_agent, playing_state, restore
+from arcturus.runs.building import build_agent, fitting, playing_state
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import Run
 from arcturus.runs.settings import RunConfig, RunOptions, resolve, validate
@@ -140,7 +140,8 @@ def load(
     playing = replace(config, agent=_for_playing(config.agent, spec.num_envs))
     agent = build_agent(playing, spec, device)
     state, step = _read_agent(Checkpoints(run.path), checkpoint, agent.state_dict())
-    restore(agent, playing_state(state), str(run.path))
+    with fitting(str(run.path)):
+        agent.load_state_dict(playing_state(state))
     if memory_slots is not None:
         give_slots(agent.network, memory_slots)
     return LoadedActor(agent, config, step)

@@ -69,7 +69,7 @@ class Profile:
     """The profile of a Training about to begin: it is called with every row, and reports at the end where the time went."""
 
     def __init__(self, training: Any, folder: Path):
-        self.folder, self.device = folder, torch.device(training.config.device)
+        self.folder, self.device = folder, torch.device(training.config.run.device)
         self.seconds: dict[str, float] = defaultdict(float)
         self.running: list[tuple[str, float]] = []  # open phases, and since when each has been the innermost
         self.rows = self.steps = self.traced = 0

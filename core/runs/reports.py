@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from arcturus.api import state_leaves
 from arcturus.envs import family, single
 from arcturus.losses import annealed
-from arcturus.nests import state_leaves
 from arcturus.runs.monitor import Monitor
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.evaluation import Evaluation
@@ -97,7 +97,7 @@ def report_lengths(monitor: Monitor, agent: Any, config: RunConfig, seeds: Seeds
     lengths = watched_lengths(config.env)
     if not lengths:
         return
-    scores = score_lengths(agent, config.env, lengths, WATCHED, seed=seeds, device=config.device)
+    scores = score_lengths(agent, config.env, lengths, WATCHED, seed=seeds, device=config.run.device)
     values: dict[str, float] = {}
     for name, kind in (("bits_per_sequence", "bits"), ("error_bits", "error_bits"), ("exact", "exact"), ("excess", "excess")):
         each = {s.name: getattr(s, kind) for s in scores if getattr(s, kind) is not None}
@@ -112,7 +112,7 @@ def report_lengths(monitor: Monitor, agent: Any, config: RunConfig, seeds: Seeds
 def _show_tape(monitor: Monitor, agent: Any, config: RunConfig, lengths: tuple[int, ...], seeds: Seeds, steps: int) -> None:
     from arcturus.pictures.album import panels  # it loads matplotlib, which other runs needn't
 
-    for name, picture in panels(agent, config.env, lengths, seeds.branch("picture"), config.device).items():
+    for name, picture in panels(agent, config.env, lengths, seeds.branch("picture"), config.run.device).items():
         monitor.picture(f"task/{name}_{'x'.join(map(str, lengths))}", picture, steps)
 
 

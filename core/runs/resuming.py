@@ -8,7 +8,7 @@ from arcturus.api import State, TimeStep
 from arcturus.runs.action_log import Diverged
 from arcturus.runs.building import fitting
 from arcturus.runs.checkpoint import Checkpoints, Loaded
-from arcturus.runs.fine_tuning import begin_with
+from arcturus.runs.depending import begin_with
 from arcturus.runs.folder import Run
 from arcturus.runs.state import RunState
 from arcturus.telling import say
@@ -63,8 +63,9 @@ def _forget_what_follows(state: RunState, checkpoints: Checkpoints) -> None:
     state.account.restart(state.envs.envs.playing)
     state.envs.envs.take_finished()
     state.envs.envs.take_bad()
-    if state.agent.rollout is not None:
-        state.agent.rollout.interrupt_last()
+    rollout = state.agent.rollout
+    if rollout is not None and rollout.ring.count:
+        rollout.ring.interrupt_last()
     replay = state.agent.replay
     if replay is not None and replay.count:
         replay.interrupt_last()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from arcturus.errors import ArcturusError, CheckpointError, TrainingFailed
 from arcturus.replay.ring import Ring
@@ -12,11 +16,65 @@ from arcturus.runs.building import playing_state
 from arcturus.runs.checkpoint import Checkpoints
 from arcturus.runs.folder import FolderTaken
 from arcturus.runs.monitor import Monitor
-from arcturus.runs.saver import Saver
 from arcturus.runs.state import RunState
 from arcturus.telling import say
 
+WAITING = 2  # jobs that may wait, each holding a copy of what it will write; with more, the trainer waits
 SAVE_LIMIT = 3  # checkpoints in a row that could not be written, that end a run
+
+
+class Outcome(NamedTuple):
+    name: tuple  # what it was, and what the trainer needs to know of it
+    error: Exception | None
+    result: Any
+
+
+class Saver:
+    """submit() hands a job over; outcomes() returns the jobs that have ended since its last call."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[tuple[tuple, Callable[[], Any]] | None] = queue.Queue(WAITING)
+        self._ended: deque[Outcome] = deque()
+        self._thread = threading.Thread(target=self._work, name="saver", daemon=True)
+        self._thread.start()
+
+    def submit(self, name: tuple, job: Callable[[], Any]) -> None:
+        self._jobs.put((name, job))
+
+    def outcomes(self) -> list[Outcome]:
+        """Cheap when there is nothing."""
+        return [self._ended.popleft() for _ in range(len(self._ended))]
+
+    def join(self) -> None:
+        """Every job done."""
+        self._jobs.join()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Every job is done, unless the user wants to leave at once: then only the one that has begun."""
+        if kind is not KeyboardInterrupt:
+            self._jobs.put(None)
+            self._thread.join()
+            return
+        with suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        with suppress(queue.Full):
+            self._jobs.put_nowait(None)
+        self._thread.join(timeout=1.0)  # the file that is being written
+
+    def _work(self) -> None:
+        while (entry := self._jobs.get()) is not None:
+            name, job = entry
+            try:
+                self._ended.append(Outcome(name, None, job()))
+            except Exception as e:
+                self._ended.append(Outcome(name, e, None))
+            finally:
+                entry = job = None  # type: ignore[assignment]  # the copies it held
+                self._jobs.task_done()
 
 
 class Saving:
@@ -70,18 +128,16 @@ class Saving:
 
     def collect(self, *, last: bool) -> None:
         """Handles the outcomes of saving; the last time after all of it is done."""
-        for name, error, result in self.saver.wait() if last else self.saver.outcomes():
+        if last:
+            self.saver.join()
+        for name, error, result in self.saver.outcomes():
             if isinstance(error, TrainingFailed):
                 raise error
             if name[0] == "best" and error is not None:
-                self._forget_best(float(name[1]), float(name[2]), error)
+                self.state.best = name[2] if self.state.best == name[1] else self.state.best
+                say(f"warning: {_words(error)}; training continues")
             elif name[0] == "checkpoint":  # a failed segment is written again with the checkpoint, which then reports the error
                 self._collect_checkpoint(error, result, last)
-
-    def _forget_best(self, mean: float, before: float, error: BaseException) -> None:
-        if self.state.best == mean:
-            self.state.best = before
-        say(f"warning: {_words(error)}; training continues")
 
     def _collect_checkpoint(self, error: BaseException | None, result: Any, last: bool) -> None:
         if error is not None:

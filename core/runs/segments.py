@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors.torch import save as pack
 from torch import Tensor
 
 from arcturus.errors import CheckpointError
 from arcturus.replay.ring import Ring
-from arcturus.runs.files import Shapes, digest, pack, read_file, size_limit, sync_folder, unpack, write_atomically
+from arcturus.runs.files import Shapes, digest, read_file, size_limit, sync_folder, unpack, write_atomically
 
 SEGMENT_STEPS = 16_384  # agent steps in a segment
 COPIED = 4  # missing blocks of which copies are held at once
@@ -46,8 +47,7 @@ class Segments:
 
     def __init__(self, run_path: Path, own: Callable[[], None] = lambda: None):
         self.folder, self.own = run_path / "replay", own
-        self._taken: set[tuple[int, int]] = set()  # full blocks of this process that were handed out for writing
-        self._names: dict[tuple[int, int], str] = {}  # full blocks that were written or loaded
+        self._names: dict[tuple[int, int], str | None] = {}  # blocks handed out for writing or loaded; None: not yet written
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class Segments:
 
     def _take(self, ring: Ring, first: int, end: int) -> Piece:
         if end - first == self.length(ring):
-            self._taken.add((first, end))
+            self._names[first, end] = None
         return Piece(first, end, ring.read_rows(first, end))
 
     def far_behind(self, ring: Ring) -> list[tuple[int, int]]:
@@ -83,14 +83,12 @@ class Segments:
 
     def _there(self, key: tuple[int, int]) -> bool:
         """Whether a block was handed out, and its file, if it was written already, still exists."""
-        name = self._names.get(key)
-        return key in self._taken and (name is None or (self.folder / name).exists())
+        name = self._names.get(key, "")
+        return name is None or name != "" and (self.folder / name).exists()
 
     def forget_last(self, ring: Ring) -> None:
         """The newest row was changed: a block that ends with it must be written again."""
-        key = (ring.count - self.length(ring), ring.count)
-        self._taken.discard(key)
-        self._names.pop(key, None)
+        self._names.pop((ring.count - self.length(ring), ring.count), None)
 
     def plan(self, ring: Ring) -> Plan:
         """Every row of the ring, by blocks.
@@ -108,7 +106,6 @@ class Segments:
             start, end = max(block, first), min(block + length, ring.count)
             pieces.append(self._take(ring, start, end))
             blocks.append((start, end))
-        self._taken.difference_update([key for key in list(self._taken) if key[1] <= first])
         return Plan(ring.count, blocks, pieces)
 
     def write(self, piece: Piece) -> str:
@@ -121,8 +118,7 @@ class Segments:
             name = f"seg-{piece.first:012d}-{piece.end:012d}-{digest(data)}.z"
             write_atomically(self.folder / name, data)
         except OSError:
-            self._taken.discard(key)  # it will be handed out again
-            self._names.pop(key, None)
+            self._names.pop(key, None)  # it will be handed out again
             raise
         self._names[key] = name
         return name
@@ -130,13 +126,14 @@ class Segments:
     def finish(self, plan: Plan) -> dict[str, Any]:
         """Writes what a plan still needs; the manifest's entry."""
         try:
-            written = {(piece.first, piece.end): self.write(piece) for piece in plan.pieces}
+            for piece in plan.pieces:
+                self.write(piece)
         except OSError:
             for piece in plan.pieces:  # those that were not reached are handed out again, too
-                if (piece.first, piece.end) not in self._names:
-                    self._taken.discard((piece.first, piece.end))
+                if self._names.get(key := (piece.first, piece.end)) is None:
+                    self._names.pop(key, None)
             raise
-        names = [written.get(key) or self._names.get(key) for key in plan.blocks]
+        names = [self._names.get(key) for key in plan.blocks]
         if None in names:
             raise CheckpointError("a piece of the replay could not be written", where=str(self.folder))
         if names:
@@ -149,9 +146,8 @@ class Segments:
             if path.name not in used and not path.is_dir():
                 path.unlink(missing_ok=True)
         for key, name in list(self._names.items()):
-            if name not in used:
+            if name is not None and name not in used:
                 del self._names[key]
-                self._taken.discard(key)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +161,6 @@ class Segments:
         oldest = max(0, replay["count"] - ring.rows)
         for name, start, end in self._listed(replay, ring):
             if end - start == self.length(ring):
-                self._taken.add((start, end))
                 self._names[start, end] = name
             rows = self._unpacked(name, start, end, ring)
             skip = max(0, oldest - start)

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from arcturus import agents
-from arcturus.config import (
-    YAML_LIMIT,
-    Bounds,
-    Flag,
-    check,
-    expanded,
-    from_mapping,
-    parse_yaml,
-    read_yaml,
-    to_plain,
-    write_yaml,
-)
+from arcturus.config import YAML_LIMIT, Bounds, Flag, check, expanded, from_mapping, parse_yaml, read_yaml, write_yaml
 from arcturus.device import choose_device
 from arcturus.envs import EnvConfig, is_atari, longest_episode, longest_scored, suited
 from arcturus.errors import CheckpointError, ConfigError, nearest
-from arcturus.runs.listening import outside
 from arcturus.runs.renamed import todays
-from arcturus.trusting import check_trust
+from arcturus.trusting import check_trust, outside
 
 ALL_OF_THE_RUN = ("anneal_steps", "importance_steps")  # an agent's settings in steps of which -1 means as many as the run has
 
@@ -93,10 +81,6 @@ class RunConfig:
     run: RunOptions
 
     @property
-    def device(self) -> str:
-        return self.run.device
-
-    @property
     def eval_every(self) -> int:
         return max(self.run.steps // 10, 1) if self.run.eval_every < 0 else self.run.eval_every
 
@@ -113,10 +97,10 @@ class RunConfig:
     def to_mapping(self) -> dict[str, Any]:
         """What config.yaml holds, and from_run reads."""
         return {
-            "agent": {"name": self.agent_name, **to_plain(self.agent)},
+            "agent": {"name": self.agent_name, **asdict(self.agent)},
             "preset": self.preset,
-            "env": to_plain(self.env),
-            "run": to_plain(self.run),
+            "env": asdict(self.env),
+            "run": asdict(self.run),
         }
 
     def text(self) -> str:

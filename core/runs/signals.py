@@ -28,9 +28,8 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            hang_up = getattr(signal, "SIGHUP", None)  # which Windows doesn't have
-            ignored = hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *(() if ignored else (hang_up,))):
+            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *(() if ignored else (signal.SIGHUP,))):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

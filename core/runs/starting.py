@@ -5,23 +5,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from arcturus.envs import check_settings
+from arcturus.device import learner_threads, torch_settings
+from arcturus.envs import check_settings, open_envs, open_training
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError, TrainingFailed, by_users_code
-from arcturus.runs.building import agent_class
+from arcturus.extensions import find_listeners
+from arcturus.runs.action_log import ActionLog
+from arcturus.runs.building import agent_class, build_agent, check_training
 from arcturus.runs.checkpoint import TRIED, Checkpoints
-from arcturus.runs.depending import pinned
+from arcturus.runs.depending import begin_with, pinned
 from arcturus.runs.folder import Run
 from arcturus.runs.forking import fork_run
 from arcturus.runs.renamed import todays
 from arcturus.runs.settings import RunConfig, validate
-from arcturus.runs.trainer import Trainer
+from arcturus.runs.signals import Signals, Watchdog
+from arcturus.runs.state import Health, RunState
+from arcturus.runs.training import Training
+from arcturus.seeding import Seeds
+from arcturus.speed import eagerly, in_bf16
+from arcturus.telling import say
 
 # What may change when a run is resumed: its end, its logging, and where it is computed.
 FREE = {
@@ -42,7 +51,7 @@ def start_run(
         announce(run)
         return run
 
-    return _guarded(Trainer(config, open_run, resume=False, quiet=quiet))
+    return Trainer(config, open_run, resume=False, quiet=quiet).train()
 
 
 def resume_run(
@@ -73,7 +82,7 @@ def resume_run(
         config = pinned(replace(config, run=replace(config.run, run_dir=str(fork))))
         trainer = Trainer(config, lambda: fork_run(run, config), resume=True, quiet=quiet, argv=argv)
         try:
-            return _guarded(trainer)
+            return trainer.train()
         except ArcturusError:
             if not trainer.restored and trainer.run is not None:
                 shutil.rmtree(trainer.run.path, ignore_errors=True)
@@ -86,7 +95,7 @@ def resume_run(
             where="train-agent resume",
             fix="add --fork to continue a copy of the run with the new settings, or use the old settings",
         )
-    return _guarded(Trainer(config, lambda: run, resume=True, quiet=quiet, argv=argv))
+    return Trainer(config, lambda: run, resume=True, quiet=quiet, argv=argv).train()
 
 
 def saved_settings(run: Run) -> dict[str, Any] | None:
@@ -123,10 +132,82 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     return out
 
 
-def _guarded(trainer: Trainer) -> Run:
-    try:
-        return trainer.train()
-    except (OSError, MemoryError, torch.OutOfMemoryError) as e:
-        if isinstance(e, OSError) and by_users_code(e):
-            raise
-        raise TrainingFailed(f"training stopped at step {trainer.steps:,}: {e}") from e
+class Trainer:
+    """Makes a run and trains it, or resumes one."""
+
+    def __init__(self, config: RunConfig, open_run: Callable[[], Run], *, resume: bool, quiet: bool, argv: Sequence[str] = ()):
+        """open_run: makes the run's folder, or finds it.  argv: the command, as run.json keeps it of every start."""
+        self.config, self.open_run, self.resume, self.quiet, self.argv = config, open_run, resume, quiet, argv
+        self.signals = Signals()
+        self.run: Run | None = None
+        self.training: Training | None = None
+
+    @property
+    def steps(self) -> int:
+        return 0 if self.training is None else self.training.state.steps
+
+    @property
+    def restored(self) -> bool:
+        """Whether something of the run may have changed."""
+        return self.training is not None and self.training.restored
+
+    def train(self) -> Run:
+        try:
+            return self._train()
+        except (OSError, MemoryError, torch.OutOfMemoryError) as e:
+            if isinstance(e, OSError) and by_users_code(e):
+                raise
+            raise TrainingFailed(f"training stopped at step {self.steps:,}: {e}") from e
+
+    def _train(self) -> Run:
+        """A new run's folder is made once its environments and agent have been built, so that a mistake leaves none."""
+        with self._machine() as threads, self._environments() as envs:
+            state = self._build(envs)
+            self.run = run = self.open_run()
+            with run.locked():
+                self.training = Training(state, run, self.signals, self.listeners, self.resume, self.quiet, threads, self.argv)
+                try:
+                    self.training.train()
+                except KeyboardInterrupt:
+                    run.note(status="preempted", signal="SIGINT")
+                    raise
+                except BaseException as e:
+                    if self.restored:  # else the run is unchanged
+                        run.note(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
+                    raise
+        return run
+
+    @contextmanager
+    def _machine(self) -> Iterator[int]:
+        """Torch's settings, signals and the watchdog, for as long as the run lasts; the threads an on-policy agent learns with."""
+        options = self.config.run
+        threads = options.learner_threads or learner_threads(options.deterministic)
+        tf32 = not (options.deterministic or options.eager)
+        with ExitStack() as stack:
+            stack.enter_context(torch_settings(options.torch_threads, options.deterministic, tf32))
+            stack.enter_context(eagerly(options.eager))
+            stack.enter_context(in_bf16(options.bf16))
+            stack.enter_context(self.signals)
+            stack.enter_context(Watchdog(options.env_timeout, self._on_hang))
+            yield threads
+
+    def _environments(self) -> Any:
+        own_loop = agent_class(self.config.agent_name).own_loop  # it restarts environments one by one
+        open_ = open_envs if own_loop else open_training
+        return open_(self.config.env, self.config.run.seed, self.config.run.device)
+
+    def _build(self, envs: Any) -> RunState:
+        config, seeds = self.config, Seeds(self.config.run.seed)
+        agent = build_agent(config, envs.spec, config.run.device)
+        if config.run.init_from and not self.resume:
+            begin_with(agent, config.run.init_from, config.run.new_head)
+        check_training(agent, envs.spec, envs.schedule is not None and envs.schedule.adaptive)
+        self.listeners = find_listeners(config)
+        generator = seeds.branch("policy").torch(config.run.device)
+        return RunState(config, seeds, agent, ActionLog(envs), generator, Health(config.env.id))
+
+    def _on_hang(self, verdict: TrainingFailed) -> None:
+        """Called when the watchdog is about to end the process."""
+        if self.run is not None:
+            self.run.note(status="failed", steps=self.steps, error=f"TrainingFailed: {verdict}")
+        say(f"error: {verdict}")

@@ -26,8 +26,7 @@ from arcturus.runs.monitor import Monitor
 from arcturus.runs.profile import Profile
 from arcturus.runs.reports import introduce
 from arcturus.runs.resuming import restore, return_to
-from arcturus.runs.saver import Saver
-from arcturus.runs.saving import Saving
+from arcturus.runs.saving import Saver, Saving
 from arcturus.runs.signals import Signals
 from arcturus.runs.state import RunState, passed
 from arcturus.telling import say
@@ -47,7 +46,7 @@ class Training:
         learner_threads: int,
         argv: Sequence[str],
     ):
-        """make_listeners: listening.find_listeners().  argv: the command, as run.json keeps it of every start."""
+        """make_listeners: extensions.find_listeners().  argv: the command, as run.json keeps it of every start."""
         self.state, self.run, self.signals, self.resume, self.quiet, self.argv = state, run, signals, resume, quiet, list(argv)
         self.config, self.seeds, self.agent, self.envs = state.config, state.seeds, state.agent, state.envs
         self.make_listeners, self.learner_threads = make_listeners, learner_threads
@@ -56,10 +55,6 @@ class Training:
         self.judging = Judging(state, signals.stop)
         self.proved = is_own(env_id) or is_atari(env_id)  # that restarts with a seed lead to the same
         self.restored = False  # something of the run may have changed
-
-    @property
-    def steps(self) -> int:
-        return self.state.steps
 
     # -- the course of a run -----------------------------------------------------------------------------------------------
 
@@ -114,12 +109,13 @@ class Training:
         write_atomically(self.run.path / "config.yaml", self.config.text())
 
     def _begin_again(self) -> None:
-        changed = self.run.begin(self.config, self.argv, self.steps)
+        changed = self.run.begin(self.config, self.argv, self.state.steps)
         if changed:
             lines = "\n".join(f"  {line}" for line in changed[:10])
             say(f"versions have changed since the last start, so this is not an exact continuation:\n{lines}")
-        elif self.steps and not self.config.run.deterministic and not self.quiet:
-            say(f"continuing from step {self.steps:,}; only with --deterministic does it end bit-identical to a run that was never stopped")
+        elif self.state.steps and not self.config.run.deterministic and not self.quiet:
+            step = f"{self.state.steps:,}"
+            say(f"continuing from step {step}; only with --deterministic does it end bit-identical to a run that was never stopped")
 
     def _checkpoint_written(self, step: int) -> None:
         self.run.note(checkpoint=step)

@@ -18,10 +18,10 @@ import numpy as np
 from arcturus.envs import is_atari
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError
 from arcturus.runs.folder import Run, read_metrics
-from arcturus.runs.groups import Trained, environment_of, grouped
+from arcturus.runs.groups import environment_of, grouped
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.keeping import whole
-from arcturus.scoring.statistics import bootstrap_interval, human_normalised, iqm, mean, stratified_interval
+from arcturus.scoring.statistics import human_normalised, iqm, mean, stratified_interval
 from arcturus.telling import say, typed
 
 ENOUGH = 3  # seeds; of fewer no interval is given
@@ -216,7 +216,7 @@ def _finite(value: Any) -> float:
 def environments(runs: Sequence[Scored]) -> dict[str, list[Group]]:
     """Environment (its id and options) -> its groups; a group is called the same in all of them."""
     out: dict[str, list[Group]] = {environment_of(run.config): [] for run in runs}
-    for name, differs, places in grouped([Trained(run.config, run.step) for run in runs]):
+    for name, differs, places in grouped(runs):
         for env, groups in out.items():
             inside = [runs[i] for i in places if environment_of(runs[i].config) == env]
             if inside:
@@ -235,7 +235,7 @@ def summarise(group: Group) -> dict[str, Any]:
         "seeds": group.seeds,
         "steps": [min(run.step for run in group.runs), max(run.step for run in group.runs)],
         "mean": float(mean(scores)),
-        "mean_ci95": bootstrap_interval(scores) if enough else None,
+        "mean_ci95": stratified_interval([scores]) if enough else None,
         "iqm": float(iqm(scores)),
         "iqm_ci95": stratified_interval([scores], iqm) if enough else None,
         "human_normalised": None if None in of_human else float(np.mean([x for x in of_human if x is not None])),
@@ -362,6 +362,6 @@ def curves_of(group: Group, tag: str, clock: bool) -> dict[str, Any]:
     if len(known) == len(group.runs) and len(group.seeds) >= ENOUGH:
         grid, values = on_common_grid(known)
         if len(grid):
-            low, high = zip(*(bootstrap_interval(column) for column in values.T), strict=True)
+            low, high = zip(*(stratified_interval([column]) for column in values.T), strict=True)
             out |= {"x": grid.tolist(), "mean": values.mean(0).tolist(), "low": list(low), "high": list(high)}
     return out

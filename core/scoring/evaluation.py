@@ -109,7 +109,7 @@ def policy_of(actor: Actor, policy: str | None, config: EnvConfig) -> str:
         if actor.stochastic:
             return "sample"
         if is_atari(config.id) and getattr(actor, "network", None) is not None:
-            from arcturus.envs.protocols import protocol
+            from arcturus.envs.atari import protocol
 
             settings = getattr(actor, "config", None)
             noisy = getattr(getattr(settings, "agent", settings), "noisy", 0.0) > 0
@@ -326,7 +326,7 @@ def check_fit(actor: Actor, spec: EnvSpec) -> None:
 def _rules(config: EnvConfig) -> str:
     if not is_atari(config.id):
         return "whole episodes, raw rewards"
-    from arcturus.envs.protocols import protocol
+    from arcturus.envs.atari import protocol
 
     return str(protocol(config.protocol)) + (", all 18 actions" if config.full_action_space else ", the game's own actions")
 
@@ -362,14 +362,6 @@ class _Log:
 
     def close(self, seed: int, stalled: bool, objective: Objective | None) -> ScoredEpisode:
         obtained = obtained_return(self.rewards, self.lives_lost, objective) if objective and self.start is not None else None
-        return ScoredEpisode(
-            seed,
-            float(np.sum(self.rewards, dtype=np.float64)),
-            len(self.actions),
-            stalled,
-            np.array(self.actions, np.int64),
-            np.array(self.rewards, np.float32),
-            self.start,
-            obtained,
-            np.stack(self.frames) if self.frames else None,
-        )
+        score, frames = float(np.sum(self.rewards, dtype=np.float64)), np.stack(self.frames) if self.frames else None
+        actions, rewards = np.array(self.actions, np.int64), np.array(self.rewards, np.float32)
+        return ScoredEpisode(seed, score, len(actions), stalled, actions, rewards, self.start, obtained, frames)

@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcturus.api import Actor, EnvSpec, State
+from arcturus.api import Actor, EnvSpec, State, map_state
 from arcturus.errors import ConfigError, nearest
-from arcturus.nests import map_state
 
 PATCHES = 7  # patches along the shorter side: 6 of 42 pixels, 12 of 84; about a sprite
 OVERLAP = 2  # strides to a patch

@@ -120,16 +120,8 @@ def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str, int | N
         if int.from_bytes(data[:8], "little") > 1 << 20:
             raise ValueError("its header is too long")
         arrays = tensors_from_bytes(data)
-        episode = ScoredEpisode(
-            int(chosen["seed"]),
-            float(chosen["score"]),
-            int(chosen["length"]),
-            bool(chosen["stalled"]),
-            arrays[f"{number}/actions"],
-            arrays[f"{number}/rewards"],
-            None,
-            None,
-        )
+        told = int(chosen["seed"]), float(chosen["score"]), int(chosen["length"]), bool(chosen["stalled"])
+        episode = ScoredEpisode(*told, arrays[f"{number}/actions"], arrays[f"{number}/rewards"], None, None)
     except (KeyError, TypeError, ValueError, OverflowError, SafetensorError) as e:
         raise CheckpointError(f"{path.parent} holds no evaluation that can be read: {e}", where="--episode") from e
     return episode, step, rules, slots

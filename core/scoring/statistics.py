@@ -58,14 +58,9 @@ def stratified_interval(
     return float(low), float(high)
 
 
-def bootstrap_interval(scores: Sequence[float], level: float = 0.95, replicates: int = 2_000) -> tuple[float, float]:
-    """Percentile interval of the mean (Efron 1979); always the same for the same scores."""
-    return stratified_interval([scores], mean, level, replicates)
-
-
 def summary(scores: list[float]) -> dict[str, float]:
     x = np.asarray(scores, float)
-    low, high = bootstrap_interval(scores)
+    low, high = stratified_interval([scores])
     return {
         "mean": float(x.mean()),
         "median": float(np.median(x)),

@@ -33,12 +33,11 @@ def registered_settings(env_id: str) -> dict[str, Any] | None:
 def task_of(env_id: str, options: dict[str, Any]) -> tuple[Any, Any]:
     """The task and the way of playing it (sequences.py, playing.Play) that an id names, with options on top of its own settings."""
     from arcturus.envs.tasks.scalar import split_settings
-    from arcturus.envs.tasks.sequences import kind_of
 
     settings = registered_settings(env_id)
     if settings is None:
         raise ValueError(f"{env_id} is not a task")
-    return split_settings(kind_of(settings.pop("task")), settings | options)
+    return split_settings(settings.pop("task"), settings | options)
 
 
 def register_task(env_id: str, kind: type, **settings: Any) -> None:

@@ -9,12 +9,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from arcturus.envs.schedules import Schedule
 from arcturus.envs.tasks.playing import FORECASTS, Play
-from arcturus.envs.tasks.sequences import Tapes, kind_of
+from arcturus.envs.tasks.sequences import TASKS, Tapes
 
 
-def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
-    """Task and way of playing from an environment's settings."""
+def split_settings(task: str | type, settings: dict[str, Any]) -> tuple[Any, Play]:
+    """Task and way of playing from an environment's settings; task: its name in TASKS, or its class."""
+    kind: Any = TASKS[task] if isinstance(task, str) else task
     names = [f.name for f in fields(kind)]
     unknown = settings.keys() - {*names, "actions", "reward", "levels"}
     if unknown:
@@ -23,8 +25,8 @@ def split_settings(kind: type, settings: dict[str, Any]) -> tuple[Any, Play]:
         )
     if settings.get("actions") in FORECASTS:
         settings = {"reward": "logscore"} | settings
-    task = kind(**{k: v for k, v in settings.items() if k in names})
-    return task, Play(task.outputs, **{k: v for k, v in settings.items() if k not in names})
+    made = kind(**{k: v for k, v in settings.items() if k in names})
+    return made, Play(made.outputs, **{k: v for k, v in settings.items() if k not in names})
 
 
 def observation_space(task: Any) -> gym.spaces.Box:
@@ -44,8 +46,8 @@ class TaskEnv(gym.Env):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(self, task: str | type, render_mode: str | None = None, **settings: Any):
-        self.task, self.play = split_settings(kind_of(task), settings)
-        self.render_mode, self.schedule = render_mode, None
+        self.task, self.play = split_settings(task, settings)
+        self.render_mode, self.schedule = render_mode, Schedule("uniform", self.task.ranges)
         self.observation_space, self.action_space = observation_space(self.task), self.play.space
         self._tapes: torch.Generator | None = None
         self._free = self._over = True
@@ -60,7 +62,7 @@ class TaskEnv(gym.Env):
         if "tape" in options:
             tapes = Tapes(*options["tape"])
         else:
-            lengths = options["lengths"] if "lengths" in options else self._lengths()
+            lengths = options["lengths"] if "lengths" in options else self.schedule.draw(self.np_random)
             self.task.check(tuple(lengths))
             tapes = self.task.sample(self._tapes, 1, tuple(lengths))
         laid = self.play.lay_out(tapes)
@@ -70,11 +72,6 @@ class TaskEnv(gym.Env):
         self.t, self._total, self._all_right = 0, 0.0, True
         self._answers = np.full(self._y.shape, np.nan)
         return self._x[0].copy(), {"valid": self._mask[0]}
-
-    def _lengths(self) -> tuple[int, ...]:
-        if self.schedule is not None:
-            return self.schedule.draw(self.np_random)
-        return tuple(int(self.np_random.integers(low, high + 1)) for low, high in self.task.ranges)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if self._over:
@@ -97,7 +94,7 @@ class TaskEnv(gym.Env):
         self._total += reward
         if not over:
             return self._x[self.t].copy(), reward, False, False, {"valid": self._mask[self.t]}
-        if self.schedule is not None and self._free:
+        if self._free:
             self.schedule.note(self._all_right, self.play.shortfall(self._total, sum(self._mask)))
         return self._end.copy(), reward, True, False, {"valid": False, "solved": self._all_right}
 

@@ -52,7 +52,8 @@ def blank(generator: torch.Generator, rows: int, batch: int, inputs: int, output
 class Task:
     """What the tasks have in common.  Every field is a whole number; low and high are the range of the first length.
 
-    A subclass gives inputs, outputs, rows(), answers() and sample(); `ranges` and `names` if it has more lengths than one.
+    A subclass gives width (bits of a vector; else inputs and outputs), rows(), answers() and sample(); `ranges` and `names` if it has
+    more lengths than one.
     """
 
     low: int = 1
@@ -86,11 +87,11 @@ class Task:
 
     @property
     def inputs(self) -> int:
-        raise NotImplementedError
+        return self.width + len(self.flags)  # type: ignore[attr-defined]
 
     @property
     def outputs(self) -> int:
-        raise NotImplementedError
+        return self.width + len(self.markers)  # type: ignore[attr-defined]
 
     def rows(self, lengths: Sequence[int]) -> int:
         """T."""
@@ -122,14 +123,6 @@ class Copy(Task):
 
     width: int = 8
     series: int = 1
-
-    @property
-    def inputs(self) -> int:
-        return self.width + 1
-
-    @property
-    def outputs(self) -> int:
-        return self.width
 
     def rows(self, lengths: Sequence[int]) -> int:
         return self.series * (2 * lengths[0] + 1)
@@ -166,14 +159,6 @@ class RepeatCopy(Task):
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
         return ((self.low, self.high), (self.repeats_low, self.repeats_high))
-
-    @property
-    def inputs(self) -> int:
-        return self.width + 2
-
-    @property
-    def outputs(self) -> int:
-        return self.width + 1
 
     def rows(self, lengths: Sequence[int]) -> int:
         return lengths[0] + 1 + self.answers(lengths)
@@ -216,14 +201,6 @@ class AssociativeRecall(Task):
         if lengths[0] < 2:
             raise ValueError("at least 2 items are needed: the answer is the item after the queried one")
 
-    @property
-    def inputs(self) -> int:
-        return self.width + 2
-
-    @property
-    def outputs(self) -> int:
-        return self.width
-
     def rows(self, lengths: Sequence[int]) -> int:
         return (self.vectors + 1) * lengths[0] + 1 + (self.vectors + 2) + self.vectors
 
@@ -256,21 +233,13 @@ class DynamicNGrams(Task):
     low: int = 200
     high: int = 200
     n: int = 6
-    names: ClassVar[tuple[str, ...]] = ("length",)
+    width: ClassVar[int] = 1
     flags: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n > 16:
             raise ValueError(f"{self.n}-grams have {2 ** (self.n - 1):,} contexts: n may be at most 16")
-
-    @property
-    def inputs(self) -> int:
-        return 1
-
-    @property
-    def outputs(self) -> int:
-        return 1
 
     def rows(self, lengths: Sequence[int]) -> int:
         return lengths[0]
@@ -334,14 +303,6 @@ class PrioritySort(Task):
         if lengths[0] < self.best:
             raise ValueError(f"{lengths[0]} items are too few: the task asks for the best {self.best}")
 
-    @property
-    def inputs(self) -> int:
-        return self.width + 2
-
-    @property
-    def outputs(self) -> int:
-        return self.width
-
     def rows(self, lengths: Sequence[int]) -> int:
         return lengths[0] + 1 + self.best
 
@@ -363,11 +324,6 @@ class PrioritySort(Task):
 
 
 TASKS: dict[str, type[Any]] = {t.__name__: t for t in (Copy, RepeatCopy, AssociativeRecall, DynamicNGrams, PrioritySort)}
-
-
-def kind_of(task: str | type[Any]) -> type[Any]:
-    """A task's class, by its name here or as it is."""
-    return TASKS[task] if isinstance(task, str) else task
 
 
 def check_task(task: Task) -> None:

@@ -10,7 +10,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.tasks.scalar import split_settings
-from arcturus.envs.tasks.sequences import kind_of
 
 
 class TaskVectorEnv(VectorEnv):
@@ -19,14 +18,11 @@ class TaskVectorEnv(VectorEnv):
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, task: str | type, num_envs: int = 1, render_mode: str | None = None, **settings: Any):
-        kind = kind_of(task)
-        self.envs = TaskEnvs(f"NTM/{kind.__name__}-v0", *split_settings(kind, settings), num_envs, "cpu")
+        kind, play = split_settings(task, settings)
+        self.envs = TaskEnvs(f"NTM/{type(kind).__name__}-v0", kind, play, num_envs, "cpu")
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.single_observation_space, self.single_action_space = (
-            self.envs.single_observation_space,
-            self.envs.single_action_space,
-        )
-        self.observation_space, self.action_space = self.envs.observation_space, self.envs.action_space
+        for name in ("single_observation_space", "single_action_space", "observation_space", "action_space"):
+            setattr(self, name, getattr(self.envs, name))
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """seed: a whole number (a list of them: its first)."""

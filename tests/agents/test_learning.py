@@ -80,7 +80,7 @@ def test_without_memory_a_cue_can_not_be_recalled(tmp_path):
 
 @pytest.mark.learning
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("agent", ["dqn", "a2c", "reinforce"])
+@pytest.mark.parametrize("agent", ["drqn", "a2c", "reinforce"])
 def test_every_agent_recalls_a_cue_with_its_memory(agent, tmp_path):
     assert score(agent, MEMORY, tmp_path, 0) >= 0.95
 
@@ -142,8 +142,8 @@ def test_by_reward_alone_a_turing_machine_learns_to_copy_and_copies_what_is_twic
 
 @pytest.mark.learning
 @pytest.mark.timeout(1200)
-def test_dqn_learns_to_copy_by_symbols(tmp_path):
-    scores = exact(copies("dqn", tmp_path, options="actions=symbol,width=3,high=5", steps=200_000), 1, 2, 3, 4, 5)
+def test_drqn_learns_to_copy_by_symbols(tmp_path):
+    scores = exact(copies("drqn", tmp_path, options="actions=symbol,width=3,high=5", steps=200_000), 1, 2, 3, 4, 5)
     print(scores)
     assert min(scores) >= 0.95
 
@@ -152,13 +152,13 @@ def test_dqn_learns_to_copy_by_symbols(tmp_path):
 @pytest.mark.timeout(1200)
 def test_dqn_beats_both_floors_of_a_real_game_within_minutes(tmp_path):
     from arcturus.scoring.floors import floors
-    from arcturus.scoring.statistics import bootstrap_interval
+    from arcturus.scoring.statistics import stratified_interval
 
     run = arcturus.train(
         "dqn", "ALE/KungFuMaster-v5", steps=100_000, run_dir=tmp_path / "r", device="cpu", quiet=True, eval_every=0
     )
     actor = arcturus.load(run)
-    score = bootstrap_interval(arcturus.evaluate(actor, actor.config.env, 16, seed=1).scores)
+    score = stratified_interval([arcturus.evaluate(actor, actor.config.env, 16, seed=1).scores])
     found = floors(actor.config.env, 16, seed=1)
-    assert score[0] > bootstrap_interval(found.random.scores)[1]
-    assert score[0] > bootstrap_interval(found.constant.scores)[1]
+    assert score[0] > stratified_interval([found.random.scores])[1]
+    assert score[0] > stratified_interval([found.constant.scores])[1]

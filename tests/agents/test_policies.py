@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical
 
 from arcturus.actor_critic import ActorCritic, Categoricals
-from arcturus.api import EnvSpec
+from arcturus.api import EnvSpec, map_state, where_first
 from arcturus.errors import ConfigError
 from arcturus.losses import clipped_surrogate, explained_variance, lambda_returns, masked_mean, normalised
 from arcturus.memory import CORES, make_core, unroll
-from arcturus.nests import map_state, where_first
 
 SPACES = {
     "discrete": spaces.Discrete(5),

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 import arcturus
 from arcturus.agents import a2c, ppo, reinforce
-from arcturus.api import EnvSpec
+from arcturus.api import EnvSpec, state_leaves
 from arcturus.errors import ConfigError
 from arcturus.loop import run
-from arcturus.nests import state_leaves
 from arcturus.replay.rollout import Minibatch, Rollout
 from arcturus.seeding import Seeds
 

@@ -13,7 +13,7 @@ from torch import nn
 from arcturus import agents
 from arcturus.config import hints
 from arcturus.envs import EnvConfig, check_settings, open_envs, open_training
-from arcturus.envs.protocols import PROTOCOLS
+from arcturus.envs.atari import PROTOCOLS
 from arcturus.errors import ConfigError
 from arcturus.optimizers import RMSProp
 from arcturus.runs.building import build_agent

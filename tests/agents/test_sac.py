@@ -87,7 +87,7 @@ def plain_mean(each, weight):
 def test_the_critics_loss_is_its_definition(numbers):
     _, q, r, discount, v, weight = numbers
     a = torch.arange(B) % A
-    value, td = sac.critic_loss(q, a, r, discount, v, weight)
+    value, td = sac.critic_loss(q, v, Transition(None, a, r, discount, None, weight))
     want = [[float(r[i] + discount[i] * v[i] - q[k, i, a[i]]) for i in range(B)] for k in (0, 1)]
     torch.testing.assert_close(td, torch.tensor(want, dtype=torch.float64))
     assert math.isclose(value, plain_mean([0.5 * (x**2 + y**2) for x, y in zip(*want, strict=True)], weight), rel_tol=1e-12)
@@ -122,7 +122,7 @@ def test_the_best_policy_of_the_policys_loss_is_the_softmax_of_the_values(number
 
 def test_each_loss_moves_its_own_and_void_rows_move_nothing(numbers):
     log_pi, q, r, discount, v, weight = (x.requires_grad_() for x in numbers)
-    critics, _ = sac.critic_loss(q, torch.zeros(B, dtype=torch.int64), r, discount, v, weight.detach())
+    critics, _ = sac.critic_loss(q, v, Transition(None, torch.zeros(B, dtype=torch.int64), r, discount, None, weight.detach()))
     critics.backward()
     assert v.grad is None
     assert q.grad[..., 1:].eq(0).all()

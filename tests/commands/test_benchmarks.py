@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from arcturus.agents import dqn
-from arcturus.api import EnvSpec
+from arcturus.api import EnvSpec, Objective
 from arcturus.envs import EnvConfig
 from arcturus.errors import ConfigError
 from arcturus.losses import lambda_returns
@@ -113,7 +113,7 @@ def test_all_replays_rebuild_the_same_stacks():
     theirs.fill(world)
     ring = prioritised.fill_ours(world, "cpu", lambda batch: ({}, None)).ring
     t = np.array([5, 17, 200])
-    batch = ring.transitions(torch.from_numpy(t), torch.zeros(3, dtype=torch.int64), 1, 0.99, 0.0, False)
+    batch = ring.transitions(torch.from_numpy(t), torch.zeros(3, dtype=torch.int64), 1, Objective(0.99))
     before, _, _, after, _ = theirs.transitions(t)
     assert (batch.s_tm1.numpy() == before).all()
     assert (batch.s_t.numpy() == after).all()

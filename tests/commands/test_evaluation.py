@@ -21,7 +21,7 @@ from arcturus.scoring.evaluation import STALL_STEPS, evaluate, obtained_return, 
 from arcturus.scoring.film import replay, value_figure, write_film
 from arcturus.scoring.floors import floors
 from arcturus.scoring.instruments import HeldOut, as_timestep, collect_heldout, first_filters
-from arcturus.scoring.statistics import bootstrap_interval, human_normalised, published, summary
+from arcturus.scoring.statistics import human_normalised, published, stratified_interval, summary
 from arcturus.seeding import Seeds
 
 PONG = EnvConfig(id="ALE/Pong-v5", frame_size=42, num_envs=2)
@@ -179,9 +179,9 @@ def test_statistics():
     assert (s["mean"], s["median"], s["min"], s["max"], s["episodes"]) == (4.0, 2.5, 1.0, 10.0, 4)
     assert math.isclose(s["std"], np.std([1, 2, 3, 10], ddof=1))
     x = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = bootstrap_interval(list(x))
+    low, high = stratified_interval([list(x)])
     assert abs((high - low) / 2 - 1.96 * x.std() / 20) < 0.03
-    assert bootstrap_interval([3.0]) == (3.0, 3.0)
+    assert stratified_interval([[3.0]]) == (3.0, 3.0)
 
 
 def test_human_normalised_scores_are_0_for_random_and_1_for_human():

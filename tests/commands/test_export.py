@@ -15,12 +15,11 @@ from stable_baselines3 import A2C, DQN, PPO
 
 import arcturus
 from arcturus import agents
-from arcturus.api import EnvSpec, TimeStep
+from arcturus.api import EnvSpec, TimeStep, state_leaves
 from arcturus.errors import ConfigError, EnvironmentProblem
 from arcturus.exporting.onnx_graph import to_onnx
 from arcturus.exporting.playing import check
 from arcturus.exporting.stable_baselines import observation_space, to_bytes, to_stable_baselines
-from arcturus.nests import state_leaves
 from arcturus.scripts.export_agent import first_action, main
 from arcturus.scripts.frontend import guarded
 from arcturus.seeding import Seeds

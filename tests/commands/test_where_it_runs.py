@@ -20,7 +20,7 @@ import arcturus
 from arcturus.config import expanded, parse_options, parse_yaml
 from arcturus.device import of_container
 from arcturus.errors import ArcturusError, ConfigError, by_users_code, nearest, out_of_memory
-from arcturus.runs.probing import SHARE, Probe
+from arcturus.runs.judging import SHARE, Probe
 from arcturus.runs.settings import resolve, validate
 from arcturus.runs.signals import Signals
 from arcturus.scoring.comparison import read_runs

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from arcturus.envs import EnvConfig, make, open_backend
-from arcturus.envs.atari import RESTARTED, AtariBackend, screen_size
-from arcturus.envs.protocols import protocol
+from arcturus.envs.atari import RESTARTED, AtariBackend, protocol, screen_size
 from arcturus.envs.vecenv import SB3VecEnv
 from arcturus.seeding import Seeds
 
@@ -63,10 +62,10 @@ def test_games_that_count_spare_lives_only_are_played_on_at_none(game):
 @pytest.mark.parametrize("game", ["Amidar", "DemonAttack", "Turmoil"])
 def test_a_number_of_lives_that_is_wrong_at_once_after_a_reset_ends_nothing(game):
     """It is wrong in the row of the reset itself where neither no-ops nor FIRE follow."""
-    from arcturus.envs.protocols import EvalProtocol
+    from arcturus.envs.atari import EvalProtocol
 
-    rules = EvalProtocol("bare", 0.0, 0, False, 108_000, 0.0, 0.0, "")
-    backend = AtariBackend(f"ALE/{game}-v5", 1, rules, frame_size=12)
+    rules = EvalProtocol("bare", 0.0, 0, False, 108_000, 0.0, 0.0)
+    backend = AtariBackend(EnvConfig(f"ALE/{game}-v5", num_envs=1, frame_size=12), rules)
     backend.reset(np.array([3]), None)
     for _ in range(20):
         backend.send(np.zeros(1, np.int64))
@@ -106,7 +105,7 @@ def test_frostbite_frozen_on_its_last_life_is_over_and_begins_again():
 
 def test_lives_that_jump_end_the_game_of_that_environment_only(monkeypatch):
     """The rule by itself, on a game whose lives are made to jump."""
-    backend = AtariBackend("ALE/Breakout-v5", 3, protocol("nature"), frame_size=12)
+    backend = AtariBackend(EnvConfig("ALE/Breakout-v5", num_envs=3, frame_size=12), protocol("nature"))
     backend.reset(np.arange(3), None)
     for _ in range(3):
         backend.send(np.zeros(3, np.int64))

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from arcturus.envs import EnvConfig, make, open_backend
-from arcturus.envs.atari import AtariBackend, action_names, games
+from arcturus.envs.atari import PROTOCOLS, AtariBackend, action_names, games
 from arcturus.envs.encoding import encoding
-from arcturus.envs.protocols import PROTOCOLS
 from arcturus.envs.vector import FrameStack, reach
 from arcturus.errors import ConfigError, EnvironmentProblem
 from arcturus.seeding import Seeds
@@ -56,13 +55,13 @@ def test_frames_are_those_of_gymnasiums_preprocessing_stacked_with_zeros(game):
     import ale_py
     from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
-    from arcturus.envs.protocols import EvalProtocol
+    from arcturus.envs.atari import EvalProtocol
     from arcturus.envs.vector import DeviceEnvs
 
     gym.register_envs(ale_py)
     env_id = f"ALE/{game}-v5"
-    rules = EvalProtocol("test", 0.0, 0, False, 108_000, 0.0, 0.0, "")
-    ours = DeviceEnvs(AtariBackend(env_id, 1, rules), "cpu", frame_stack=4)
+    rules = EvalProtocol("test", 0.0, 0, False, 108_000, 0.0, 0.0)
+    ours = DeviceEnvs(AtariBackend(EnvConfig(env_id, num_envs=1), rules), "cpu", frame_stack=4)
     theirs = FrameStackObservation(
         AtariPreprocessing(gym.make(env_id, frameskip=1, repeat_action_probability=0.0), noop_max=0), 4, padding_type="zero"
     )

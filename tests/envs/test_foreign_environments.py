@@ -19,7 +19,7 @@ from arcturus.envs.own import OWN
 from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem, TrainingFailed
 from arcturus.networks import SMALLEST, Torso
 from arcturus.scoring.evaluation import evaluate
-from arcturus.scoring.screens import Drawing, check_screen
+from arcturus.scoring.film import Drawing, check_screen
 
 
 class Walk(gym.Env):

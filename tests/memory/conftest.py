@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from arcturus.api import map_state, state_leaves
 from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
-from arcturus.nests import map_state, state_leaves
 
 NTMS = {
     "ntm": {},

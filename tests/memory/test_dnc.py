@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from arcturus.api import map_state, state_leaves
 from arcturus.memory import dnc
-from arcturus.nests import map_state, state_leaves
 
 # ---- the definition, of one environment
 

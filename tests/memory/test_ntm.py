@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from arcturus.api import map_state, state_leaves
 from arcturus.memory.ntm import NTM
-from arcturus.nests import map_state, state_leaves
 
 # ---- the definition
 

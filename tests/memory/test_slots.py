@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from arcturus.api import map_state, state_leaves, state_like
 from arcturus.errors import ConfigError
 from arcturus.memory import unroll
 from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
-from arcturus.nests import map_state, state_leaves, state_like
 
 
 def test_gradients_of_every_parameter_through_time(kind, make, lived, unrolled):

@@ -10,7 +10,7 @@ from gymnasium.spaces import Discrete
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcturus.api import EnvSpec
+from arcturus.api import EnvSpec, Objective
 from arcturus.replay.prioritised import Priorities
 from arcturus.replay.ring import Ring, uniform
 
@@ -65,10 +65,10 @@ def test_loops_and_tensors_give_the_same_transitions(shape, clip, end_on_life_lo
     ring.reward[3], ring.reward[4], ring.reward[5] = torch.nan, torch.inf, -torch.inf
     ring.count = 40 + int(torch.randint(90, (), generator=g))
     t, env = uniform(64, ring.oldest, ring.count - n_step, n, g)
-    first = [x.clone() for x in ring.transitions(t, env, n_step, 0.9, clip, end_on_life_loss)]
+    first = [x.clone() for x in ring.transitions(t, env, n_step, Objective(0.9, clip, end_on_life_loss))]
     ring.compiled = False
     for name, x, y in zip(("s_tm1", "a_tm1", "r_t", "discount_t", "s_t", "weight"), first,
-                          ring.transitions(t, env, n_step, 0.9, clip, end_on_life_loss), strict=True):  # fmt: skip
+                          ring.transitions(t, env, n_step, Objective(0.9, clip, end_on_life_loss)), strict=True):  # fmt: skip
         assert x.dtype == y.dtype
         assert torch.equal(x.nan_to_num(5.0, 6.0, 7.0), y.nan_to_num(5.0, 6.0, 7.0)), name
 
@@ -91,7 +91,7 @@ def test_a_row_of_little_priority_is_drawn_all_the_same(monkeypatch, compiled):
 
     def last_of(coin: float) -> int:
         monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.full((BATCH,), coin, dtype=torch.float64))
-        return int(tree.draw(BATCH, torch.Generator())[-1])
+        return int(tree.draw(torch.rand(BATCH, dtype=torch.float64))[-1])
 
     share = little / int(tree.block.sum()) * BATCH  # of the last of the equal parts
     assert [last_of(1 - share * x) for x in (0.01, 0.99, 1.01)] == [ROWS - 1, ROWS - 1, ROWS - 2]

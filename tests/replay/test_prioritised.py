@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcturus.agents import c51, dqn, drqn
+from arcturus.api import Objective
 from arcturus.errors import ConfigError
 from arcturus.replay.learner import EpsilonConfig, ReplayLearner
 from arcturus.replay.prioritised import LEAST, Priorities
@@ -19,9 +20,13 @@ from arcturus.replay.sum_tree import UNIT, SumTree
 from arcturus.seeding import Seeds
 
 
+def coins(batch, generator):
+    return torch.rand(batch, dtype=torch.float64, generator=generator)
+
+
 def places(batch, total, seed):
     """Where in the sum each of `batch` draws looks, by definition: one uniform place in each equal part."""
-    coin = torch.rand(batch, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).tolist()
+    coin = coins(batch, torch.Generator().manual_seed(seed)).tolist()
     return [min(int((i + u) * (total / batch)), total - 1) for i, u in enumerate(coin)]
 
 
@@ -37,7 +42,7 @@ def test_a_draw_is_that_of_the_cumulative_sum(leaves, width, batch, seed):
     tree.fill(0, len(leaves), torch.tensor(leaves))
     sums = np.cumsum(np.array(leaves, np.int64))
     want = [int(np.searchsorted(sums, place, side="right")) for place in places(batch, int(sums[-1]), seed)]
-    assert tree.draw(batch, torch.Generator().manual_seed(seed)).tolist() == want
+    assert tree.draw(coins(batch, torch.Generator().manual_seed(seed))).tolist() == want
 
 
 @given(data=st.data(), size=st.integers(1, 90), width=st.sampled_from([1, 8, 16]))
@@ -71,7 +76,7 @@ def test_the_largest_priorities_overflow_no_sum():
     tree = SumTree(1000, "cpu")
     tree.fill(0, 1000, tree.fixed_point(torch.full((1000,), 1e30)))
     assert 0 < tree.block.sum() <= 1 << 62
-    drawn = tree.draw(512, torch.Generator().manual_seed(0))
+    drawn = tree.draw(coins(512, torch.Generator().manual_seed(0)))
     assert len(set(drawn.tolist())) > 300
     assert tree.fixed_point(torch.tensor([0.0, 1e-12])).tolist() == [1, 1]
 
@@ -81,7 +86,7 @@ def test_draws_are_in_proportion():
     p = torch.arange(300)
     tree.fill(0, 300, p)
     g = torch.Generator().manual_seed(0)
-    counts = torch.bincount(torch.cat([tree.draw(64, g) for _ in range(2_000)]), minlength=300)
+    counts = torch.bincount(torch.cat([tree.draw(coins(64, g)) for _ in range(2_000)]), minlength=300)
     assert counts[0] == 0
     expected = 128_000 * p / p.sum()
     assert ((counts - expected).abs()[1:] < 6 * expected[1:].sqrt() + 6).all()
@@ -107,7 +112,7 @@ def test_only_rows_with_a_decision_and_a_whole_window_can_be_drawn(counter, rand
         assert set(torch.nonzero(priorities.tree.leaf).squeeze(1).tolist()) == valid
         assert set(index.tolist()) <= valid
         assert (weight > 0).all()
-        batch = ring.transitions(index // 3, index % 3, reach, 0.9, 0.0, False)
+        batch = ring.transitions(index // 3, index % 3, reach, Objective(0.9))
         assert (batch.weight == 1).all()
         priorities.set(index, torch.rand(16, generator=g))
     assert i % each or len(valid) > 30

@@ -12,9 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from arcturus.api import ActedStep, EnvSpec, TimeStep
+from arcturus.api import ActedStep, EnvSpec, Objective, TimeStep
 from arcturus.errors import ConfigError
-from arcturus.replay.capacity import check_memory, row_bytes
 from arcturus.replay.ring import Ring, uniform
 from arcturus.replay.rollout import Rollout
 
@@ -49,7 +48,7 @@ def test_replay_rebuilds_exactly_what_the_actor_saw(counter, random_actor, stack
             ring.append(step)
         pairs = list(itertools.product(range(ring.oldest, ring.count - n_step), range(3)))
         t, n = (torch.tensor(x) for x in zip(*pairs, strict=True))
-        batch = ring.transitions(t, n, n_step, 0.9, clip, end_on_life_loss)
+        batch = ring.transitions(t, n, n_step, Objective(0.9, clip, end_on_life_loss))
         assert len(pairs) > 50
         for j, (tt, nn) in enumerate(pairs):
             void = bool(rows[tt].timestep.last[nn])
@@ -107,14 +106,14 @@ def spec_of(shape=(84, 84), stack=4, actions=6, n=8):
 
 
 def test_a_step_of_atari_takes_7063_bytes():
-    assert row_bytes(spec_of()) == 84 * 84 + 7
     ring = Ring(8_000, spec_of(), "cpu")
-    assert ring.nbytes == 8_000 * 7_063 + 84 * 84  # and one blank frame
+    assert sum(getattr(ring, name).nbytes for name in ring.names) == 8_000 * 7_063 + 84 * 84  # and one blank frame
 
 
-def test_too_large_a_replay_is_refused_with_the_largest_that_fits():
+def test_too_large_a_replay_is_refused_with_the_largest_that_fits(monkeypatch):
+    monkeypatch.setattr("arcturus.replay.ring.available_bytes", lambda device: 10_000_000)
     with pytest.raises(ConfigError, match="use at most 1,2") as e:
-        check_memory(1_000_000, spec_of(), torch.device("cpu"), 10_000_000)
+        Ring(1_000_000, spec_of(), "cpu")
     assert e.value.exit_code == 2
     with pytest.raises(ConfigError, match="at least 40"):
         Ring(8, spec_of(), "cpu")
@@ -171,7 +170,7 @@ class RingMachine(RuleBasedStateMachine):
             assert self.ring.count - n_step <= self.ring.oldest
             return
         where = uniform(16, self.ring.oldest, self.ring.count - n_step, self.N, torch.Generator().manual_seed(seed))
-        b = self.ring.transitions(*where, n_step, 0.9, clip, end_on_life_loss)
+        b = self.ring.transitions(*where, n_step, Objective(0.9, clip, end_on_life_loss))
         for j, (t, n) in enumerate(zip(*(x.tolist() for x in where), strict=True)):
             assert len(self.rows) - self.ROWS <= t < len(self.rows)
             assert b.weight[j] == float(self.rows[t].timestep.valid[n])

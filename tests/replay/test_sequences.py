@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from arcturus.agents import dqn, drqn
-from arcturus.api import Act, State
+from arcturus.api import Act, Objective, State
 from arcturus.loop import run
 from arcturus.networks import QNetwork
+from arcturus.replay.records import SequenceSpan
 from arcturus.replay.ring import Ring
 from arcturus.seeding import Seeds
 
@@ -53,11 +54,10 @@ def lived(envs, capacity, reach, rows=70):
 def test_sequences_are_what_was_lived_through(burn_in, length, n_step, stack, counter):
     """70 rows through a ring of 40, cut every 19 rows."""
     rows, ring = lived(counter(3, stack), 120, burn_in + length + n_step - 1)
-    how = {"n_step": n_step, "gamma": 0.9, "reward_clip": 2.0, "end_on_life_loss": True}
     g = torch.Generator().manual_seed(1)
     seen = set()
     for _ in range(40):
-        batch = ring.sequences(8, g, burn_in=burn_in, length=length, **how)
+        batch = ring.sequences(8, g, SequenceSpan(burn_in, length, whole=False), n_step, Objective(0.9, 2.0, True))
         for b in range(8):
             row, n = int(batch.state[0][b, 0]), int(batch.state[0][b, 1])  # memory before row t was made at row t - 1
             assert int(batch.state[1][0][b]) == n * 1000 + row
@@ -69,7 +69,7 @@ def test_sequences_are_what_was_lived_through(burn_in, length, n_step, stack, co
                 assert batch.first[t, b] == ts.first[n]
         first, env = batch.state[0][:, 0].long() + burn_in, batch.state[0][:, 1].long()
         for i in range(length):
-            want = ring.transitions(first + i, env, n_step, 0.9, 2.0, True)
+            want = ring.transitions(first + i, env, n_step, Objective(0.9, 2.0, True))
             for got, theirs in zip(
                 (batch.a_tm1, batch.r_t, batch.discount_t, batch.weight), (want[1], want[2], want[3], want[5]), strict=True
             ):
@@ -84,12 +84,12 @@ def test_without_memory_the_loss_over_sequences_is_that_over_their_transitions(c
     _, ring = lived(counter(3), 200, 7)
     q, target = (QNetwork(ring.spec, 3, "mlp") for _ in range(2))
     c = drqn.Config(double=True, n_step=3, bptt=4, burn_in=0)
-    how = {"n_step": 3, "gamma": 0.9, "reward_clip": 2.0, "end_on_life_loss": False}
-    batch = ring.sequences(6, torch.Generator().manual_seed(0), burn_in=0, length=4, **how)
+    span = SequenceSpan(0, 4, whole=False)
+    batch = ring.sequences(6, torch.Generator().manual_seed(0), span, 3, Objective(0.9, 2.0))
     t = (batch.state[0][:, 0].long() + torch.arange(4)[:, None]).flatten()
     n = batch.state[0][:, 1].long().repeat(4)
     one = drqn.loss(q, target, batch._replace(state=()), c).value
-    two = dqn.loss(q, target, ring.transitions(t, n, 3, 0.9, 2.0, False), dqn.Config(double=True, n_step=3)).value
+    two = dqn.loss(q, target, ring.transitions(t, n, 3, Objective(0.9, 2.0)), dqn.Config(double=True, n_step=3)).value
     assert torch.allclose(one, two, atol=1e-6)
 
 
@@ -99,7 +99,7 @@ def test_burn_in_brings_the_stored_memory_up_to_date_and_trains_nothing(counter)
     agent = drqn.Agent(c, envs.spec, "cpu", Seeds(0))
     g = torch.Generator().manual_seed(0)
     list(run(envs, agent, steps=90, seeds=lambda: np.arange(3), generator=g))
-    batch = agent.replay.sequences(4, g, burn_in=4, length=3, n_step=1, gamma=0.9, reward_clip=0.0, end_on_life_loss=False)
+    batch = agent.replay.sequences(4, g, SequenceSpan(4, 3, whole=False), 1, Objective(0.9))
     batch = batch._replace(obs=batch.obs.float() / 255, first=torch.zeros_like(batch.first))
     obs = batch.obs.requires_grad_()
     value, _, _ = drqn.loss(agent.network, agent.target, batch, c)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as pack
 
 import arcturus
 from arcturus.envs import open_envs
@@ -20,10 +21,9 @@ from arcturus.runs import segments as segments_file
 from arcturus.runs.action_log import ActionLog
 from arcturus.runs.building import build_agent
 from arcturus.runs.checkpoint import Checkpoints
-from arcturus.runs.files import flatten, pack, read_json, unflatten
+from arcturus.runs.files import flatten, read_json, unflatten
 from arcturus.runs.folder import Run
-from arcturus.runs.health import Health
-from arcturus.runs.state import RunState
+from arcturus.runs.state import Health, RunState
 from arcturus.seeding import Seeds
 
 

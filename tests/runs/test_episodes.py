@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import arcturus
 from arcturus.envs import EnvConfig
 from arcturus.envs.vector import Episode
-from arcturus.runs.episodes import LONGEST_STRETCH, Account
 from arcturus.runs.settings import resolve
+from arcturus.runs.state import LONGEST_STRETCH, Account
 
 
 def simulate(lengths, num_envs, rows, every, account):

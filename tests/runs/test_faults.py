@@ -214,7 +214,7 @@ def test_a_log_that_nobody_takes_never_ends_a_run(tmp_path):
     gone = "r, w = os.pipe(); os.dup2(w, 2); os.dup2(w, 1); os.close(r); os.close(w)"
     for name, how in (("full", full_log), ("gone", gone)):
         path = tmp_path / name
-        slow = "import arcturus.runs.progress as p; p.PLAIN_SECONDS = 0"
+        slow = "import arcturus.runs.monitor as p; p.PLAIN_SECONDS = 0"
         subprocess.run([sys.executable, "-c", code.format(f"{how}; {slow}"), *flags, str(path)], timeout=60)
         assert Run(path).status == "finished"
 

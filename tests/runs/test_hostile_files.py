@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as pack
 
 from arcturus.runs.checkpoint import COURSE_BYTES, Checkpoints, _seal
-from arcturus.runs.files import digest, pack, read_json
+from arcturus.runs.files import digest, read_json
 
 
 class Bomb:

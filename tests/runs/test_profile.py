@@ -29,7 +29,7 @@ def test_no_second_is_counted_twice(tmp_path):
             time.sleep(0.01)
 
     agent = Agent()
-    profile = Profile(SimpleNamespace(agent=agent, config=SimpleNamespace(device="cpu")), tmp_path)
+    profile = Profile(SimpleNamespace(agent=agent, config=SimpleNamespace(run=SimpleNamespace(device="cpu"))), tmp_path)
     for _ in range(5):
         agent.learn()
     profile.close()
@@ -41,7 +41,7 @@ def test_no_second_is_counted_twice(tmp_path):
 
 def test_a_phase_that_raises_ends_all_the_same(tmp_path):
     agent = SimpleNamespace(learn=lambda: 1 / 0)
-    profile = Profile(SimpleNamespace(agent=agent, config=SimpleNamespace(device="cpu")), tmp_path)
+    profile = Profile(SimpleNamespace(agent=agent, config=SimpleNamespace(run=SimpleNamespace(device="cpu"))), tmp_path)
     with pytest.raises(ZeroDivisionError):
         agent.learn()
     assert not profile.running

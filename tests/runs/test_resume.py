@@ -12,9 +12,8 @@ import torch
 
 import arcturus
 from arcturus import agents
-from arcturus.api import Act
+from arcturus.api import Act, state_leaves, state_like
 from arcturus.envs.vector import DeviceEnvs
-from arcturus.nests import state_leaves, state_like
 from arcturus.runs.folder import Run
 from tools.survival import digests
 
@@ -208,7 +207,7 @@ MEMORY_AGENT = '''
 from dataclasses import dataclass
 import torch
 from arcturus import api
-from arcturus.api import Act
+from arcturus.api import Act, state_leaves, state_like
 @dataclass(frozen=True)
 class Config: ...
 class Agent(api.Agent):

@@ -9,8 +9,7 @@ import torch
 
 from arcturus.envs import EnvConfig
 from arcturus.envs.own import TAPES
-from arcturus.scoring.film import frames_per_second
-from arcturus.scoring.screens import opened
+from arcturus.scoring.film import frames_per_second, opened
 
 LEFT, RIGHT, UP, _ = range(4)
 COPY, _, REPEAT, _, ADD, *_ = TAPES
