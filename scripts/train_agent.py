@@ -4,6 +4,8 @@
   train-agent AGENT --env ID --init-from RUN [--new-head] [--freeze torso]   starts from another run's network
   train-agent AGENT --help                every setting of that agent, its environments and the run
   train-agent resume RUN [--steps N] [--fork [DIR]]   continues from the newest checkpoint
+  train-agent AGENT --env ID --run-dir DIR --start-or-resume   starts the run, goes on with it, or leaves it if it has finished
+  train-agent AGENT --env ID --seeds 0,1,2            one run for each seed, as many at once as there are CPUs (sweep-agents)
   train-agent list agents|envs|presets
   train-agent doctor                      versions, devices, games, encoder, speed
 
@@ -20,6 +22,7 @@ import dataclasses
 import io
 import itertools
 import signal
+import time
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -61,24 +64,14 @@ def spell_out(argv: list[str]) -> list[str]:
 def parse(agent: str, argv: list[str]) -> RunConfig:
     """Flags over file over preset over defaults; exits with 2 and a short message on anything unknown."""
     argv = spell_out(argv)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--preset")
-    first.add_argument("--config", type=user_path)
-    first.add_argument("--device")
-    first.add_argument("--env.id", dest="env")
-    try:
-        known, _ = first.parse_known_args(argv)
-    except argparse.ArgumentError as e:
-        raise ConfigError(str(e), where="the command line") from e
-    for name, value in vars(known).items():
-        if isinstance(value, list):  # argparse removes "--" anywhere, and "--preset=--" is left with nothing
-            raise ConfigError(f"--{name} has no value", where="the command line")
-    run = {"device": known.device} if known.device else {}
-    env = {"id": known.env} if known.env else {}
-    base = resolve(agent, preset=known.preset, file=known.config, env=env, run=run)
+    given = vars(early(argv, "--preset", "--config", "--device", "--env.id")[0])
+    file = user_path(given["config"]) if given["config"] else None
+    run = {"device": given["device"]} if given["device"] else {}
+    env = {"id": given["env.id"]} if given["env.id"] else {}
+    base = resolve(agent, preset=given["preset"], file=file, env=env, run=run)
     sources = [
         ("preset", Annotated[str, "one of " + ", ".join(agents.presets(agent).named)], base.preset),
-        ("config", Annotated[Path | None, "YAML file of settings"], known.config),
+        ("config", Annotated[Path | None, "YAML file of settings"], file),
     ]
     return validate(settings_over(base, argv, f"train-agent {agent}", sources))
 
@@ -129,10 +122,52 @@ def train(agent: str, argv: list[str]) -> int:
             fix=preset_called(agent)
             or nearest(agent, [*agents.names(), "resume", "list", "doctor"], "agents") + "; or your own agent: package.module",
         )
-    config = parse(agent, argv)
-    from arcturus.runs.starting import start_run
+    going_on = "--start-or-resume" in argv
+    known, flags = early([arg for arg in argv if arg != "--start-or-resume"], "--seeds")
+    if known.seeds is not None:
+        return train_seeds(agent, flags, known.seeds)
+    config = parse(agent, flags)
+    from arcturus.runs.starting import start_or_resume, start_run
 
-    return finish(start_run(config, ["train-agent", agent, *argv], announce=lambda run: announce(config, run)))
+    command = ["train-agent", agent, *argv]
+    if going_on and not config.run.run_dir:
+        raise ConfigError("--start-or-resume needs the run's folder", where="--start-or-resume", fix="add --run-dir DIR")
+    start = start_or_resume if going_on else start_run
+    return finish(start(config, command, announce=lambda run: announce(config, run)))
+
+
+def early(argv: list[str], *names: str) -> tuple[argparse.Namespace, list[str]]:
+    """The values of a few flags, read before all others, and the rest of the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        parser.add_argument(name)
+    try:
+        known, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as e:
+        raise ConfigError(str(e), where="the command line") from e
+    for name, value in vars(known).items():
+        if isinstance(value, list):  # argparse removes "--" anywhere, and "--preset=--" is left with nothing
+            raise ConfigError(f"--{name} has no value", where="the command line")
+    return known, rest
+
+
+def train_seeds(agent: str, argv: list[str], seeds: str) -> int:
+    """The same run with several seeds: a sweep, as sweep-agents runs it."""
+    from arcturus.sweeps.engine import run_sweep
+    from arcturus.sweeps.file import Cell, make_sweep
+
+    try:
+        numbers = [int(x) for x in seeds.split(",")]
+    except ValueError:
+        raise ConfigError(f"{seeds!r} are not seeds", where="--seeds", fix="write 0,1,2") from None
+    config = parse(agent, argv)
+    _, flags = early(spell_out(argv), "--env.id", "--run-dir", "--seed")
+    name = f"{config.env.id.replace('/', '-').replace(':', '-')}-{agent}"
+    out = Path(config.run.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    sweep = make_sweep(out, [Cell(f"{name}-s{seed}", agent, config.env.id, seed, tuple(flags)) for seed in numbers], where="--seeds")
+    code = run_sweep(sweep)
+    tell(f"compare them:  compare-runs {typed(sweep.out)}")
+    return code
 
 
 def announce(config: RunConfig, run: Any) -> None:

@@ -34,6 +34,21 @@ def pinned(config: Any) -> Any:
     return config
 
 
+def with_pins(config: Any, before: Any) -> Any:
+    """config with the runs that it names pinned as they are in `before`, where these are the same runs."""
+    for part, name in DEPENDING.items():
+        settings, old = getattr(config, part), getattr(getattr(before, part), name, "")
+        if old and _unpinned(getattr(settings, name, "")) == _unpinned(old):
+            config = replace(config, **{part: replace(settings, **{name: old})})
+    return config
+
+
+def _unpinned(runs: str) -> list[Path]:
+    """The folders of these runs."""
+    names = [(m["run"] if (m := PINNED.fullmatch(one)) else one) for one in split_names(runs)]
+    return [trained_already(user_path(name)).resolve() for name in names]
+
+
 def _pin(text: str, where: str) -> str:
     if PINNED.fullmatch(text):
         return text

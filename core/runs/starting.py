@@ -20,7 +20,7 @@ from arcturus.extensions import find_listeners
 from arcturus.runs.action_log import ActionLog
 from arcturus.runs.building import agent_class, build_agent, check_training
 from arcturus.runs.checkpoint import TRIED, Checkpoints
-from arcturus.runs.depending import begin_with, pinned
+from arcturus.runs.depending import begin_with, pinned, with_pins
 from arcturus.runs.folder import Run
 from arcturus.runs.forking import fork_run
 from arcturus.runs.renamed import todays
@@ -31,6 +31,7 @@ from arcturus.runs.training import Training
 from arcturus.seeding import Seeds
 from arcturus.speed import eagerly, in_bf16
 from arcturus.telling import say
+from arcturus.trusting import outside
 
 # What may change when a run is resumed: its end, its logging, and where it is computed.
 FREE = {
@@ -52,6 +53,23 @@ def start_run(
         return run
 
     return Trainer(config, open_run, resume=False, quiet=quiet).train()
+
+
+def start_or_resume(
+    config: RunConfig, argv: list[str], *, quiet: bool = False, announce: Callable[[Run], None] = lambda run: None
+) -> Run:
+    """Starts the run, or resumes the one that is in its folder, or leaves it as it is if it has finished: for a command that a
+    scheduler gives again and again.  The command has all settings; ConfigError where those of the run differ."""
+    path = Path(config.run.run_dir)
+    if not (path / "run.json").is_file():
+        return start_run(config, argv, quiet=quiet, announce=announce)
+    run = Run(path)
+    plain = config.to_mapping()
+    named = outside(plain["agent"], config.env.id, config.env.options, config.run.listeners)
+    trust = tuple(part.name for part in named)  # by this command
+    if run.status == "finished" and run.config(trust).run.steps >= config.run.steps:
+        return run
+    return resume_run(path, change=lambda before: with_pins(config, before), quiet=quiet, trust=trust, argv=argv)
 
 
 def resume_run(

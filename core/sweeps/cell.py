@@ -1,0 +1,116 @@
+"""One cell of a sweep, brought forward in processes of its own.  Only strings come in and only a number goes out, so that it can be
+called on any machine that has the folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from arcturus.runs.files import write_atomically
+
+STATE = ".sweep"  # DIR/.sweep/: locks, logs and records of its cells
+POLL = 0.2  # seconds
+PATIENCE = 25.0  # seconds a stopped process has for saving
+STOPPED = 143  # the code of a cell that was asked to stop
+MACHINES = (3, 5, 137, 143)  # codes of a process that its machine, a disk or a signal ended
+MODULES = {"train-agent": "arcturus.scripts.train_agent", "evaluate-agent": "arcturus.scripts.evaluate_agent"}
+PR_SET_PDEATHSIG = 1
+
+
+def bring_forward(folder: str, name: str, commands: str, token: str) -> int:
+    """Runs what is still to be run of a cell; the exit code of the first command that doesn't end with 0.
+
+    folder: the sweep's.  commands: JSON of train-agent's and evaluate-agent's command lines.  token: DIR/.sweep/stop-TOKEN asks all cells
+    to save and stop.  The cell's lock is held by the processes that are started here: it is free once the last of them is gone, also where
+    this worker was killed before.
+    """
+    state = Path(folder) / STATE
+    state.mkdir(parents=True, exist_ok=True)
+    stop = state / f"stop-{token}"
+    with open(state / f"{name}.lock", "w") as lock:
+        while not _locked(lock.fileno()):
+            if stop.exists():
+                return STOPPED
+            time.sleep(POLL)
+        code = 0
+        with open(state / f"{name}.log", "ab") as log:
+            for argv in json.loads(commands):
+                if stop.exists():
+                    code = STOPPED
+                if code == 0 and not _done(argv, Path(folder) / name):
+                    code = _run(argv, log.fileno(), lock.fileno(), stop)
+        _record(state / f"{name}.json", code)
+        return code
+
+
+def _locked(number: int) -> bool:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def held(lock: Path) -> bool:
+    """Whether a cell is being brought forward, on whatever machine."""
+    try:
+        with open(lock) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _done(argv: list[str], run: Path) -> bool:
+    """Whether evaluate-agent has scored the last checkpoint already (train-agent says so by itself)."""
+    if argv[0] != "evaluate-agent":
+        return False
+    from arcturus.scoring.keeping import whole
+
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return any(report.get("checkpoint") == about.get("checkpoint", about.get("steps")) for _, report in whole(run))
+
+
+def _run(argv: list[str], log: int, lock: int, stop: Path) -> int:
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", MODULES[argv[0]], *argv[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=[lock],
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+        preexec_fn=_end_with_parent,
+    )
+    asked = 0.0
+    while (code := process.poll()) is None:
+        if not asked and stop.exists():
+            asked = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+        if asked and time.monotonic() - asked > PATIENCE:
+            process.kill()
+        time.sleep(POLL)
+    return 128 - code if code < 0 else code
+
+
+def _end_with_parent() -> None:
+    """In the new process: if the worker that started it is killed, it saves and ends.  On Linux; elsewhere it trains on to its end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _record(path: Path, code: int) -> None:
+    try:
+        codes = json.loads(path.read_text(encoding="utf-8"))["codes"] if path.exists() else []
+    except (OSError, ValueError, KeyError, TypeError):
+        codes = []
+    write_atomically(path, json.dumps({"codes": [*codes, code][-100:]}))

@@ -1,0 +1,211 @@
+"""A sweep's cells on machines: Ray Core places them, watches them, and says when a machine is gone.
+
+Nothing but strings and numbers crosses it.  What a cell has learned is in its run folder, which all machines share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from arcturus.errors import ConfigError, EnvironmentProblem
+from arcturus.sweeps.cell import MACHINES, STATE, bring_forward
+from arcturus.sweeps.file import Sweep
+from arcturus.sweeps.progress import Progress, Watch, claim, look
+from arcturus.telling import say
+
+STORE = 80 * 2**20  # bytes of Ray's object store, which holds nothing but numbers
+WAIT = 1.0  # seconds between looks
+ENDING = 30.0  # seconds that cells have to save after Ctrl-C
+LOST = 137  # the code of a cell whose worker or machine is gone
+
+
+def import_ray() -> Any:
+    """Ray, which must not report to anyone; EnvironmentProblem if it isn't installed."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: any other work on the machine would starve the cells
+    try:
+        import ray
+    except ImportError as e:
+        raise EnvironmentProblem(
+            f"sweeps run on Ray, which can't be imported: {e}", where="sweep-agents", fix="pip install 'arcturus[sweep]'"
+        ) from e
+    return ray
+
+
+@contextmanager
+def cluster(address: str | None, cpus: float, gpus: float) -> Iterator[Any]:
+    """Ray on this machine alone, with a temporary folder of its own; or the cluster at HOST:PORT."""
+    ray = import_ray()
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    home = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir())  # noqa: S108  # a short path: sockets lie in it
+    _clear_up(home)
+    folder = tempfile.mkdtemp(prefix=f"sweep-{os.getpid()}-", dir=home)
+    try:
+        if address is None:
+            ray.init(
+                address="local", num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE, _temp_dir=folder,
+                _node_ip_address="127.0.0.1", **quiet,
+            )  # fmt: skip
+        else:
+            _reachable(address)
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        yield ray
+    except (ConnectionError, RuntimeError, ValueError) as e:
+        if ray.is_initialized():
+            raise
+        what = str(e).strip().splitlines()[0][:150] if str(e).strip() else type(e).__name__
+        raise EnvironmentProblem(f"Ray did not start: {what}", where="--address" if address else "sweep-agents run") from e
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_up(home: Path) -> None:
+    """Removes the temporary folders of drivers that were killed."""
+    for left in home.glob("sweep-*-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _reachable(address: str) -> None:
+    """EnvironmentProblem if nothing answers there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"{address!r} is not an address", where="--address", fix="write HOST:PORT, as ray start --head says it")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as e:
+        fix = "start it with: ray start --head"
+        raise EnvironmentProblem(f"no Ray cluster answers at {address}: {e}", where="--address", fix=fix) from e
+
+
+class Drive:
+    """Brings every cell of a sweep to its end, or all of them to a stop."""
+
+    def __init__(self, sweep: Sweep, ray: Any):
+        self.sweep, self.ray, self.out = sweep, ray, sweep.out
+        self.token, self.stopping = uuid.uuid4().hex[:12], 0.0
+        self.waiting = list(sweep.cells)
+        self.running: dict[Any, str] = {}  # Ray's reference -> cell
+        self.codes: dict[str, int] = {}
+        self.tries = Counter[str]()
+        self.commands = {cell.name: sweep.commands(cell) for cell in sweep.cells}
+        work = ray.remote(bring_forward)
+        self.work = work.options(num_cpus=sweep.cpus, num_gpus=sweep.gpus, max_retries=0)
+
+    def stop(self, signum: int, frame: FrameType | None = None) -> None:
+        """All cells save and end."""
+        if not self.stopping:
+            self.stopping = time.monotonic()
+            (self.out / STATE / f"stop-{self.token}").touch()
+            say("stopping: every cell saves first; the same command goes on from there")
+
+    def run(self, watch: Watch) -> dict[str, int]:
+        """Cell -> the code it ended with."""
+        for cell in self.waiting:
+            self._start(cell.name)
+        while self.running:
+            ended, _ = self.ray.wait(list(self.running), num_returns=1, timeout=WAIT)
+            for reference in ended:
+                self._ended(self.running.pop(reference), self._code(reference))
+            watch.show(self.look())
+            if self.stopping and time.monotonic() - self.stopping > ENDING:
+                break
+        (self.out / STATE / f"stop-{self.token}").unlink(missing_ok=True)
+        return self.codes
+
+    def look(self) -> list[Progress]:
+        return look(self.out, self.commands)
+
+    def _start(self, name: str) -> None:
+        self.tries[name] += 1
+        self.running[self.work.remote(str(self.out), name, json.dumps(self.commands[name]), self.token)] = name
+
+    def _code(self, reference: Any) -> int:
+        try:
+            return int(self.ray.get(reference))
+        except self.ray.exceptions.RayTaskError as e:
+            say(f"warning: a cell could not be run: {str(e.cause or e).splitlines()[0][:200]}")
+            return 3
+        except self.ray.exceptions.RayError:  # its worker was killed, its machine is gone
+            return LOST
+
+    def _ended(self, name: str, code: int) -> None:
+        self.codes[name] = code
+        if self.stopping or code == 0:
+            return
+        if code in MACHINES and self.tries[name] < self.sweep.tries:
+            say(f"{name}: exit code {code}; it is tried again ({self.tries[name] + 1} of {self.sweep.tries})")
+            self._start(name)
+        else:
+            say(f"{name}: failed with exit code {code}; its log is {self.out / STATE / name}.log")
+
+
+def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = None) -> int:
+    """Runs what is still to be run; the exit code: 0 if all cells are done, 4 if one failed by itself, 5 if one's machine did, 130 after
+    Ctrl-C."""
+    import_ray()
+    claim(sweep)
+    have = slots or float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if address is None and sweep.cpus > have:
+        raise ConfigError(
+            f"a cell takes {sweep.cpus:g} cpus, but there are {have:g}", where="cpus", fix=f"use cpus: {have:g} or less, or --cpus N"
+        )
+    with cluster(address, have, sweep.gpus and float(_gpus())) as ray:
+        if address is not None:
+            _shared(ray, sweep.out)
+        drive = Drive(sweep, ray)
+        before = {number: signal.signal(number, drive.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        watch = Watch(sys.stderr, say)
+        try:
+            codes = drive.run(watch)
+        finally:
+            watch.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    say(f"{sum(code == 0 for code in codes.values())} of {len(sweep.cells)} cells are done")
+    if drive.stopping:
+        return 130
+    if any(code not in (0, *MACHINES) for code in codes.values()):
+        return 4
+    return 5 if any(codes.values()) else 0
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _shared(ray: Any, out: Path) -> None:
+    """EnvironmentProblem unless every machine of the cluster sees the sweep's folder."""
+    mark = out / STATE / f"seen-{uuid.uuid4().hex[:12]}"
+    mark.touch()
+    try:
+        for node in ray.nodes():
+            if not node["Alive"]:
+                continue
+            place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            seen = ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=place).remote(str(mark))
+            if not ray.get(seen, timeout=60):
+                raise EnvironmentProblem(
+                    f"{node['NodeManagerHostname']} does not see {out}", where="--out", fix="choose a folder that all machines share"
+                )
+    finally:
+        mark.unlink(missing_ok=True)
+

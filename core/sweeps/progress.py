@@ -1,0 +1,192 @@
+"""How far a sweep is, from its folders alone: no process is asked, so it can be seen from any machine that has them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.runs.files import read_json, write_atomically
+from arcturus.runs.monitor import duration
+from arcturus.sweeps.cell import MACHINES, STATE, held
+from arcturus.sweeps.file import Sweep
+
+TAIL = 8_192  # bytes of metrics.jsonl that are read for its newest lines
+QUIET = 60.0  # seconds after whose last line of metrics a run's speed isn't counted
+EVALUATED = "eval/episodic_return_mean"
+SHOWN = 30  # cells of a table
+
+
+class Progress(NamedTuple):
+    name: str
+    state: str  # done, running, stopped, failed, waiting
+    steps: int
+    total: int
+    speed: float  # agent steps/s, 0 if it isn't running
+    evaluation: float | None  # the newest one's mean return
+    note: str = ""
+
+
+def record_file(out: Path) -> Path:
+    return out / STATE / "sweep.json"
+
+
+def claim(sweep: Sweep) -> None:
+    """Makes a sweep's folder, or takes the one of the same sweep, to which cells may have been added; ConfigError for another's."""
+    path = record_file(sweep.out)
+    if path.exists():
+        before = read_json(path).get("cells", {})
+        changed = [name for name, commands in before.items() if sweep.record().get(name) != commands]
+        if changed:
+            raise ConfigError(
+                f"{sweep.out} holds another sweep: its cell {changed[0]} is not one of these, or has other settings",
+                where=sweep.where or "--out",
+                fix="choose another folder with --out; or take the file back to what it was (cells may be added, not changed)",
+            )
+    elif sweep.out.is_dir() and any(sweep.out.iterdir()):
+        raise ConfigError(f"{sweep.out} is not empty and holds no sweep", where=sweep.where or "--out", fix="choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"cells": sweep.record()}, indent=1))
+
+
+def cells_of(out: Path) -> dict[str, list[list[str]]]:
+    """Name -> commands of a sweep's folder."""
+    if not record_file(out).is_file():
+        raise ConfigError(f"{out} holds no sweep", where="DIR", fix="give a folder that sweep-agents run made")
+    cells = read_json(record_file(out)).get("cells")
+    if not isinstance(cells, dict):
+        raise CheckpointError(f"{record_file(out)} can't be read", where="DIR")
+    return cells
+
+
+def look(out: Path, cells: dict[str, list[list[str]]]) -> list[Progress]:
+    return [_look(out, name, commands) for name, commands in cells.items()]
+
+
+def _look(out: Path, name: str, commands: list[list[str]]) -> Progress:
+    run, codes = out / name, _codes(out, name)
+    try:
+        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        about = {}
+    rows = _newest(run / "metrics.jsonl") if about else []
+    steps = max(int(about.get("steps") or 0), int(rows[-1]["step"]) if rows else 0)
+    speed = next((float(row["charts/SPS"]) for row in reversed(rows) if row.get("charts/SPS")), 0.0)
+    fresh = bool(rows) and time.time() - float(rows[-1].get("time", 0)) < QUIET
+    evaluation = next((float(row[EVALUATED]) for row in reversed(rows) if EVALUATED in row), None)
+    alive = held(out / STATE / f"{name}.lock")
+    if alive:
+        state = "running"
+    elif codes and codes[-1] == 0 and about.get("status") == "finished":
+        state = "done"
+    elif codes and codes[-1] not in (0, *MACHINES):
+        state = "failed"
+    else:
+        state = "stopped" if about else "waiting"
+    note = f"exit code {codes[-1]}: {_last_words(out, name)}" if state == "failed" else ""
+    return Progress(name, state, steps, _total(commands[0], run, steps), speed if alive and fresh else 0.0, evaluation, note)
+
+
+def _total(argv: list[str], run: Path, steps: int) -> int:
+    """Steps of the whole run, by its command or its settings; 0: not known before it begins."""
+    if "--steps" in argv:
+        return int(argv[argv.index("--steps") + 1])
+    try:
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+    except OSError:
+        return steps
+    return next((int(line.split(":")[1].split("#")[0]) for line in text.splitlines() if line.strip().startswith("steps:")), steps)
+
+
+def _codes(out: Path, name: str) -> list[int]:
+    """How the cell ended, every time."""
+    try:
+        return list(json.loads((out / STATE / f"{name}.json").read_text(encoding="utf-8"))["codes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _newest(path: Path) -> list[dict[str, Any]]:
+    """The last lines of a log, however long it is."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(path.stat().st_size - TAIL, 0))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    return rows
+
+
+def _last_words(out: Path, name: str) -> str:
+    """The newest line of the cell's log that names an error."""
+    try:
+        text = (out / STATE / f"{name}.log").read_bytes()[-TAIL:].decode(errors="replace")
+    except OSError:
+        return ""
+    return next((line for line in reversed(text.splitlines()) if line.startswith("error:")), "")[:100]
+
+
+def summary(found: list[Progress]) -> str:
+    """One line of the whole."""
+    counts = Counter(p.state for p in found)
+    speed = sum(p.speed for p in found)
+    left = sum(max(p.total - p.steps, 0) for p in found if p.state not in ("done", "failed"))
+    told = ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "stopped", "waiting", "failed") if counts[state])
+    steps = f"{sum(p.steps for p in found):,}/{sum(p.total for p in found):,} steps"
+    ahead = f", left {duration(left / speed)}" if speed and left else ""
+    return f"{len(found)} cells: {told}; {steps}" + (f", {speed:,.0f} steps/s{ahead}" if speed else "")
+
+
+def table(found: list[Progress], most: int = SHOWN) -> str:
+    """The cells, those that need looking at first, and the summary."""
+    order = ("failed", "running", "stopped", "waiting", "done")
+    shown = sorted(found, key=lambda p: order.index(p.state))[:most]
+    width = max((len(p.name) for p in shown), default=4)
+    lines = [f"{'cell':{width}s}  {'state':8s} {'steps':>23s} {'steps/s':>8s} {'evaluation':>11s}"]
+    for p in shown:
+        evaluation = "" if p.evaluation is None else f"{p.evaluation:,.2f}"
+        steps = f"{p.steps:,}/{p.total:,}" if p.total else "-"
+        lines.append(f"{p.name:{width}s}  {p.state:8s} {steps:>23s} {p.speed or 0:>8,.0f} {evaluation:>11s}  {p.note}".rstrip())
+    if len(found) > len(shown):
+        lines.append(f"... and {len(found) - len(shown)} more, {shown[-1].state if shown else ''}")
+    return "\n".join([*lines, summary(found)])
+
+
+class Watch:
+    """What is seen while it runs: a live table on a terminal, a plain line now and then elsewhere."""
+
+    EVERY = 15.0  # seconds between plain lines
+
+    def __init__(self, stream: Any, say: Callable[[str], None]):
+        self.say, self.spoke, self.live = say, 0.0, None
+        if stream is not None and stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self.live.start()
+
+    def show(self, found: list[Progress], *, now: bool = False) -> None:
+        if self.live is not None:
+            from rich.text import Text
+
+            self.live.update(Text(table(found)), refresh=True)
+        elif now or time.monotonic() - self.spoke >= self.EVERY:
+            self.spoke = time.monotonic()
+            self.say(summary(found))
+
+    def close(self) -> None:
+        if self.live is not None:
+            self.live.stop()
