@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
         "--plot", type=user_path, metavar="FILE.png", help="draw learning curves over agent steps and over minutes; for one run, "
         "its curve and its average value on held-out states"
     )
+    p.add_argument(
+        "--profile", type=user_path, metavar="FILE.png", help="draw performance profiles: the share of runs above each human-normalised "
+        "score, over games"
+    )
     p.add_argument("--bits", type=user_path, metavar="FILE.png", help="NTM/ tasks: draw bits per sequence against sequences seen")
     p.add_argument("--lengths", type=user_path, metavar="FILE.png", help="NTM/ tasks: draw the newest scores by length")
     p.add_argument("--json", type=user_path, metavar="FILE", help="write every number, curves included")
@@ -60,6 +64,8 @@ def main(argv: list[str]) -> int:
         if args.json or not pictures:
             raise
         unscored = e
+        if "--profile" in pictures:
+            raise
         runs = read_runs(paths, trust, curves_alone=True)[0] if "--plot" in pictures and len(paths) > 1 else []
     for flag, file in pictures.items():
         draw(flag, file, paths, trust, runs)
@@ -80,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 def checked_outputs(args: argparse.Namespace, paths: list[Path]) -> dict[str, Path]:
     """Flag -> file of the pictures that are asked for; ConfigError for a file that can't be written, or is given twice."""
-    pictures = {flag: file for flag in ("--plot", "--bits", "--lengths") if (file := getattr(args, flag[2:])) is not None}
+    pictures = {flag: file for flag in ("--plot", "--profile", "--bits", "--lengths") if (file := getattr(args, flag[2:])) is not None}
     for flag, file in pictures.items():
         check_output(file, flag, PICTURES, paths)
         if other := next((x for x in pictures if x != flag and pictures[x].resolve() == file.resolve()), ""):
@@ -94,7 +100,16 @@ def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...], runs:
     """One picture; none of them needs scores.  runs: those of the paths whose learning curves are drawn beside each other."""
     from arcturus.pictures.style import save  # it loads matplotlib
 
-    if flag != "--plot":
+    if flag == "--profile":
+        from arcturus.pictures.comparison import profiles
+        from arcturus.scoring.comparison import aggregate, environments
+
+        lines = aggregate(environments(runs))
+        if not lines:
+            fix = "give runs of one group on two games or more, whose human scores are published"
+            raise ConfigError("a profile is over several games, and these runs have none", where=flag, fix=fix)
+        figure = profiles(lines)
+    elif flag != "--plot":
         from arcturus.pictures.curves import task_curves
 
         figure = task_curves(paths, flag, trust)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
@@ -14,6 +15,7 @@ from arcturus.envs import is_atari
 from arcturus.pictures.style import BLUE, GRID, LINES, VERMILION, step_unit, styled
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.comparison import ENOUGH, EVALUATED, RETURN, Group, curves_of, tag_of
+from arcturus.scoring.statistics import profile, resampled
 
 WIDTH, HEIGHT, LEGEND = 10.0, 3.3, 0.17  # inches: of the figure, of a row, of a line of its legend
 STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)))  # for every round of the colours
@@ -21,6 +23,7 @@ VALUES = {
     "charts/heldout_max_q": "average maximum action-value, held-out",
     "charts/heldout_value": "average value, held-out",
 }  # tag -> what it is
+THRESHOLDS = 201  # of a performance profile
 NARROW = 45  # characters of a group's name that go twice beside each other
 
 
@@ -48,6 +51,30 @@ def comparison(tables: Mapping[str, Sequence[Group]]) -> Figure:
         left.set_ylabel("return in training, last 100 episodes" if tag == RETURN else "mean return, evaluations in training")
         part.suptitle(env, fontsize=10)
         part.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=beside)
+    return figure
+
+
+@styled
+def profiles(lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """lines: of aggregate().  The share of runs, over all games, that score higher than each human-normalised score, with a band of its
+    95% stratified bootstrap interval where every game has ENOUGH runs (Agarwal et al. 2021, section 4.2)."""
+    figure = Figure((WIDTH / 2 + 1.5, HEIGHT + LEGEND * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    every = [x for line in lines for runs in line["scores"].values() for x in runs]
+    thresholds = np.linspace(min(0.0, *every), max(*every, 1.0), THRESHOLDS)
+    for (style, colour), line in zip(itertools.cycle(itertools.product(STYLES, LINES)), lines, strict=False):
+        strata = list(line["scores"].values())
+        axes.plot(100 * thresholds, profile(np.concatenate(strata), thresholds), color=colour, linestyle=style, label=line["group"])
+        if min(map(len, strata)) >= ENOUGH:
+            drawn = profile(np.concatenate(resampled(strata), axis=1), thresholds)
+            low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+            axes.fill_between(100 * thresholds, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xlabel("human-normalised score (%)")
+    axes.set_ylabel("share of runs above it")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
     return figure
 
 

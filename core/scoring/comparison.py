@@ -7,6 +7,7 @@ repeated. Reads run folders and never writes into them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,17 @@ from arcturus.runs.folder import Run, read_metrics
 from arcturus.runs.groups import environment_of, grouped
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.keeping import whole
-from arcturus.scoring.statistics import human_normalised, iqm, mean, stratified_interval
+from arcturus.scoring.statistics import (
+    human_normalised,
+    improvement,
+    iqm,
+    mean,
+    median_of_tasks,
+    optimality_gap,
+    percentiles,
+    resampled,
+    stratified_interval,
+)
 from arcturus.telling import say, typed
 
 ENOUGH = 3  # seeds; of fewer no interval is given
@@ -250,7 +261,7 @@ def summarise(group: Group) -> dict[str, Any]:
 
 def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
     """For every group with human-normalised scores on two or more games: their mean and IQM over all games and seeds, with
-    stratified bootstrap intervals (a game is a stratum); None if a game has fewer than ENOUGH seeds."""
+    stratified bootstrap intervals (a game is a stratum); None if a game has fewer than ENOUGH seeds.  scores: game -> its runs'."""
     found: dict[str, dict[str, Group]] = {}
     for env, groups in tables.items():
         for group in groups:
@@ -274,8 +285,28 @@ def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
                 "mean_ci95": stratified_interval(strata, mean) if enough else None,
                 "iqm": float(iqm(scores)),
                 "iqm_ci95": stratified_interval(strata, iqm) if enough else None,
+                "median": float(median_of_tasks(strata)),
+                "median_ci95": percentiles(median_of_tasks(resampled(strata))) if enough else None,
+                "optimality_gap": float(optimality_gap(scores)),
+                "optimality_gap_ci95": stratified_interval(strata, optimality_gap) if enough else None,
+                "scores": dict(zip(by_game, strata, strict=True)),
             }
         )
+    return out
+
+
+def improvements(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For every two of aggregate()'s lines: how probably the first scores higher than the second on the games that both played."""
+    out = []
+    for a, b in itertools.combinations(lines, 2):
+        games = [game for game in a["scores"] if game in b["scores"]]
+        if not games:
+            continue
+        first, second = ([line["scores"][game] for game in games] for line in (a, b))
+        enough = min(len(runs) for runs in (*first, *second)) >= ENOUGH
+        drawn = improvement(resampled(first, seed=0), resampled(second, seed=1)) if enough else None
+        told = {"first": a["group"], "second": b["group"], "games": games, "probability": float(improvement(first, second))}
+        out.append(told | {"ci95": None if drawn is None else percentiles(drawn)})
     return out
 
 

@@ -51,11 +51,46 @@ def stratified_interval(
 
     statistic: over the last axis, [replicates, N] -> [replicates].
     """
-    rng = np.random.default_rng(0)
+    return percentiles(statistic(np.concatenate(resampled(strata, replicates), axis=1)), level)
+
+
+def resampled(strata: Sequence[Sequence[float]], replicates: int = 2_000, seed: int = 0) -> list[np.ndarray]:
+    """Of each task [replicates, runs]: as many of its runs as it has, drawn with replacement."""
+    rng = np.random.default_rng(seed)
     arrays = [np.asarray(scores, float) for scores in strata]
-    drawn = np.concatenate([x[rng.integers(len(x), size=(replicates, len(x)))] for x in arrays], axis=1)
-    low, high = np.quantile(statistic(drawn), [(1 - level) / 2, (1 + level) / 2])
+    return [x[rng.integers(len(x), size=(replicates, len(x)))] for x in arrays]
+
+
+def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The interval that holds this share of the values, with as many below as above."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def median_of_tasks(strata: Sequence[ArrayLike]) -> np.ndarray:
+    """The median over tasks of the mean over a task's runs: tasks of [..., runs] -> [...]."""
+    return np.median([np.asarray(x, float).mean(-1) for x in strata], axis=0)
+
+
+def optimality_gap(scores: ArrayLike, target: float = 1.0) -> np.ndarray:
+    """By how much runs fall short of the target on average, over the last axis; what is above it makes up for nothing (Agarwal et
+    al. 2021, section 4.3)."""
+    return target - np.minimum(np.asarray(scores, float), target).mean(-1)
+
+
+def improvement(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> np.ndarray:
+    """The probability that a run of `first` scores higher than one of `second` on a task chosen at random, ties counting half: the
+    mean over tasks of the Mann-Whitney statistic (Agarwal et al. 2021, section 4.3).  Of each task [..., runs] -> [...]."""
+    wins = []
+    for a, b in zip(first, second, strict=True):
+        x, y = np.asarray(a, float)[..., :, None], np.asarray(b, float)[..., None, :]
+        wins.append(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
+    return np.mean(wins, axis=0)
+
+
+def profile(scores: ArrayLike, thresholds: np.ndarray) -> np.ndarray:
+    """The share of runs that score higher than each threshold [K], over the last axis: [..., N] -> [..., K] (run-score distribution)."""
+    return np.stack([(np.asarray(scores, float) > t).mean(-1) for t in thresholds], -1)
 
 
 def summary(scores: list[float]) -> dict[str, float]:

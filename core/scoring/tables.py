@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, curves_of, summarise, tag_of
+from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, curves_of, improvements, summarise, tag_of
+
+PAIRS = 10  # of groups that are printed
 
 # -- what is printed -----------------------------------------------------------------------------------------------------------
 
@@ -39,15 +41,26 @@ def table(env: str, groups: Sequence[Group]) -> str:
 
 def over_games(lines: Sequence[Mapping[str, Any]]) -> str:
     """Human-normalised scores over games and seeds."""
-    head = ["group", "games", "seeds of each", "mean [95%]", "IQM [95%]"]
+    head = ["group", "games", "seeds of each", "mean [95%]", "median [95%]", "IQM [95%]", "optimality gap [95%]"]
     body = []
     for line in lines:
         least, most = min(line["seeds"]), max(line["seeds"])
         seeds = str(least) if least == most else f"{least}-{most}"
-        shares = [with_interval(line, what, least, percent) for what in ("mean", "iqm")]
+        shares = [with_interval(line, what, least, percent) for what in ("mean", "median", "iqm", "optimality_gap")]
         body.append([line["group"], str(len(line["games"])), seeds, *shares])
     notes = [f"! {line}" for line in aggregate_cautions(lines)]
-    return "\n".join(["human-normalised, over games and seeds", *columns([head, *body]), *notes])
+    return "\n".join(["human-normalised, over games and seeds", *columns([head, *body]), *better(lines), *notes])
+
+
+def better(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How probably one group scores higher than another, a line for every two."""
+    pairs = improvements(lines)
+    told = []
+    for pair in pairs[:PAIRS]:
+        inside = "too few seeds" if pair["ci95"] is None else ", ".join(map(percent, pair["ci95"]))
+        told.append(f"  {pair['first']} > {pair['second']}: {percent(pair['probability'])} [{inside}], {len(pair['games'])} games")
+    more = [f"  and {len(pairs) - PAIRS} more pairs: --json has them"] if len(pairs) > PAIRS else []
+    return ["probability that a run of the first scores higher", *told, *more] if told else []
 
 
 def with_interval(line: Mapping[str, Any], what: str, seeds: int, told: Callable[[float], str] | None = None) -> str:
@@ -92,6 +105,7 @@ def numbers(
             for group in groups
         ]
         out.append({"environment": env, "groups": lines, "curves_of": tag, "cautions": cautions(groups)})
-    return {"environments": out, "over_games": list(games), "over_games_cautions": aggregate_cautions(games)} | {
+    over = {"over_games": list(games), "improvements": improvements(games), "over_games_cautions": aggregate_cautions(games)}
+    return {"environments": out} | over | {
         "left_out": [{"path": str(path), "why": why} for path, why in left]
     }

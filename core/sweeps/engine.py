@@ -100,11 +100,10 @@ class Drive:
     def __init__(self, sweep: Sweep, ray: Any):
         self.sweep, self.ray, self.out = sweep, ray, sweep.out
         self.token, self.stopping = uuid.uuid4().hex[:12], 0.0
-        self.waiting = list(sweep.cells)
-        self.running: dict[Any, str] = {}  # Ray's reference -> cell
-        self.codes: dict[str, int] = {}
+        self.running: dict[Any, str] = {}  # Ray's reference -> cell, which may wait for its place
         self.tries = Counter[str]()
-        self.commands = {cell.name: sweep.commands(cell) for cell in sweep.cells}
+        self.commands = sweep.record()
+        self.codes = {p.name: 0 for p in self.look() if p.state == "done"}
         work = ray.remote(bring_forward)
         self.work = work.options(num_cpus=sweep.cpus, num_gpus=sweep.gpus, max_retries=0)
 
@@ -117,13 +116,15 @@ class Drive:
 
     def run(self, watch: Watch) -> dict[str, int]:
         """Cell -> the code it ended with."""
-        for cell in self.waiting:
-            self._start(cell.name)
+        for name in self.commands:
+            if name not in self.codes:
+                self._start(name)
         while self.running:
             ended, _ = self.ray.wait(list(self.running), num_returns=1, timeout=WAIT)
             for reference in ended:
                 self._ended(self.running.pop(reference), self._code(reference))
-            watch.show(self.look())
+            if watch.due():
+                watch.show(self.look())
             if self.stopping and time.monotonic() - self.stopping > ENDING:
                 break
         (self.out / STATE / f"stop-{self.token}").unlink(missing_ok=True)
@@ -160,13 +161,14 @@ def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = No
     """Runs what is still to be run; the exit code: 0 if all cells are done, 4 if one failed by itself, 5 if one's machine did, 130 after
     Ctrl-C."""
     import_ray()
+    have = {"cpus": slots or float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)}
+    have["gpus"] = float(_gpus()) if sweep.gpus else 0.0
+    for what, wanted in (("cpus", sweep.cpus), ("gpus", sweep.gpus)):
+        if address is None and wanted > have[what]:
+            fix = f"use {what}: {have[what]:g} or less, or a cluster (--address)"
+            raise ConfigError(f"a cell takes {wanted:g} {what}, but there are {have[what]:g}", where=what, fix=fix)
     claim(sweep)
-    have = slots or float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if address is None and sweep.cpus > have:
-        raise ConfigError(
-            f"a cell takes {sweep.cpus:g} cpus, but there are {have:g}", where="cpus", fix=f"use cpus: {have:g} or less, or --cpus N"
-        )
-    with cluster(address, have, sweep.gpus and float(_gpus())) as ray:
+    with cluster(address, have["cpus"], have["gpus"]) as ray:
         if address is not None:
             _shared(ray, sweep.out)
         drive = Drive(sweep, ray)

@@ -81,9 +81,9 @@ def read_sweep(path: Path, out: Path | None = None) -> Sweep:
         folder,
         [cell for agent, own in agents.items() for cell in _grid(agent, {**settings, **own}, envs, seeds, path)],
         evaluate=None if evaluate is None else _flags(_mapping(evaluate, "evaluate", path), switches=True),
-        cpus=_number(values.get("cpus", 1), "cpus", path),
-        gpus=_number(values.get("gpus", 0), "gpus", path),
-        tries=int(_number(values.get("tries", 3), "tries", path)),
+        cpus=_number(values.get("cpus", 1), "cpus", path, 0.01),
+        gpus=_number(values.get("gpus", 0), "gpus", path, 0),
+        tries=int(_number(values.get("tries", 3), "tries", path, 1)),
         where=str(path),
     )
 
@@ -163,7 +163,7 @@ def _mapping(value: Any, key: str, path: Path) -> dict[str, Any]:
     return value
 
 
-def _number(value: Any, key: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1_024:
-        raise ConfigError(f"{key} is {value!r}, but must be a number from 0 to 1,024", where=str(path))
+def _number(value: Any, key: str, path: Path, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1_024:
+        raise ConfigError(f"{key} is {value!r}, but must be a number from {least:g} to 1,024", where=str(path))
     return float(value)

@@ -170,22 +170,27 @@ class Watch:
     EVERY = 15.0  # seconds between plain lines
 
     def __init__(self, stream: Any, say: Callable[[str], None]):
-        self.say, self.spoke, self.live = say, 0.0, None
+        self.say, self.spoke, self.every, self.live = say, 0.0, self.EVERY, None
         if stream is not None and stream.isatty():
             from rich.console import Console
             from rich.live import Live
 
             self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
             self.live.start()
+            self.every = 1.0
 
-    def show(self, found: list[Progress], *, now: bool = False) -> None:
-        if self.live is not None:
+    def due(self) -> bool:
+        """Whether to look again: the folders of a large sweep are many files."""
+        return time.monotonic() - self.spoke >= self.every
+
+    def show(self, found: list[Progress]) -> None:
+        self.spoke = time.monotonic()
+        if self.live is None:
+            self.say(summary(found))
+        else:
             from rich.text import Text
 
             self.live.update(Text(table(found)), refresh=True)
-        elif now or time.monotonic() - self.spoke >= self.EVERY:
-            self.spoke = time.monotonic()
-            self.say(summary(found))
 
     def close(self) -> None:
         if self.live is not None:

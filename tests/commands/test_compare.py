@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,10 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from arcturus.errors import CheckpointError, ConfigError
-from arcturus.pictures.comparison import comparison
+from arcturus.pictures.comparison import comparison, profiles
 from arcturus.runs.groups import grouped
 from arcturus.runs.settings import resolve
 from arcturus.scoring.comparison import (
@@ -30,6 +33,7 @@ from arcturus.scoring.comparison import (
     curves_of,
     environments,
     find_runs,
+    improvements,
     on_common_grid,
     read_run,
     running_minutes,
@@ -37,8 +41,19 @@ from arcturus.scoring.comparison import (
     summarise,
     tag_of,
 )
-from arcturus.scoring.statistics import human_normalised, iqm, mean, stratified_interval
-from arcturus.scoring.tables import table
+from arcturus.scoring.statistics import (
+    human_normalised,
+    improvement,
+    iqm,
+    mean,
+    median_of_tasks,
+    optimality_gap,
+    percentiles,
+    profile,
+    resampled,
+    stratified_interval,
+)
+from arcturus.scoring.tables import over_games, table
 from arcturus.scripts.compare_runs import main
 from arcturus.scripts.frontend import guarded
 
@@ -113,6 +128,60 @@ def test_resamples_stay_within_their_task():
     stratified_interval([[1.0, 2.0, 3.0], [10.0, 20.0]], lambda x: drawn.append(x) or x.mean(-1))
     assert set(np.unique(drawn[0][:, :3])) == {1, 2, 3}
     assert set(np.unique(drawn[0][:, 3:])) == {10, 20}
+
+
+FIRST = [[0.2, 0.65, 0.74, -0.27], [-0.06, 0.32, -0.02, 0.56], [0.48, 0.21, 0.12, 0.02], [0.81, 0.97, 1.4, 0.29], [1.17, 1.42, 0.7, 0.36]]
+SECOND = [[0.14, 0.91, -0.14, 0.3], [0.78, -0.32, 0.51, -0.05], [0.47, 0.37, 0.48, -0.18], [0.21, 0.01, 0.35, 0.61],
+          [0.7, 0.41, -0.02, -0.05]]  # fmt: skip
+
+
+def test_aggregates_are_those_of_rliable():
+    """rliable 1.2.0 on these scores of five tasks with four runs each: its iqm, median, mean, optimality gap and probability of
+    improvement, and the share of runs above 0, 0.5 and 1."""
+    every = np.concatenate(FIRST)
+    assert float(iqm(every)) == pytest.approx(0.451)
+    assert float(median_of_tasks(FIRST)) == pytest.approx(0.33)
+    assert float(mean(every)) == pytest.approx(0.5035)
+    assert float(optimality_gap(every)) == pytest.approx(0.546)
+    assert float(improvement(FIRST, SECOND)) == pytest.approx(0.625)
+    assert profile(every, np.array([0.0, 0.5, 1.0])).tolist() == pytest.approx([0.85, 0.45, 0.15])
+
+
+@given(st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 3.0]), min_size=2, max_size=5), min_size=2, max_size=4), st.data())
+def test_aggregates_are_their_definitions_in_plain_python(first, data):
+    second = [data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=1, max_size=4)) for _ in first]
+    wins = [sum((x > y) + 0.5 * (x == y) for x in a for y in b) / (len(a) * len(b)) for a, b in zip(first, second, strict=True)]
+    assert float(improvement(first, second)) == pytest.approx(sum(wins) / len(wins))
+    assert float(improvement(first, second) + improvement(second, first)) == pytest.approx(1.0)
+    every = [x for task in first for x in task]
+    assert float(optimality_gap(every)) == pytest.approx(sum(1.0 - min(x, 1.0) for x in every) / len(every))
+    assert float(median_of_tasks(first)) == pytest.approx(statistics.median(sum(task) / len(task) for task in first))
+    assert profile(every, np.array([0.0])).tolist() == pytest.approx([sum(x > 0 for x in every) / len(every)])
+
+
+def test_an_interval_of_a_median_resamples_within_tasks():
+    drawn = resampled(FIRST, 500)
+    assert all(set(x.ravel()) <= set(task) for x, task in zip(drawn, FIRST, strict=True))
+    low, high = percentiles(median_of_tasks(drawn))
+    assert low <= 0.33 <= high
+
+
+def test_one_group_is_better_than_another_with_a_probability_over_their_common_games():
+    values = {"ALE/Pong-v5": [-20.0, 0.0, 10.0], "ALE/Breakout-v5": [1.7, 30.5, 60.0]}
+    runs = [scored(env, seed, value + gain, gamma=gamma) for gamma, gain in ((0.9, 5.0), (0.8, 0.0)) for env, its in values.items()
+            for seed, value in enumerate(its)]  # fmt: skip
+    lines = aggregate(environments(runs))
+    (pair,) = improvements(lines)
+    assert (pair["first"], pair["second"]) == (lines[0]["group"], lines[1]["group"])
+    assert pair["probability"] == pytest.approx(6 / 9)
+    assert pair["ci95"][0] <= 6 / 9 <= pair["ci95"][1]
+    assert f"{pair['first']} > {pair['second']}: 66.7%" in over_games(lines)
+    figure = profiles(lines)
+    assert len(figure.axes[0].lines) == 2
+    for line in figure.axes[0].lines:
+        assert (np.diff(line.get_ydata()) <= 0).all()
+    one = improvements(aggregate(environments([run for run in runs if run.config.run.seed < 2])))
+    assert one[0]["ci95"] is None, "of two seeds"
 
 
 def test_games_are_put_together_by_human_normalised_scores():

@@ -62,7 +62,8 @@ def test_no_two_cells_share_a_folder_and_none_is_missing(tmp_path_factory, agent
     (GOOD.replace("{steps: 1000}", "{steps: []}"), "settings.steps has no value"),
     (GOOD.replace("{steps: 1000}", "{seed: 3}"), "seed is no setting"),
     (GOOD.replace("dqn", "dqnn"), "unknown agent"), (GOOD.replace("steps", "agent.lr"), "--agent.learning-rate"),
-    (GOOD + "cpus: many", "cpus is 'many'"), (GOOD + "evaluate: 30", "evaluate must hold"), ("- 1", "holds no settings"),
+    (GOOD + "cpus: many", "cpus is 'many'"), (GOOD + "cpus: 0", "from 0.01"),
+    (GOOD + "tries: 0", "from 1 to"), (GOOD + "evaluate: 30", "evaluate must hold"), ("- 1", "holds no settings"),
 ])  # fmt: skip
 def test_a_wrong_file_is_refused_before_anything_starts(written, text, says, capsys):
     path = written(text)
@@ -96,6 +97,13 @@ def test_without_ray_a_line_says_what_to_install(written, monkeypatch, capsys, t
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert guarded(sweep_agents.main, ["run", str(written(GOOD)), "--out", str(tmp_path / "o")]) == 3
     assert "pip install 'arcturus[sweep]'" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_cell_larger_than_the_machine_is_one_error(written, capsys, tmp_path):
+    pytest.importorskip("ray")
+    assert guarded(sweep_agents.main, ["run", str(written(GOOD + "cpus: 1000")), "--out", str(tmp_path / "o")]) == 2
+    assert "a cell takes 1000 cpus" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
