@@ -29,6 +29,7 @@ from arcturus.telling import say
 
 STORE = 80 * 2**20  # bytes of Ray's object store, which holds nothing but numbers
 WAIT = 1.0  # seconds between looks
+NODES = 10.0  # seconds between questions whether Ray has a machine
 ENDING = 30.0  # seconds that cells have to save after Ctrl-C
 LOST = 137  # the code of a cell whose worker or machine is gone
 
@@ -95,40 +96,55 @@ def _reachable(address: str) -> None:
 
 
 class Drive:
-    """Brings every cell of a sweep to its end, or all of them to a stop."""
+    """Brings every cell of a sweep to its end, or all of them to a stop.  codes: cell -> the code it ended with."""
 
-    def __init__(self, sweep: Sweep, ray: Any):
-        self.sweep, self.ray, self.out = sweep, ray, sweep.out
+    def __init__(self, sweep: Sweep):
+        self.sweep, self.out = sweep, sweep.out
         self.token, self.stopping = uuid.uuid4().hex[:12], 0.0
         self.running: dict[Any, str] = {}  # Ray's reference -> cell, which may wait for its place
         self.tries = Counter[str]()
         self.commands = sweep.record()
         self.codes = {p.name: 0 for p in self.look() if p.state == "done"}
-        work = ray.remote(bring_forward)
-        self.work = work.options(num_cpus=sweep.cpus, num_gpus=sweep.gpus, max_retries=0)
+
+    @property
+    def stop_file(self) -> Path:
+        return self.out / STATE / f"stop-{self.token}"
 
     def stop(self, signum: int, frame: FrameType | None = None) -> None:
         """All cells save and end."""
         if not self.stopping:
             self.stopping = time.monotonic()
-            (self.out / STATE / f"stop-{self.token}").touch()
+            self.stop_file.touch()
             say("stopping: every cell saves first; the same command goes on from there")
 
-    def run(self, watch: Watch) -> dict[str, int]:
-        """Cell -> the code it ended with."""
+    def run(self, ray: Any, watch: Watch) -> bool:
+        """Whether it came to its end; False if Ray has no machine left."""
+        self.ray, self.running = ray, {}
+        work = ray.remote(bring_forward)
+        self.work = work.options(num_cpus=self.sweep.cpus, num_gpus=self.sweep.gpus, max_retries=0)
         for name in self.commands:
             if name not in self.codes:
                 self._start(name)
+        looked = time.monotonic()
         while self.running:
-            ended, _ = self.ray.wait(list(self.running), num_returns=1, timeout=WAIT)
+            ended, _ = ray.wait(list(self.running), num_returns=1, timeout=WAIT)
             for reference in ended:
-                self._ended(self.running.pop(reference), self._code(reference))
+                name, code = self.running.pop(reference), self._code(reference)
+                if code == LOST and not self._machines():
+                    return False
+                self._ended(name, code)
             if watch.due():
                 watch.show(self.look())
             if self.stopping and time.monotonic() - self.stopping > ENDING:
                 break
-        (self.out / STATE / f"stop-{self.token}").unlink(missing_ok=True)
-        return self.codes
+            if time.monotonic() - looked > NODES:
+                looked = time.monotonic()
+                if not self._machines():
+                    return False
+        return True
+
+    def _machines(self) -> int:
+        return sum(node["Alive"] for node in self.ray.nodes())
 
     def look(self) -> list[Progress]:
         return look(self.out, self.commands)
@@ -147,13 +163,12 @@ class Drive:
             return LOST
 
     def _ended(self, name: str, code: int) -> None:
-        self.codes[name] = code
-        if self.stopping or code == 0:
-            return
-        if code in MACHINES and self.tries[name] < self.sweep.tries:
+        if code in MACHINES and self.tries[name] < self.sweep.tries and not self.stopping:
             say(f"{name}: exit code {code}; it is tried again ({self.tries[name] + 1} of {self.sweep.tries})")
             self._start(name)
-        else:
+            return
+        self.codes[name] = code
+        if code and not self.stopping:
             say(f"{name}: failed with exit code {code}; its log is {self.out / STATE / name}.log")
 
 
@@ -168,24 +183,35 @@ def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = No
             fix = f"use {what}: {have[what]:g} or less, or a cluster (--address)"
             raise ConfigError(f"a cell takes {wanted:g} {what}, but there are {have[what]:g}", where=what, fix=fix)
     claim(sweep)
-    with cluster(address, have["cpus"], have["gpus"]) as ray:
+    drive = Drive(sweep)
+    for again in range(sweep.tries):
+        if again:
+            say("Ray has no machine left: it is started again")
+        if _drive(drive, address, have["cpus"], have["gpus"]):
+            break
+    drive.stop_file.unlink(missing_ok=True)
+    codes = drive.codes.values()
+    say(f"{sum(code == 0 for code in codes)} of {len(sweep.cells)} cells are done")
+    if drive.stopping:
+        return 130
+    if any(code not in (0, *MACHINES) for code in codes):
+        return 4
+    return 5 if any(codes) or len(codes) < len(sweep.cells) else 0
+
+
+def _drive(drive: Drive, address: str | None, cpus: float, gpus: float) -> bool:
+    """Drive.run() on a cluster of its own, or the one at the address."""
+    with cluster(address, cpus, gpus) as ray:
         if address is not None:
-            _shared(ray, sweep.out)
-        drive = Drive(sweep, ray)
+            _shared(ray, drive.out)
         before = {number: signal.signal(number, drive.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         watch = Watch(sys.stderr, say)
         try:
-            codes = drive.run(watch)
+            return drive.run(ray, watch)
         finally:
             watch.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
-    say(f"{sum(code == 0 for code in codes.values())} of {len(sweep.cells)} cells are done")
-    if drive.stopping:
-        return 130
-    if any(code not in (0, *MACHINES) for code in codes.values()):
-        return 4
-    return 5 if any(codes.values()) else 0
 
 
 def _gpus() -> int:
