@@ -64,6 +64,7 @@ def main(argv: list[str]) -> int:
 
 def check_cells(sweep: Sweep) -> None:
     """Every cell's flags, before the first one starts; of cells that differ only in their seed one is enough."""
+    from arcturus.scripts.evaluate_agent import check_arguments
     from arcturus.scripts.evaluate_agent import parser as evaluation
     from arcturus.scripts.train_agent import parse
 
@@ -77,7 +78,7 @@ def check_cells(sweep: Sweep) -> None:
         except ArcturusError as e:
             raise ConfigError(f"cell {cell.name}: {e.what}", where=e.where or sweep.where, fix=e.fix) from e
     if sweep.evaluate is not None:
-        evaluation().parse_args([str(sweep.out), *sweep.evaluate])
+        check_arguments(evaluation().parse_args([str(sweep.out), *sweep.evaluate]))
 
 
 cli = command(main)

@@ -67,9 +67,16 @@ def start_or_resume(
     plain = config.to_mapping()
     named = outside(plain["agent"], config.env.id, config.env.options, config.run.listeners)
     trust = tuple(part.name for part in named)  # by this command
-    if run.status == "finished" and run.config(trust).run.steps >= config.run.steps:
+
+    def change(before: RunConfig) -> RunConfig:
+        pinned = with_pins(config, before)
+        return replace(pinned, run=replace(pinned.run, run_dir=before.run.run_dir))  # that is one folder, however it is written
+
+    before = run.config(trust)
+    if run.status == "finished" and before.run.steps >= config.run.steps:
+        refuse_changes(run, change(before))
         return run
-    return resume_run(path, change=lambda before: with_pins(config, before), quiet=quiet, trust=trust, argv=argv)
+    return resume_run(path, change=change, quiet=quiet, trust=trust, argv=argv)
 
 
 def resume_run(
@@ -105,6 +112,12 @@ def resume_run(
             if not trainer.restored and trainer.run is not None:
                 shutil.rmtree(trainer.run.path, ignore_errors=True)
             raise
+    refuse_changes(run, config)
+    return Trainer(config, lambda: run, resume=True, quiet=quiet, argv=argv).train()
+
+
+def refuse_changes(run: Run, config: RunConfig) -> None:
+    """ConfigError for settings that a run's checkpoint was not made with, and that can't change in a resumed run."""
     changed = differences(with_defaults(saved_settings(run), config), config.to_mapping())
     refused = [line for line in changed if line.split(":")[0] not in FREE]
     if refused:
@@ -113,7 +126,6 @@ def resume_run(
             where="train-agent resume",
             fix="add --fork to continue a copy of the run with the new settings, or use the old settings",
         )
-    return Trainer(config, lambda: run, resume=True, quiet=quiet, argv=argv).train()
 
 
 def saved_settings(run: Run) -> dict[str, Any] | None:

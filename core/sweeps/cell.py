@@ -17,6 +17,7 @@ from pathlib import Path
 from arcturus.runs.files import write_atomically
 
 STATE = ".sweep"  # DIR/.sweep/: locks, logs and records of its cells
+STOP = "stop"  # DIR/.sweep/stop/TOKEN: that driver's cells are to stop
 POLL = 0.2  # seconds
 PATIENCE = 25.0  # seconds a stopped process has for saving
 STOPPED = 143  # the code of a cell that was asked to stop
@@ -25,28 +26,30 @@ MODULES = {"train-agent": "arcturus.scripts.train_agent", "evaluate-agent": "arc
 PR_SET_PDEATHSIG = 1
 
 
-def bring_forward(folder: str, name: str, commands: str, token: str) -> int:
+def bring_forward(folder: str, name: str, commands: str, token: str, no_gpu: bool = True) -> int:
     """Runs what is still to be run of a cell; the exit code of the first command that doesn't end with 0.
 
-    folder: the sweep's.  commands: JSON of train-agent's and evaluate-agent's command lines.  token: DIR/.sweep/stop-TOKEN asks all cells
-    to save and stop.  The cell's lock is held by the processes that are started here: it is free once the last of them is gone, also where
-    this worker was killed before.
+    folder: the sweep's.  commands: JSON of train-agent's and evaluate-agent's command lines.  token: the file DIR/.sweep/stop/TOKEN asks
+    it to save and stop.  no_gpu: it must not see one.
+
+    The cell's lock is held by the processes that are started here, too: it is free once the last of them is gone, also where this worker
+    was killed before.
     """
     state = Path(folder) / STATE
     state.mkdir(parents=True, exist_ok=True)
-    stop = state / f"stop-{token}"
+    stop = state / STOP / token
     with open(state / f"{name}.lock", "w") as lock:
         while not _locked(lock.fileno()):
-            if stop.exists():
+            if _asked(stop):
                 return STOPPED
             time.sleep(POLL)
         code = 0
         with open(state / f"{name}.log", "ab") as log:
             for argv in json.loads(commands):
-                if stop.exists():
+                if _asked(stop):
                     code = STOPPED
                 if code == 0 and not _done(argv, Path(folder) / name):
-                    code = _run(argv, log.fileno(), lock.fileno(), stop)
+                    code = _run(argv, log.fileno(), lock.fileno(), stop, no_gpu)
         _record(state / f"{name}.json", code)
         return code
 
@@ -81,19 +84,28 @@ def _done(argv: list[str], run: Path) -> bool:
     return any(report.get("checkpoint") == about.get("checkpoint", about.get("steps")) for _, report in whole(run))
 
 
-def _run(argv: list[str], log: int, lock: int, stop: Path) -> int:
+def _asked(stop: Path) -> bool:
+    """By its folder's list: a network file system remembers for a minute that a file wasn't there."""
+    try:
+        return stop.name in os.listdir(stop.parent)
+    except OSError:
+        return False
+
+
+def _run(argv: list[str], log: int, lock: int, stop: Path, no_gpu: bool) -> int:
+    parent = os.getpid()
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", MODULES[argv[0]], *argv[1:]],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         pass_fds=[lock],
-        env={"OMP_NUM_THREADS": "1", **os.environ},
-        preexec_fn=_end_with_parent,
+        env={"OMP_NUM_THREADS": "1", **os.environ} | ({"CUDA_VISIBLE_DEVICES": ""} if no_gpu else {}),
+        preexec_fn=lambda: _end_with(parent),
     )
     asked = 0.0
     while (code := process.poll()) is None:
-        if not asked and stop.exists():
+        if not asked and _asked(stop):
             asked = time.monotonic()
             process.send_signal(signal.SIGTERM)
         if asked and time.monotonic() - asked > PATIENCE:
@@ -102,10 +114,12 @@ def _run(argv: list[str], log: int, lock: int, stop: Path) -> int:
     return 128 - code if code < 0 else code
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """In the new process: if the worker that started it is killed, it saves and ends.  On Linux; elsewhere it trains on to its end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # killed before this
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _record(path: Path, code: int) -> None:

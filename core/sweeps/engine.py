@@ -21,8 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from arcturus.errors import ConfigError, EnvironmentProblem
-from arcturus.sweeps.cell import MACHINES, STATE, bring_forward
+from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem
+from arcturus.sweeps.cell import MACHINES, STATE, STOP, bring_forward
 from arcturus.sweeps.file import Sweep
 from arcturus.sweeps.progress import Progress, Watch, claim, look
 from arcturus.telling import say
@@ -54,7 +54,7 @@ def cluster(address: str | None, cpus: float, gpus: float) -> Iterator[Any]:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     home = Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir())  # noqa: S108  # a short path: sockets lie in it
     _clear_up(home)
-    folder = tempfile.mkdtemp(prefix=f"sweep-{os.getpid()}-", dir=home)
+    folder = tempfile.mkdtemp(prefix=f"arcturus-ray-{os.getpid()}-", dir=home)
     try:
         if address is None:
             ray.init(
@@ -65,7 +65,9 @@ def cluster(address: str | None, cpus: float, gpus: float) -> Iterator[Any]:
             _reachable(address)
             ray.init(address=address, log_to_driver=False, logging_level="error")
         yield ray
-    except (ConnectionError, RuntimeError, ValueError) as e:
+    except ArcturusError:
+        raise
+    except Exception as e:  # Ray has no class of its own for what it raises while it starts
         if ray.is_initialized():
             raise
         what = str(e).strip().splitlines()[0][:150] if str(e).strip() else type(e).__name__
@@ -77,8 +79,8 @@ def cluster(address: str | None, cpus: float, gpus: float) -> Iterator[Any]:
 
 def _clear_up(home: Path) -> None:
     """Removes the temporary folders of drivers that were killed."""
-    for left in home.glob("sweep-*-*"):
-        pid = left.name.split("-")[1]
+    for left in home.glob("arcturus-ray-*-????????"):
+        pid = left.name.split("-")[2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             shutil.rmtree(left, ignore_errors=True)
 
@@ -108,12 +110,13 @@ class Drive:
 
     @property
     def stop_file(self) -> Path:
-        return self.out / STATE / f"stop-{self.token}"
+        return self.out / STATE / STOP / self.token
 
     def stop(self, signum: int, frame: FrameType | None = None) -> None:
         """All cells save and end."""
         if not self.stopping:
             self.stopping = time.monotonic()
+            self.stop_file.parent.mkdir(exist_ok=True)
             self.stop_file.touch()
             say("stopping: every cell saves first; the same command goes on from there")
 
@@ -150,19 +153,20 @@ class Drive:
         return look(self.out, self.commands)
 
     def _start(self, name: str) -> None:
-        self.tries[name] += 1
-        self.running[self.work.remote(str(self.out), name, json.dumps(self.commands[name]), self.token)] = name
+        commands, alone = json.dumps(self.commands[name]), not self.sweep.gpus
+        self.running[self.work.remote(str(self.out), name, commands, self.token, alone)] = name
 
     def _code(self, reference: Any) -> int:
         try:
             return int(self.ray.get(reference))
         except self.ray.exceptions.RayTaskError as e:
-            say(f"warning: a cell could not be run: {str(e.cause or e).splitlines()[0][:200]}")
+            say(f"warning: a cell could not be run: {(str(e.cause or e).splitlines() or ['?'])[0][:200]}")
             return 3
         except self.ray.exceptions.RayError:  # its worker was killed, its machine is gone
             return LOST
 
     def _ended(self, name: str, code: int) -> None:
+        self.tries[name] += 1
         if code in MACHINES and self.tries[name] < self.sweep.tries and not self.stopping:
             say(f"{name}: exit code {code}; it is tried again ({self.tries[name] + 1} of {self.sweep.tries})")
             self._start(name)
@@ -187,7 +191,7 @@ def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = No
     for again in range(sweep.tries):
         if again:
             say("Ray has no machine left: it is started again")
-        if _drive(drive, address, have["cpus"], have["gpus"]):
+        if _drive(drive, address, have["cpus"], have["gpus"]) or drive.stopping:
             break
     drive.stop_file.unlink(missing_ok=True)
     codes = drive.codes.values()
@@ -203,7 +207,7 @@ def _drive(drive: Drive, address: str | None, cpus: float, gpus: float) -> bool:
     """Drive.run() on a cluster of its own, or the one at the address."""
     with cluster(address, cpus, gpus) as ray:
         if address is not None:
-            _shared(ray, drive.out)
+            _check_machines(ray, drive.sweep)
         before = {number: signal.signal(number, drive.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         watch = Watch(sys.stderr, say)
         try:
@@ -220,14 +224,16 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _shared(ray: Any, out: Path) -> None:
-    """EnvironmentProblem unless every machine of the cluster sees the sweep's folder."""
+def _check_machines(ray: Any, sweep: Sweep) -> None:
+    """EnvironmentProblem unless every machine of the cluster sees the sweep's folder, and one is large enough for a cell."""
+    out, alive = sweep.out, [node for node in ray.nodes() if node["Alive"]]
+    if not any(node["Resources"].get("CPU", 0) >= sweep.cpus and node["Resources"].get("GPU", 0) >= sweep.gpus for node in alive):
+        told = f"a cell takes {sweep.cpus:g} cpus and {sweep.gpus:g} gpus, and none of the cluster's {len(alive)} machines has them"
+        raise EnvironmentProblem(told, where="--address", fix="write smaller numbers into the file, or add a machine")
     mark = out / STATE / f"seen-{uuid.uuid4().hex[:12]}"
     mark.touch()
     try:
-        for node in ray.nodes():
-            if not node["Alive"]:
-                continue
+        for node in alive:
             place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             seen = ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=place).remote(str(mark))
             if not ray.get(seen, timeout=60):

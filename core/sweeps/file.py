@@ -121,7 +121,7 @@ def _flags(settings: Mapping[str, Any], *, switches: bool = False) -> tuple[str,
         if switches and isinstance(value, bool):
             out += [f"--{key}"] * value
         else:
-            out += [f"--{str(key).replace('_', '-')}", str(value)]
+            out += [f"--{str(key).replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return tuple(out)
 
 

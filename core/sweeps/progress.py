@@ -39,15 +39,15 @@ def claim(sweep: Sweep) -> None:
     """Makes a sweep's folder, or takes the one of the same sweep, to which cells may have been added; ConfigError for another's."""
     path = record_file(sweep.out)
     if path.exists():
-        before = read_json(path).get("cells", {})
-        changed = [name for name, commands in before.items() if sweep.record().get(name) != commands]
+        before, now = read_json(path).get("cells", {}), sweep.record()
+        changed = [name for name, commands in before.items() if now.get(name, [[]])[0] != commands[0]]  # how it is scored may change
         if changed:
             raise ConfigError(
                 f"{sweep.out} holds another sweep: its cell {changed[0]} is not one of these, or has other settings",
                 where=sweep.where or "--out",
                 fix="choose another folder with --out; or take the file back to what it was (cells may be added, not changed)",
             )
-    elif sweep.out.is_dir() and any(sweep.out.iterdir()):
+    elif sweep.out.is_dir() and any(place.name != STATE for place in sweep.out.iterdir()):
         raise ConfigError(f"{sweep.out} is not empty and holds no sweep", where=sweep.where or "--out", fix="choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"cells": sweep.record()}, indent=1))
@@ -87,7 +87,7 @@ def _look(out: Path, name: str, commands: list[list[str]]) -> Progress:
         state = "failed"
     else:
         state = "stopped" if about else "waiting"
-    note = f"exit code {codes[-1]}: {_last_words(out, name)}" if state == "failed" else ""
+    note = f"exit code {codes[-1]}: {_last_words(out, name)}" if state not in ("done", "running") and codes and codes[-1] else ""
     return Progress(name, state, steps, _total(commands[0], run, steps), speed if alive and fresh else 0.0, evaluation, note)
 
 

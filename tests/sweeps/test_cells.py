@@ -26,6 +26,8 @@ def test_start_or_resume_starts_goes_on_and_then_leaves_the_run_alone(tmp_path, 
     assert (about["status"], len(about["starts"])) == ("finished", 1)
     assert guarded(train_agent.main, line) == 0
     assert arcturus.Run(tmp_path / "r").about == about  # nothing was written
+    assert guarded(train_agent.main, [*line, "--agent.gamma", "0.5"]) == 2  # not what has finished there
+    assert "agent.gamma" in capsys.readouterr().err
     assert guarded(train_agent.main, [x.replace("600", "800") for x in line]) == 0
     longer = arcturus.Run(tmp_path / "r").about
     assert longer["steps"] >= 800
@@ -50,7 +52,8 @@ def test_a_cell_waits_while_another_process_has_its_lock_and_leaves_when_asked_t
         thread.start()
         time.sleep(1.0)
         assert not ended
-        (tmp_path / STATE / "stop-t").touch()
+        (tmp_path / STATE / "stop").mkdir()
+        (tmp_path / STATE / "stop" / "t").touch()
         thread.join(timeout=20)
     assert ended == [STOPPED]
 
@@ -61,7 +64,8 @@ def test_a_cell_is_trained_and_scored_once_and_its_codes_are_kept(tmp_path):
     assert bring_forward(str(tmp_path), "c", json.dumps(commands), "t") == 0
     assert len(list((tmp_path / "c" / "evaluations").iterdir())) == 1
     assert bring_forward(str(tmp_path), "c", json.dumps(commands), "t") == 0
-    assert len(list((tmp_path / "c" / "evaluations").iterdir())) == 1
+    (report,) = (tmp_path / "c" / "evaluations").glob("*/evaluation.json")
+    assert json.loads(report.read_text())["number"] == 1  # it wasn't scored again
     assert json.loads((tmp_path / STATE / "c.json").read_text()) == {"codes": [0, 0]}
     (found,) = look(tmp_path, {"c": commands})
     assert (found.state, found.steps, found.total) == ("done", 304, 300)  # 16 environments step at once
