@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from arcturus.runs.files import write_atomically
 
@@ -43,14 +44,16 @@ def bring_forward(folder: str, name: str, commands: str, token: str, no_gpu: boo
             if _asked(stop):
                 return STOPPED
             time.sleep(POLL)
-        code = 0
+        code, scored = 0, known(state / f"{name}.json").get("scored")
         with open(state / f"{name}.log", "ab") as log:
             for argv in json.loads(commands):
                 if _asked(stop):
                     code = STOPPED
-                if code == 0 and not _done(argv, Path(folder) / name):
+                if code == 0 and argv != scored:
                     code = _run(argv, log.fileno(), lock.fileno(), stop, no_gpu)
-        _record(state / f"{name}.json", code)
+                    scored = argv if code == 0 and argv[0] == "evaluate-agent" else scored
+        codes = [*known(state / f"{name}.json").get("codes", []), code][-100:]
+        write_atomically(state / f"{name}.json", json.dumps({"codes": codes, "scored": scored}))
         return code
 
 
@@ -72,16 +75,6 @@ def held(lock: Path) -> bool:
     except OSError:
         pass
     return False
-
-
-def _done(argv: list[str], run: Path) -> bool:
-    """Whether evaluate-agent has scored the last checkpoint already (train-agent says so by itself)."""
-    if argv[0] != "evaluate-agent":
-        return False
-    from arcturus.scoring.keeping import whole
-
-    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return any(report.get("checkpoint") == about.get("checkpoint", about.get("steps")) for _, report in whole(run))
 
 
 def _asked(stop: Path) -> bool:
@@ -122,9 +115,10 @@ def _end_with(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _record(path: Path, code: int) -> None:
+def known(record: Path) -> dict[str, Any]:
+    """codes: how the cell ended, every time.  scored: the command that scored it, so that it isn't done twice."""
     try:
-        codes = json.loads(path.read_text(encoding="utf-8"))["codes"] if path.exists() else []
-    except (OSError, ValueError, KeyError, TypeError):
-        codes = []
-    write_atomically(path, json.dumps({"codes": [*codes, code][-100:]}))
+        known = json.loads(record.read_text(encoding="utf-8"))
+        return known if isinstance(known, dict) and isinstance(known.get("codes"), list) else {}
+    except (OSError, ValueError):
+        return {}

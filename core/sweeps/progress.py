@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.files import read_json, write_atomically
 from arcturus.runs.monitor import duration
-from arcturus.sweeps.cell import MACHINES, STATE, held
+from arcturus.sweeps.cell import MACHINES, STATE, held, known
 from arcturus.sweeps.file import Sweep
 
 TAIL = 8_192  # bytes of metrics.jsonl that are read for its newest lines
@@ -68,7 +68,9 @@ def look(out: Path, cells: dict[str, list[list[str]]]) -> list[Progress]:
 
 
 def _look(out: Path, name: str, commands: list[list[str]]) -> Progress:
-    run, codes = out / name, _codes(out, name)
+    run, record = out / name, known(out / STATE / f"{name}.json")
+    codes = record.get("codes", [])
+    scored = len(commands) == 1 or record.get("scored") == commands[-1]
     try:
         about = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -81,7 +83,7 @@ def _look(out: Path, name: str, commands: list[list[str]]) -> Progress:
     alive = held(out / STATE / f"{name}.lock")
     if alive:
         state = "running"
-    elif codes and codes[-1] == 0 and about.get("status") == "finished":
+    elif codes and codes[-1] == 0 and scored and about.get("status") == "finished":
         state = "done"
     elif codes and codes[-1] not in (0, *MACHINES):
         state = "failed"
@@ -100,14 +102,6 @@ def _total(argv: list[str], run: Path, steps: int) -> int:
     except OSError:
         return steps
     return next((int(line.split(":")[1].split("#")[0]) for line in text.splitlines() if line.strip().startswith("steps:")), steps)
-
-
-def _codes(out: Path, name: str) -> list[int]:
-    """How the cell ended, every time."""
-    try:
-        return list(json.loads((out / STATE / f"{name}.json").read_text(encoding="utf-8"))["codes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def _newest(path: Path) -> list[dict[str, Any]]:

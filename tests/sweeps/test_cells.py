@@ -66,9 +66,11 @@ def test_a_cell_is_trained_and_scored_once_and_its_codes_are_kept(tmp_path):
     assert bring_forward(str(tmp_path), "c", json.dumps(commands), "t") == 0
     (report,) = (tmp_path / "c" / "evaluations").glob("*/evaluation.json")
     assert json.loads(report.read_text())["number"] == 1  # it wasn't scored again
-    assert json.loads((tmp_path / STATE / "c.json").read_text()) == {"codes": [0, 0]}
+    assert json.loads((tmp_path / STATE / "c.json").read_text()) == {"codes": [0, 0], "scored": commands[-1]}
     (found,) = look(tmp_path, {"c": commands})
     assert (found.state, found.steps, found.total) == ("done", 304, 300)  # 16 environments step at once
+    (found,) = look(tmp_path, {"c": [commands[0], [*commands[1], "--seed", "1"]]})
+    assert found.state == "stopped", "it is to be scored in another way"
 
 
 def test_what_failed_by_itself_is_told_from_what_failed_with_its_machine(tmp_path):
