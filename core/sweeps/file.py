@@ -74,12 +74,14 @@ def read_sweep(path: Path, out: Path | None = None) -> Sweep:
         if key not in KEYS:
             raise ConfigError(f"{path} has {key!r}, which no sweep has", where=str(path), fix=nearest(str(key), KEYS, "keys"))
     folder = out or Path(expanded(str(values.get("out", f"runs/{path.stem}"))))
-    agents, settings = _agents(values.get("agents"), path), _mapping(values.get("settings", {}), "settings", path)
-    envs, seeds = [str(env) for env in _list(values.get("envs"), "envs", path)], _seeds(values.get("seeds", [0]), path)
-    evaluate = values.get("evaluate")
+    settings, seeds = _mapping(values.get("settings", {}), "settings", path), _seeds(values.get("seeds", [0]), path)
+    evaluate, cells = values.get("evaluate"), list[Cell]()
+    for agent, own in _agents(values.get("agents"), path).items():
+        envs = _list(own.pop("envs", values.get("envs")), "envs", path)
+        cells += _grid(agent, {**settings, **own}, [str(env) for env in envs], seeds, path)
     return make_sweep(
         folder,
-        [cell for agent, own in agents.items() for cell in _grid(agent, {**settings, **own}, envs, seeds, path)],
+        cells,
         evaluate=None if evaluate is None else _flags(_mapping(evaluate, "evaluate", path), switches=True),
         cpus=_number(values.get("cpus", 1), "cpus", path, 0.01),
         gpus=_number(values.get("gpus", 0), "gpus", path, 0),
@@ -127,7 +129,7 @@ def _flags(settings: Mapping[str, Any], *, switches: bool = False) -> tuple[str,
 
 def _agents(value: Any, path: Path) -> dict[str, dict[str, Any]]:
     if isinstance(value, dict):
-        return {str(name): _mapping(own or {}, f"agents.{name}", path) for name, own in value.items()}
+        return {str(name): dict(_mapping(own or {}, f"agents.{name}", path)) for name, own in value.items()}
     names = [str(name) for name in _list(value, "agents", path)]
     twice = next((name for name in names if names.count(name) > 1), "")
     if twice:

@@ -20,8 +20,7 @@ pytest.importorskip("ray")
 
 FILE = """
 agents: {agents}
-envs: {envs}
-seeds: {seeds}
+seeds: [0, 1]
 settings: {{steps: {steps}, deterministic: true, heldout-states: 0, checkpoint-every: 200, eval-every: 300, eval-episodes: 2}}
 evaluate: {{episodes: 2}}
 tries: 50
@@ -91,14 +90,14 @@ def what_came_out(out):
 
 def check(tmp_path, kinds, pause, **parts):
     file = tmp_path / "s.yaml"
-    file.write_text(FILE.format(**parts).replace("'", ""))
+    file.write_text(FILE.format(**parts))
     left_alone, _ = run_with_kills(file, tmp_path / "calm", [], 5.0)
     assert left_alone == [0]
     codes, spared = run_with_kills(file, tmp_path / "killed", kinds, pause)
     print(codes, spared)
     assert not spared  # every kill found its victim
     calm, killed = what_came_out(tmp_path / "calm"), what_came_out(tmp_path / "killed")
-    assert len(calm) == len(parts["agents"]) * len(parts["envs"]) * len(parts["seeds"])
+    assert len(calm) == parts["cells"]
     assert calm == killed
 
 
@@ -106,7 +105,14 @@ def check(tmp_path, kinds, pause, **parts):
 @pytest.mark.timeout(900)
 def test_killed_workers_and_a_killed_driver_change_nothing(tmp_path):
     kinds = ["trainer", "worker", "driver", "worker"]
-    check(tmp_path, kinds, 3.0, agents=["dqn", "a2c"], envs=["CartPole-v1"], seeds=[0, 1], steps=3_000)
+    check(tmp_path, kinds, 3.0, agents="{dqn: {envs: [CartPole-v1]}, a2c: {envs: [CartPole-v1]}}", steps=3_000, cells=4)
+
+
+TWELVE = """
+  dqn: {envs: [CartPole-v1, ALE/Pong-v5]}
+  a2c: {envs: [ALE/Pong-v5, NTM/Copy-v0]}
+  ppo: {envs: [CartPole-v1, NTM/Copy-v0]}
+"""
 
 
 @pytest.mark.learning
@@ -114,4 +120,4 @@ def test_killed_workers_and_a_killed_driver_change_nothing(tmp_path):
 def test_thirty_kills_over_twelve_cells_change_nothing(tmp_path):
     """Three agents on a game, CartPole and copying; workers, trainers, Ray's node and the driver are killed."""
     kinds = ["worker", "trainer", "trainer", "node", "worker", "driver"] * 5
-    check(tmp_path, kinds, 4.0, agents=["dqn", "a2c", "ppo"], envs=["CartPole-v1", "ALE/Pong-v5"], seeds=[0, 1], steps=3_000)
+    check(tmp_path, kinds, 4.0, agents=TWELVE, steps=3_000, cells=12)
