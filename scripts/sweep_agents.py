@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from arcturus.scripts.frontend import command  # first: it sets what must be set before torch is imported
@@ -21,7 +22,7 @@ from arcturus.scripts.frontend import command  # first: it sets what must be set
 # isort: split
 from arcturus.config import user_path
 from arcturus.errors import ArcturusError, ConfigError
-from arcturus.sweeps.file import Sweep, read_sweep
+from arcturus.sweeps.file import Cell, Sweep, flags_of, read_sweep
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,10 +48,12 @@ def main(argv: list[str]) -> int:
     if args.doing == "status":
         from arcturus.sweeps.progress import cells_of, look, table
 
-        print(table(look(args.folder, cells_of(args.folder))))
+        print(table(look(args.folder, *cells_of(args.folder))))
         return 0
     sweep = read_sweep(args.sweep, args.out)
     check_cells(sweep)
+    if args.doing == "list" and sweep.search:
+        return list_search(sweep, args.print)
     if args.doing == "list":
         for cell in sweep.cells:
             print(" && ".join(map(shlex.join, sweep.commands(cell))) if args.print else cell.name)
@@ -62,6 +65,28 @@ def main(argv: list[str]) -> int:
     return run_sweep(sweep, args.address, args.cpus)
 
 
+def corners(sweep: Sweep) -> list[Cell]:
+    """A cell for each end of every range that is searched, the rest as the preset has it."""
+    spaces = sweep.search.settings.items() if sweep.search else ()
+    first = sweep.cells[0]
+    tried = [(name, value) for name, space in spaces for value in space.samples()]
+    return [replace(first, name=f"with {name} {value}", flags=(*first.flags, *flags_of({name: value}))) for name, value in tried]
+
+
+def list_search(sweep: Sweep, commands: bool) -> int:
+    """What a search would do; its settings are chosen while it runs."""
+    if commands or sweep.search is None:
+        fix = "leave --print out; sweep-agents run searches"
+        raise ConfigError("a search has no command lines yet: its settings are chosen while it runs", where="--print", fix=fix)
+    envs, seeds = ({getattr(cell, what): None for cell in sweep.cells} for what in ("env", "seed"))
+    print(f"{sweep.search.trials} trials of {len(sweep.cells)} runs each: {sweep.cells[0].agent} on {', '.join(envs)}, seeds "
+          f"{', '.join(map(str, seeds))}")  # fmt: skip
+    for name, space in sweep.search.settings.items():
+        print(f"  {name}: {space}")
+    print(f"then the best settings and the preset's on {sweep.search.confirm} fresh seeds")
+    return 0
+
+
 def check_cells(sweep: Sweep) -> None:
     """Every cell's flags, before the first one starts; of cells that differ only in their seed one is enough."""
     from arcturus.scripts.evaluate_agent import check_arguments
@@ -69,7 +94,7 @@ def check_cells(sweep: Sweep) -> None:
     from arcturus.scripts.train_agent import parse
 
     seen = set()
-    for cell in sweep.cells:
+    for cell in [*sweep.cells, *corners(sweep)]:
         if (cell.agent, cell.env, cell.flags) in seen:
             continue
         seen.add((cell.agent, cell.env, cell.flags))
@@ -77,6 +102,8 @@ def check_cells(sweep: Sweep) -> None:
             parse(cell.agent, [x for x in cell.train(sweep.out)[2:] if x != "--start-or-resume"])
         except ArcturusError as e:
             raise ConfigError(f"cell {cell.name}: {e.what}", where=e.where or sweep.where, fix=e.fix) from e
+        except SystemExit as e:  # what is wrong has been said
+            raise ConfigError(f"train-agent does not take the settings of cell {cell.name}", where=sweep.where) from e
     if sweep.evaluate is not None:
         check_arguments(evaluation().parse_args([str(sweep.out), *sweep.evaluate]))
 

@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from arcturus.runs.files import write_atomically
 
 STATE = ".sweep"  # DIR/.sweep/: locks, logs and records of its cells
-STOP = "stop"  # DIR/.sweep/stop/TOKEN: that driver's cells are to stop
+STOP = "stop"  # DIR/.sweep/stop/TOKEN: cells that have this token are to stop
 POLL = 0.2  # seconds
 PATIENCE = 25.0  # seconds a stopped process has for saving
 STOPPED = 143  # the code of a cell that was asked to stop
@@ -27,27 +27,27 @@ MODULES = {"train-agent": "arcturus.scripts.train_agent", "evaluate-agent": "arc
 PR_SET_PDEATHSIG = 1
 
 
-def bring_forward(folder: str, name: str, commands: str, token: str, no_gpu: bool = True) -> int:
+def bring_forward(folder: str, name: str, commands: str, tokens: str, no_gpu: bool = True) -> int:
     """Runs what is still to be run of a cell; the exit code of the first command that doesn't end with 0.
 
-    folder: the sweep's.  commands: JSON of train-agent's and evaluate-agent's command lines.  token: the file DIR/.sweep/stop/TOKEN asks
-    it to save and stop.  no_gpu: it must not see one.
+    folder: the sweep's.  commands: JSON of train-agent's and evaluate-agent's command lines.  tokens: a file DIR/.sweep/stop/TOKEN of one
+    of these asks it to save and stop.  no_gpu: it must not see one.
 
     The cell's lock is held by the processes that are started here, too: it is free once the last of them is gone, also where this worker
     was killed before.
     """
     state = Path(folder) / STATE
     state.mkdir(parents=True, exist_ok=True)
-    stop = state / STOP / token
+    stop = Stop(state / STOP, tokens.split())
     with open(state / f"{name}.lock", "w") as lock:
         while not _locked(lock.fileno()):
-            if _asked(stop):
+            if stop.asked():
                 return STOPPED
             time.sleep(POLL)
         code, scored = 0, known(state / f"{name}.json").get("scored")
         with open(state / f"{name}.log", "ab") as log:
             for argv in json.loads(commands):
-                if _asked(stop):
+                if stop.asked():
                     code = STOPPED
                 if code == 0 and argv != scored:
                     code = _run(argv, log.fileno(), lock.fileno(), stop, no_gpu)
@@ -77,15 +77,21 @@ def held(lock: Path) -> bool:
     return False
 
 
-def _asked(stop: Path) -> bool:
-    """By its folder's list: a network file system remembers for a minute that a file wasn't there."""
-    try:
-        return stop.name in os.listdir(stop.parent)
-    except OSError:
-        return False
+class Stop(NamedTuple):
+    """What asks a cell to stop: a file of one of these names."""
+
+    folder: Path
+    tokens: list[str]
+
+    def asked(self) -> bool:
+        """By the folder's list: a network file system remembers for a minute that a file wasn't there."""
+        try:
+            return not set(self.tokens).isdisjoint(os.listdir(self.folder))
+        except OSError:
+            return False
 
 
-def _run(argv: list[str], log: int, lock: int, stop: Path, no_gpu: bool) -> int:
+def _run(argv: list[str], log: int, lock: int, stop: Stop, no_gpu: bool) -> int:
     parent = os.getpid()
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", MODULES[argv[0]], *argv[1:]],
@@ -98,7 +104,7 @@ def _run(argv: list[str], log: int, lock: int, stop: Path, no_gpu: bool) -> int:
     )
     asked = 0.0
     while (code := process.poll()) is None:
-        if not asked and _asked(stop):
+        if not asked and stop.asked():
             asked = time.monotonic()
             process.send_signal(signal.SIGTERM)
         if asked and time.monotonic() - asked > PATIENCE:

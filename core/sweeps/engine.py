@@ -15,16 +15,16 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem
 from arcturus.sweeps.cell import MACHINES, STATE, STOP, bring_forward
-from arcturus.sweeps.file import Sweep
-from arcturus.sweeps.progress import Progress, Watch, claim, look
+from arcturus.sweeps.file import Cell, Sweep
+from arcturus.sweeps.progress import Progress, Watch, cells_of, claim, keep_record, look
 from arcturus.telling import say
 
 STORE = 80 * 2**20  # bytes of Ray's object store, which holds nothing but numbers
@@ -97,47 +97,88 @@ def _reachable(address: str) -> None:
         raise EnvironmentProblem(f"no Ray cluster answers at {address}: {e}", where="--address", fix=fix) from e
 
 
-class Drive:
-    """Brings every cell of a sweep to its end, or all of them to a stop.  codes: cell -> the code it ended with."""
+class Plan(Protocol):
+    """Which cells are to be run, and when."""
+
+    def more(self, driver: Drive) -> list[Cell]:
+        """Those to be started now; asked again and again until no cell runs and there are none."""
+
+    def commands(self, cell: Cell) -> list[list[str]]: ...
+
+    def line(self) -> str:
+        """What else is told beside the table."""
+
+
+class Grid:
+    """All cells of a sweep at once."""
 
     def __init__(self, sweep: Sweep):
-        self.sweep, self.out = sweep, sweep.out
-        self.token, self.stopping = uuid.uuid4().hex[:12], 0.0
+        self.left, self.commands = list(sweep.cells), sweep.commands
+
+    def more(self, driver: Drive) -> list[Cell]:
+        cells, self.left = self.left, []
+        return cells
+
+    def line(self) -> str:
+        return ""
+
+
+class Drive:
+    """Brings every cell of a plan to its end, or all of them to a stop.  codes: cell -> the code it ended with.  pruned: cells that the
+    plan has stopped.  slots: how many run at once."""
+
+    def __init__(self, sweep: Sweep, plan: Plan):
+        self.sweep, self.plan, self.out = sweep, plan, sweep.out
+        self.token, self.stopping, self.slots = uuid.uuid4().hex[:12], 0.0, 1
         self.running: dict[Any, str] = {}  # Ray's reference -> cell, which may wait for its place
         self.tries = Counter[str]()
-        self.commands = sweep.record()
-        self.codes = {p.name: 0 for p in self.look() if p.state == "done"}
+        self.commands, self.pruned = cells_of(self.out)
+        self.wanted: dict[str, None] = {}  # every cell of the plan so far
+        self.codes: dict[str, int] = {}
 
-    @property
-    def stop_file(self) -> Path:
-        return self.out / STATE / STOP / self.token
+    def _ask_to_stop(self, token: str) -> None:
+        folder = self.out / STATE / STOP
+        folder.mkdir(exist_ok=True)
+        (folder / token).touch()
 
     def stop(self, signum: int, frame: FrameType | None = None) -> None:
         """All cells save and end."""
         if not self.stopping:
             self.stopping = time.monotonic()
-            self.stop_file.parent.mkdir(exist_ok=True)
-            self.stop_file.touch()
+            self._ask_to_stop(self.token)
             say("stopping: every cell saves first; the same command goes on from there")
+
+    def halt(self, names: Sequence[str]) -> None:
+        """These cells save and end, and are not gone on with."""
+        for name in names:
+            if name not in self.codes:
+                self.pruned.add(name)
+                self._ask_to_stop(f"{self.token}-{name}")
+        self._keep_record()
+
+    def clear_up(self) -> None:
+        for left in (self.out / STATE / STOP).glob(f"{self.token}*"):
+            left.unlink(missing_ok=True)
 
     def run(self, ray: Any, watch: Watch) -> bool:
         """Whether it came to its end; False if Ray has no machine left."""
         self.ray, self.running = ray, {}
+        self.slots = self._slots()
         work = ray.remote(bring_forward)
         self.work = work.options(num_cpus=self.sweep.cpus, num_gpus=self.sweep.gpus, max_retries=0)
-        for name in self.commands:
-            if name not in self.codes:
+        for name in self.wanted:
+            if name not in self.codes and name not in self.pruned:
                 self._start(name)
         looked = time.monotonic()
-        while self.running:
-            ended, _ = ray.wait(list(self.running), num_returns=1, timeout=WAIT)
+        while self._more() or self.running:
+            ended, _ = ray.wait(list(self.running), num_returns=1, timeout=WAIT) if self.running else ([], [])
             for reference in ended:
                 name, code = self.running.pop(reference), self._code(reference)
                 if code == LOST and not self._machines():
                     return False
                 self._ended(name, code)
             if watch.due():
-                watch.show(self.look())
+                watch.show(self.look(), self.plan.line())
             if self.stopping and time.monotonic() - self.stopping > ENDING:
                 break
             if time.monotonic() - looked > NODES:
@@ -146,15 +187,43 @@ class Drive:
                     return False
         return True
 
+    def _more(self) -> bool:
+        """Starts what the plan wants now, and says whether it wanted any."""
+        cells = [] if self.stopping else self.plan.more(self)
+        if not cells:
+            return False
+        names = [cell.name for cell in cells]
+        self.commands |= {cell.name: self.plan.commands(cell) for cell in cells}
+        self.wanted |= dict.fromkeys(names)
+        self._keep_record()
+        done = {p.name for p in look(self.out, {name: self.commands[name] for name in names}) if p.state == "done"}
+        self.codes |= dict.fromkeys(done, 0)
+        for name in names:
+            if name not in done:
+                self._start(name)
+        return True
+
+    def _keep_record(self) -> None:
+        """Of a search, whose cells come one after the other."""
+        if self.sweep.search:
+            keep_record(self.out, self.commands, self.pruned, self.sweep.search.to_json())
+
+    def _slots(self) -> int:
+        alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        beside = [int(have.get("CPU", 0) // self.sweep.cpus) for have in alive]
+        if self.sweep.gpus:
+            beside = [min(n, int(have.get("GPU", 0) // self.sweep.gpus)) for n, have in zip(beside, alive, strict=True)]
+        return max(sum(beside), 1)
+
     def _machines(self) -> int:
         return sum(node["Alive"] for node in self.ray.nodes())
 
     def look(self) -> list[Progress]:
-        return look(self.out, self.commands)
+        return look(self.out, self.commands, self.pruned)
 
     def _start(self, name: str) -> None:
-        commands, alone = json.dumps(self.commands[name]), not self.sweep.gpus
-        self.running[self.work.remote(str(self.out), name, commands, self.token, alone)] = name
+        commands, tokens, alone = json.dumps(self.commands[name]), f"{self.token} {self.token}-{name}", not self.sweep.gpus
+        self.running[self.work.remote(str(self.out), name, commands, tokens, alone)] = name
 
     def _code(self, reference: Any) -> int:
         try:
@@ -167,6 +236,8 @@ class Drive:
 
     def _ended(self, name: str, code: int) -> None:
         self.tries[name] += 1
+        if name in self.pruned:
+            return
         if code in MACHINES and self.tries[name] < self.sweep.tries and not self.stopping:
             say(f"{name}: exit code {code}; it is tried again ({self.tries[name] + 1} of {self.sweep.tries})")
             self._start(name)
@@ -174,6 +245,14 @@ class Drive:
         self.codes[name] = code
         if code and not self.stopping:
             say(f"{name}: failed with exit code {code}; its log is {self.out / STATE / name}.log")
+
+    def exit_code(self) -> int:
+        if self.stopping:
+            return 130
+        codes = self.codes.values()
+        if any(code not in (0, *MACHINES) for code in codes):
+            return 4
+        return 5 if any(codes) or len(codes) + len(self.pruned & set(self.wanted)) < len(self.wanted) else 0
 
 
 def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = None) -> int:
@@ -186,21 +265,34 @@ def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = No
         if address is None and wanted > have[what]:
             fix = f"use {what}: {have[what]:g} or less, or a cluster (--address)"
             raise ConfigError(f"a cell takes {wanted:g} {what}, but there are {have[what]:g}", where=what, fix=fix)
+    if sweep.search is None:
+        claim(sweep)
+        drive = Drive(sweep, Grid(sweep))
+        _bring_to_end(drive, address, have["cpus"], have["gpus"])
+        say(f"{sum(code == 0 for code in drive.codes.values())} of {len(sweep.cells)} cells are done")
+        return drive.exit_code()
+    from arcturus.scripts.train_agent import parse
+    from arcturus.sweeps.search import Searching, alone, import_optuna
+
+    import_optuna()
     claim(sweep)
-    drive = Drive(sweep)
-    for again in range(sweep.tries):
+    with alone(sweep.out):
+        first = sweep.cells[0]
+        searching = Searching(sweep, sweep.search, parse(first.agent, ["--env", first.env, *first.flags]))
+        drive = Drive(sweep, searching)
+        _bring_to_end(drive, address, have["cpus"], have["gpus"])
+        searching.end(drive)
+    return drive.exit_code()
+
+
+def _bring_to_end(drive: Drive, address: str | None, cpus: float, gpus: float) -> None:
+    """On Ray, which is started again if it has no machine left."""
+    for again in range(drive.sweep.tries):
         if again:
             say("Ray has no machine left: it is started again")
-        if _drive(drive, address, have["cpus"], have["gpus"]) or drive.stopping:
+        if _drive(drive, address, cpus, gpus) or drive.stopping:
             break
-    drive.stop_file.unlink(missing_ok=True)
-    codes = drive.codes.values()
-    say(f"{sum(code == 0 for code in codes)} of {len(sweep.cells)} cells are done")
-    if drive.stopping:
-        return 130
-    if any(code not in (0, *MACHINES) for code in codes):
-        return 4
-    return 5 if any(codes) or len(codes) < len(sweep.cells) else 0
+    drive.clear_up()
 
 
 def _drive(drive: Drive, address: str | None, cpus: float, gpus: float) -> bool:

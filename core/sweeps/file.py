@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from arcturus.config import expanded, read_yaml
+from arcturus.envs import is_atari
 from arcturus.errors import ConfigError, nearest
+from arcturus.sweeps.space import Search, read_search
 
-KEYS = ("out", "agents", "envs", "seeds", "settings", "evaluate", "cpus", "gpus", "tries")
+KEYS = ("out", "agents", "envs", "seeds", "settings", "search", "evaluate", "cpus", "gpus", "tries")
 OURS = ("env", "env.id", "seed", "run-dir", "start-or-resume")  # flags that a cell has from the sweep itself
 MOST = 10_000  # cells
 
@@ -38,7 +40,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """cpus, gpus: what a cell takes of its machine, fractions too.  tries: of a cell whose machine fails."""
+    """cpus, gpus: what a cell takes of its machine, fractions too.  tries: of a cell whose machine fails.  search: settings that are
+    tried on each cell; the cells themselves have the preset's."""
 
     out: Path
     cells: tuple[Cell, ...]
@@ -46,6 +49,7 @@ class Sweep:
     cpus: float = 1.0
     gpus: float = 0.0
     tries: int = 3
+    search: Search | None = None
     where: str = field(default="", compare=False)  # the file, for messages
 
     def commands(self, cell: Cell) -> list[list[str]]:
@@ -54,8 +58,8 @@ class Sweep:
         return [cell.train(self.out), *scored]
 
     def record(self) -> dict[str, list[list[str]]]:
-        """Name of a cell -> its commands, as DIR/sweep.json keeps them."""
-        return {cell.name: self.commands(cell) for cell in self.cells}
+        """Name of a cell -> its commands, as DIR/sweep.json keeps them; those of a search are not known before it runs."""
+        return {} if self.search else {cell.name: self.commands(cell) for cell in self.cells}
 
 
 def shipped() -> list[str]:
@@ -75,19 +79,37 @@ def read_sweep(path: Path, out: Path | None = None) -> Sweep:
             raise ConfigError(f"{path} has {key!r}, which no sweep has", where=str(path), fix=nearest(str(key), KEYS, "keys"))
     folder = out or Path(expanded(str(values.get("out", f"runs/{path.stem}"))))
     settings, seeds = _mapping(values.get("settings", {}), "settings", path), _seeds(values.get("seeds", [0]), path)
-    evaluate, cells = values.get("evaluate"), list[Cell]()
+    evaluate, cells, every = values.get("evaluate"), list[Cell](), dict[str, None]()
     for agent, own in _agents(values.get("agents"), path).items():
-        envs = _list(own.pop("envs", values.get("envs")), "envs", path)
-        cells += _grid(agent, {**settings, **own}, [str(env) for env in envs], seeds, path)
+        envs = [str(env) for env in _list(own.pop("envs", values.get("envs")), "envs", path)]
+        cells += _grid(agent, {**settings, **own}, envs, seeds, path)
+        every |= dict.fromkeys(envs)
+    search = read_search(values["search"], list(every), path) if "search" in values else None
+    if search:
+        _check_search(search, cells, path)
     return make_sweep(
         folder,
         cells,
-        evaluate=None if evaluate is None else _flags(_mapping(evaluate, "evaluate", path), switches=True),
+        evaluate=None if evaluate is None else flags_of(_mapping(evaluate, "evaluate", path), switches=True),
         cpus=_number(values.get("cpus", 1), "cpus", path, 0.01),
         gpus=_number(values.get("gpus", 0), "gpus", path, 0),
         tries=int(_number(values.get("tries", 3), "tries", path, 1)),
+        search=search,
         where=str(path),
     )
+
+
+def _check_search(search: Search, cells: Sequence[Cell], path: Path) -> None:
+    """ConfigError unless these are one agent's cells that differ in environment and seed only."""
+    if len({(cell.agent, cell.flags) for cell in cells}) > 1:
+        fix = "name one agent, and write lists of settings under search.settings"
+        raise ConfigError("a search is for the settings of one agent", where=str(path), fix=fix)
+    known = {*(flag.removeprefix("--") for flag in cells[0].flags), *OURS}
+    if twice := next((name for name in search.settings if name in known), ""):
+        raise ConfigError(f"{twice} is searched, but it is set as well", where=str(path), fix="leave one of them out")
+    if not search.scale and len({cell.env for cell in cells}) > 1 and not all(is_atari(cell.env) for cell in cells):
+        fix = "write search.scale: {ENV: [0, 500]}: the scores that count as 0 and as 1"
+        raise ConfigError("scores of several environments are averaged, and have no common scale", where=str(path), fix=fix)
 
 
 def _grid(agent: str, settings: Mapping[str, Any], envs: list[str], seeds: list[int], path: Path) -> Iterator[Cell]:
@@ -100,7 +122,7 @@ def _grid(agent: str, settings: Mapping[str, Any], envs: list[str], seeds: list[
     for env, values, seed in itertools.product(envs, itertools.product(*axes.values()), seeds):
         chosen = dict(zip(axes, values, strict=True))
         parts = [env.removeprefix("ALE/"), agent, *(f"{k.rsplit('.', 1)[-1]}={chosen[k]}" for k in varied), f"s{seed}"]
-        yield Cell(re.sub(r"[^\w.=+-]+", "-", "-".join(parts)), agent, env, seed, _flags(chosen))
+        yield Cell(re.sub(r"[^\w.=+-]+", "-", "-".join(parts)), agent, env, seed, flags_of(chosen))
 
 
 def make_sweep(out: Path, cells: Sequence[Cell], **more: Any) -> Sweep:
@@ -116,7 +138,7 @@ def make_sweep(out: Path, cells: Sequence[Cell], **more: Any) -> Sweep:
     return Sweep(out.absolute(), tuple(cells), **more)
 
 
-def _flags(settings: Mapping[str, Any], *, switches: bool = False) -> tuple[str, ...]:
+def flags_of(settings: Mapping[str, Any], *, switches: bool = False) -> tuple[str, ...]:
     """{"agent.gamma": 0.9} -> --agent.gamma 0.9.  switches: flags that are true or false are given without a value, or not at all."""
     out: list[str] = []
     for key, value in settings.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,15 @@ TAIL = 8_192  # bytes of metrics.jsonl that are read for its newest lines
 QUIET = 60.0  # seconds after whose last line of metrics a run's speed isn't counted
 EVALUATED = "eval/episodic_return_mean"
 SHOWN = 30  # cells of a table
+ORDER = ("failed", "running", "stopped", "waiting", "pruned", "done")  # those first that need looking at
+ENDED = ("done", "failed", "pruned")
+
+Cells = dict[str, list[list[str]]]  # name -> command lines
 
 
 class Progress(NamedTuple):
     name: str
-    state: str  # done, running, stopped, failed, waiting
+    state: str  # done, running, stopped, failed, waiting, pruned (by a search)
     steps: int
     total: int
     speed: float  # agent steps/s, 0 if it isn't running
@@ -37,34 +41,45 @@ def record_file(out: Path) -> Path:
 
 def claim(sweep: Sweep) -> None:
     """Makes a sweep's folder, or takes the one of the same sweep, to which cells may have been added; ConfigError for another's."""
-    path = record_file(sweep.out)
+    path, search = record_file(sweep.out), sweep.search.to_json() if sweep.search else None
+    before: dict[str, Any] = {}
     if path.exists():
-        before, now = read_json(path).get("cells", {}), sweep.record()
-        changed = [name for name, commands in before.items() if now.get(name, [[]])[0] != commands[0]]  # how it is scored may change
-        if changed:
+        before, now = read_json(path), sweep.record()
+        changed = [name for name, commands in before.get("cells", {}).items() if now.get(name, [[]])[0] != commands[0]]
+        told = f"its cell {changed[0]} is not one of these, or has other settings" if changed and not search else ""
+        if before.get("search") != search:
+            told = "what it searches is not the same"
+        if told:  # how cells are scored may change
             raise ConfigError(
-                f"{sweep.out} holds another sweep: its cell {changed[0]} is not one of these, or has other settings",
+                f"{sweep.out} holds another sweep: {told}",
                 where=sweep.where or "--out",
                 fix="choose another folder with --out; or take the file back to what it was (cells may be added, not changed)",
             )
     elif sweep.out.is_dir() and any(place.name != STATE for place in sweep.out.iterdir()):
         raise ConfigError(f"{sweep.out} is not empty and holds no sweep", where=sweep.where or "--out", fix="choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"cells": sweep.record()}, indent=1))
+    keep_record(sweep.out, before.get("cells", {}) | sweep.record(), before.get("pruned", []), search)
 
 
-def cells_of(out: Path) -> dict[str, list[list[str]]]:
-    """Name -> commands of a sweep's folder."""
+def keep_record(out: Path, cells: Cells, pruned: Iterable[str] = (), search: dict[str, Any] | None = None) -> None:
+    record = {"cells": cells} | ({"pruned": sorted(pruned), "search": search} if search else {})
+    write_atomically(record_file(out), json.dumps(record, indent=1))
+
+
+def cells_of(out: Path) -> tuple[Cells, set[str]]:
+    """Name -> commands of a sweep's folder, and the names of cells that a search has stopped."""
     if not record_file(out).is_file():
         raise ConfigError(f"{out} holds no sweep", where="DIR", fix="give a folder that sweep-agents run made")
-    cells = read_json(record_file(out)).get("cells")
-    if not isinstance(cells, dict):
+    record = read_json(record_file(out))
+    cells, pruned = record.get("cells"), record.get("pruned", [])
+    if not isinstance(cells, dict) or not isinstance(pruned, list):
         raise CheckpointError(f"{record_file(out)} can't be read", where="DIR")
-    return cells
+    return cells, set(pruned)
 
 
-def look(out: Path, cells: dict[str, list[list[str]]]) -> list[Progress]:
-    return [_look(out, name, commands) for name, commands in cells.items()]
+def look(out: Path, cells: Cells, pruned: Container[str] = ()) -> list[Progress]:
+    found = [_look(out, name, commands) for name, commands in cells.items()]
+    return [p._replace(state="pruned", note="") if p.name in pruned and p.state == "stopped" else p for p in found]
 
 
 def _look(out: Path, name: str, commands: list[list[str]]) -> Progress:
@@ -136,8 +151,8 @@ def summary(found: list[Progress]) -> str:
     """One line of the whole."""
     counts = Counter(p.state for p in found)
     speed = sum(p.speed for p in found)
-    left = sum(max(p.total - p.steps, 0) for p in found if p.state not in ("done", "failed"))
-    told = ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "stopped", "waiting", "failed") if counts[state])
+    left = sum(max(p.total - p.steps, 0) for p in found if p.state not in ENDED)
+    told = ", ".join(f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state])
     steps = f"{sum(p.steps for p in found):,}/{sum(p.total for p in found):,} steps"
     ahead = f", left {duration(left / speed)}" if speed and left else ""
     return f"{len(found)} cells: {told}; {steps}" + (f", {speed:,.0f} steps/s{ahead}" if speed else "")
@@ -145,8 +160,7 @@ def summary(found: list[Progress]) -> str:
 
 def table(found: list[Progress], most: int = SHOWN) -> str:
     """The cells, those that need looking at first, and the summary."""
-    order = ("failed", "running", "stopped", "waiting", "done")
-    shown = sorted(found, key=lambda p: order.index(p.state))[:most]
+    shown = sorted(found, key=lambda p: ORDER.index(p.state))[:most]
     width = max((len(p.name) for p in shown), default=4)
     lines = [f"{'cell':{width}s}  {'state':8s} {'steps':>23s} {'steps/s':>8s} {'evaluation':>11s}"]
     for p in shown:
@@ -177,14 +191,15 @@ class Watch:
         """Whether to look again: the folders of a large sweep are many files."""
         return time.monotonic() - self.spoke >= self.every
 
-    def show(self, found: list[Progress]) -> None:
+    def show(self, found: list[Progress], more: str = "") -> None:
+        """more: a line below."""
         self.spoke = time.monotonic()
         if self.live is None:
-            self.say(summary(found))
+            self.say("; ".join(filter(None, [summary(found), more])))
         else:
             from rich.text import Text
 
-            self.live.update(Text(table(found)), refresh=True)
+            self.live.update(Text("\n".join(filter(None, [table(found), more]))), refresh=True)
 
     def close(self) -> None:
         if self.live is not None:

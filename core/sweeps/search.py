@@ -1,0 +1,306 @@
+"""A search for better settings: Optuna proposes them, ordinary cells try them, evaluations in training stop those that fall behind.
+The best are then compared with the preset's on seeds that no trial has seen.
+
+Everything that is known stands in DIR/.sweep/search.log, Optuna's journal, so the same command goes on with trials that were being tried.
+A trial is drawn by TPE (Bergstra et al. 2011) from the trials that have ended, with a seed of its own; the first is the preset itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem
+from arcturus.runs.files import write_atomically
+from arcturus.runs.folder import Run, read_metrics
+from arcturus.runs.settings import RunConfig
+from arcturus.scoring.comparison import ENOUGH, EVALUATED, read_run, standing
+from arcturus.scoring.statistics import improvement, percentiles, resampled
+from arcturus.sweeps.cell import MACHINES, STATE
+from arcturus.sweeps.file import Cell, Sweep, flags_of
+from arcturus.sweeps.space import Choice, Search, Value
+from arcturus.telling import say
+
+SCORING = ("--episodes", "30")  # of the last comparison, where the file says nothing
+STARTUP = 5  # trials that end before any is stopped early
+
+
+class Driver(Protocol):
+    """What a search needs of what runs its cells (engine.Drive)."""
+
+    codes: dict[str, int]  # cell -> the code with which it has ended
+    slots: int  # cells at once
+
+    def halt(self, names: Sequence[str]) -> None: ...
+
+
+def import_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as e:
+        raise EnvironmentProblem(
+            f"a search needs Optuna, which can't be imported: {e}", where="search", fix="pip install 'arcturus[search]'"
+        ) from e
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Whoever searches in a folder; ConfigError if another process does."""
+    with open(out / STATE / "search.lock", "w") as lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise ConfigError(f"another process is searching in {out}", where="--out", fix="wait for it, or stop it") from e
+        yield
+
+
+def setting(config: RunConfig, flag: str) -> tuple[str, str, Any]:
+    """Part, field and value of what a flag sets: agent.learning-rate -> agent, learning_rate, 0.001."""
+    from arcturus.scripts.train_agent import short_flags
+
+    name = short_flags().get(f"--{flag}", f"--{flag}").removeprefix("--").replace("-", "_")
+    part, dot, field = name.partition(".")
+    part, field = (part, field) if dot else ("run", name)
+    return part, field, getattr(getattr(config, part), field)
+
+
+class Searching:
+    """The cells of a search, one trial after the other (engine.Drive asks for more).  base: the preset's settings."""
+
+    def __init__(self, sweep: Sweep, search: Search, base: RunConfig):
+        self.optuna, self.sweep, self.search, self.base = import_optuna(), sweep, search, base
+        self.study = self._open()
+        waiting, ended = self.optuna.trial.TrialState.WAITING, self.study.get_trials(deepcopy=False)
+        self.asked = sum(trial.state != waiting for trial in ended)
+        self.live = [trial.number for trial in ended if trial.state == self.optuna.trial.TrialState.RUNNING]
+        self.going_on = list(self.live)  # their cells are there already
+        self.pruned: set[str] = {c.name for t in ended if t.state == self.optuna.trial.TrialState.PRUNED for c in self.cells(t.number)}
+        self.compared: tuple[list[Cell], list[Cell]] | None = None
+
+    def _open(self) -> Any:
+        path = self.sweep.out / STATE / "search.log"
+        if path.exists():  # of a process that was killed while it wrote: Optuna would add the next line to half a line
+            data = path.read_bytes()
+            os.truncate(path, data.rfind(b"\n") + 1)
+        journal = self.optuna.storages.JournalStorage(self.optuna.storages.journal.JournalFileBackend(str(path)))
+        pruner = self.optuna.pruners.MedianPruner(n_startup_trials=STARTUP) if self.search.prune else self.optuna.pruners.NopPruner()
+        study = self.optuna.create_study(
+            study_name="search", storage=journal, direction="maximize", pruner=pruner, load_if_exists=True
+        )
+        if not study.get_trials(deepcopy=False):
+            own = {name: setting(self.base, name)[2] for name in self.search.settings}
+            if outside := [name for name, value in own.items() if value not in self.search.settings[name]]:
+                say(f"the preset's {outside[0]}, {own[outside[0]]}, is not among what is tried, so the preset is no trial")
+            else:
+                study.enqueue_trial(own)
+        return study
+
+    # -- trials ----------------------------------------------------------------------------------------------------------------
+
+    def more(self, driver: Driver) -> list[Cell]:
+        """Tells Optuna what is known, and returns the cells to be started now."""
+        new = [cell for number in self.going_on for cell in self.cells(number)]
+        self.going_on = []
+        for number in list(self.live):
+            if all(cell not in new for cell in self.cells(number)):
+                self._follow(number, driver)
+        while self.asked < self.search.trials and len(self.live) * len(self.sweep.cells) < driver.slots:
+            new += self._ask()
+        if not self.live and self.asked >= self.search.trials and self.compared is None and self.search.confirm:
+            self.compared = self._compare()
+            new += [*self.compared[0], *self.compared[1]]
+        return new
+
+    def _ask(self) -> list[Cell]:
+        kinds = self.optuna.distributions
+        spaces: dict[str, Any] = {}
+        for name, space in self.search.settings.items():
+            if isinstance(space, Choice):
+                spaces[name] = kinds.CategoricalDistribution(space.values)
+            else:
+                whole = isinstance(space.low, int) and isinstance(space.high, int)
+                spaces[name] = (kinds.IntDistribution if whole else kinds.FloatDistribution)(space.low, space.high, log=space.log)
+        self.study.sampler = self.optuna.samplers.TPESampler(seed=self.asked)
+        number = self.study.ask(spaces).number
+        self.asked += 1
+        self.live.append(number)
+        return self.cells(number)
+
+    def cells(self, number: int) -> list[Cell]:
+        return self._with(f"t{number:03d}", self.study.get_trials(deepcopy=False)[number].params, self.sweep.cells)
+
+    def _with(self, name: str, params: Mapping[str, Value], cells: Sequence[Cell]) -> list[Cell]:
+        return [replace(cell, name=f"{name}-{cell.name}", flags=(*cell.flags, *flags_of(params))) for cell in cells]
+
+    def _follow(self, number: int, driver: Driver) -> None:
+        """Ends a trial whose cells have ended, or that falls behind."""
+        cells, states = self.cells(number), self.optuna.trial.TrialState
+        codes = [driver.codes.get(cell.name) for cell in cells]
+        if any(code in MACHINES for code in codes):
+            self.live.remove(number)  # the same command goes on with it
+        elif any(codes):
+            self._end(number, states.FAIL, driver)
+        elif None not in codes:
+            self.live.remove(number)
+            self.study.tell(number, self._mean([self.score(cell) for cell in cells], cells))
+            self.report()
+        elif self._falls_behind(number, cells):
+            self.pruned |= {cell.name for cell in cells if driver.codes.get(cell.name) is None}
+            self._end(number, states.PRUNED, driver)
+
+    def _end(self, number: int, state: Any, driver: Driver) -> None:
+        self.live.remove(number)
+        driver.halt([cell.name for cell in self.cells(number)])
+        self.study.tell(number, state=state)
+        self.report()
+
+    def _falls_behind(self, number: int, cells: Sequence[Cell]) -> bool:
+        """By the evaluations in training that all cells of the trial have had."""
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        trial = self.optuna.trial.Trial(self.study, frozen._trial_id)
+        values = [self._evaluations(cell) for cell in cells]
+        for at in range(len(frozen.intermediate_values), min(map(len, values))):
+            trial.report(self._mean([each[at] for each in values], cells), at)
+            if trial.should_prune():
+                return True
+        return False
+
+    def _evaluations(self, cell: Cell) -> list[float]:
+        try:
+            rows = standing(read_metrics(Run(self.sweep.out / cell.name)))
+            return [float(row[EVALUATED]) for row in rows if EVALUATED in row]
+        except (ArcturusError, KeyError, TypeError, ValueError):
+            return []  # it has hardly begun
+
+    def score(self, cell: Cell) -> float:
+        """By evaluate-agent if the sweep asks for it, else by the last evaluation in training."""
+        return read_run(self.sweep.out / cell.name).score.value
+
+    def _mean(self, values: Sequence[float], cells: Sequence[Cell]) -> float:
+        return float(np.mean([self._scaled(value, cell.env) for value, cell in zip(values, cells, strict=True)]))
+
+    def _scaled(self, value: float, env: str) -> float:
+        """What is averaged: the score, on one scale if there are several environments."""
+        if self.search.scale:
+            zero, one = self.search.scale[env]
+            return (value - zero) / (one - zero)
+        if len({cell.env for cell in self.sweep.cells}) == 1:
+            return value
+        from arcturus.envs.atari import games
+        from arcturus.scoring.statistics import human_normalised
+
+        share = human_normalised(games().get(env, ""), value)
+        if share is None:
+            raise ConfigError(f"no human score of {env} was published", where="search", fix="write search.scale")
+        return share
+
+    # -- what comes out --------------------------------------------------------------------------------------------------------
+
+    def best(self) -> Any | None:
+        """The best trial that was tried to its end."""
+        ended = self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.COMPLETE,))
+        return max(ended, key=lambda trial: trial.value, default=None)
+
+    def _compare(self) -> tuple[list[Cell], list[Cell]]:
+        """Cells of the best settings and of the preset's, on seeds that no trial has seen; none if the preset is the best."""
+        best = self.best()
+        if best is None or all(setting(self.base, name)[2] == value for name, value in best.params.items()):
+            return [], []
+        first = max(cell.seed for cell in self.sweep.cells) + 1
+        alike = {cell.env: cell for cell in self.sweep.cells}.values()
+        fresh = [
+            replace(cell, seed=seed, name=cell.name.removesuffix(f"s{cell.seed}") + f"s{seed}")
+            for cell in alike
+            for seed in range(first, first + self.search.confirm)
+        ]
+        return self._with(f"best-t{best.number:03d}", best.params, fresh), self._with("preset", {}, fresh)
+
+    def commands(self, cell: Cell) -> list[list[str]]:
+        compared = self.compared is not None and any(cell in cells for cells in self.compared)
+        return (replace(self.sweep, evaluate=self.sweep.evaluate or SCORING) if compared else self.sweep).commands(cell)
+
+    def line(self) -> str:
+        best = self.best()
+        return f"{self.asked - len(self.live)} of {self.search.trials} trials" + (f", best {best.value:,.2f}" if best else "")
+
+    def importances(self) -> dict[str, float]:
+        """How much of the variation of scores each setting explains among the good trials (PED-ANOVA, Watanabe et al. 2023)."""
+        if len(self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.COMPLETE,))) < STARTUP:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = self.optuna.importance.get_param_importances(
+                    self.study, evaluator=self.optuna.importance.PedAnovaImportanceEvaluator()
+                )
+            except (RuntimeError, ValueError):
+                return {}
+        return {name: float(share) for name, share in found.items()}
+
+    def verdict(self, driver: Driver) -> dict[str, Any] | None:
+        """The best settings beside the preset's on fresh seeds; None unless all these runs are done."""
+        if not self.compared or not self.compared[0] or any(driver.codes.get(c.name) != 0 for cells in self.compared for c in cells):
+            return None
+        envs = dict.fromkeys(cell.env for cell in self.compared[0])
+        best, preset = ([[self._scaled(self.score(c), c.env) for c in cells if c.env == env] for env in envs] for cells in self.compared)
+        first, second = (np.mean([x.mean(-1) for x in resampled(of, seed=i)], axis=0) for i, of in enumerate((best, preset)))
+        interval = percentiles(first - second) if self.search.confirm >= ENOUGH else None
+        told = {"seeds": sorted({cell.seed for cell in self.compared[0]}), "envs": list(envs), "best": best, "preset": preset}
+        told |= {"difference": float(np.mean(best) - np.mean(preset)), "probability": float(improvement(best, preset))}
+        return told | {"ci95": interval, "better": interval is not None and interval[0] > 0}
+
+    def report(self, verdict: dict[str, Any] | None = None) -> None:
+        """DIR/best.yaml, which --config reads, and DIR/search.json."""
+        best, trials = self.best(), self.study.get_trials(deepcopy=False)
+        told = [
+            {"number": t.number, "state": t.state.name.lower(), "value": t.value, "settings": t.params}
+            | {"evaluations": [t.intermediate_values[at] for at in sorted(t.intermediate_values)]}
+            for t in trials
+        ]
+        record = {"trials": told, "importances": self.importances(), "best": None if best is None else best.number, "fresh": verdict}
+        write_atomically(self.sweep.out / "search.json", json.dumps(record, indent=1) + "\n")
+        if best is not None:
+            import yaml
+
+            parts: dict[str, dict[str, Value]] = {}
+            for flag, value in best.params.items():
+                part, field, _ = setting(self.base, flag)
+                parts.setdefault(part, {})[field] = value
+            envs = ", ".join(dict.fromkeys(cell.env for cell in self.sweep.cells))
+            head = f"# {self.base.agent_name} on {envs}: trial {best.number}, {best.value:,.4g}, the best of {len(trials)}\n"
+            write_atomically(self.sweep.out / "best.yaml", head + yaml.safe_dump(parts, sort_keys=False))
+
+    def end(self, driver: Driver) -> None:
+        """When no cell is left: the last report, a plot, and what was found."""
+        verdict = self.verdict(driver)
+        self.report(verdict)
+        best = self.best()
+        if best is None:
+            say("no trial was tried to its end")
+            return
+        from arcturus.pictures.search import search_picture
+        from arcturus.pictures.style import save
+
+        save(search_picture(json.loads((self.sweep.out / "search.json").read_text()), self.search), self.sweep.out / "search.png")
+        say(f"best of {self.asked} trials: {best.value:,.2f}, trial {best.number}: {self.sweep.out / 'best.yaml'}")
+        for name, share in self.importances().items():
+            say(f"  {name} = {best.params[name]}, importance {share:.2f}")
+        if verdict:
+            means = f"{np.mean(verdict['best']):,.2f} with them, {np.mean(verdict['preset']):,.2f} with the preset's"
+            interval = verdict["ci95"]
+            inside = "too few seeds for an interval" if interval is None else f"{interval[0]:,.2f}, {interval[1]:,.2f}"
+            told = "they are better" if verdict["better"] else "they are not shown to be better"
+            say(f"on {len(verdict['seeds'])} fresh seeds: {means}; difference {verdict['difference']:,.2f} [{inside}]: {told}")
+        elif self.compared == ([], []):
+            say("the preset's settings are the best of these")
