@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from arcturus.envs import is_atari
-from arcturus.pictures.style import BLUE, GRID, LINES, VERMILION, step_unit, styled
+from arcturus.pictures.style import BLUE, DIM, GRID, INK, LINES, VERMILION, step_unit, styled
 from arcturus.runs.settings import RunConfig
-from arcturus.scoring.comparison import ENOUGH, EVALUATED, RETURN, Group, curves_of, tag_of
-from arcturus.scoring.statistics import profile, resampled
+from arcturus.scoring.comparison import ENOUGH, EVALUATED, RETURN, Group, curve, curves_of, iqm_curves, tag_of
+from arcturus.scoring.statistics import profile, resampled, run_percentiles
 
 WIDTH, HEIGHT, LEGEND = 10.0, 3.3, 0.17  # inches: of the figure, of a row, of a line of its legend
 STYLES = ("-", (0, (5, 2)), (0, (1, 1.2)))  # for every round of the colours
@@ -75,6 +76,66 @@ def profiles(lines: Sequence[Mapping[str, Any]]) -> Figure:
     axes.grid(color=GRID, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
+    return figure
+
+
+@styled
+def sample_efficiency(tables: Mapping[str, Sequence[Group]]) -> Figure | None:
+    """The interquartile mean of human-normalised scores over games against agent steps and minutes, with a band of its 95% stratified
+    bootstrap interval (Agarwal et al. 2021, section 4.3); None if no group has curves on two games."""
+    figure = Figure((WIDTH, HEIGHT + 0.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, clock in ((left, False), (right, True)):
+        curves = iqm_curves(tables, clock)
+        if not curves and not clock:
+            return None
+        unit, said = (1.0, "minutes of running, pauses left out") if clock else step_unit(int(max(c["x"][-1] for c in curves.values())))
+        for (style, colour), (name, line) in zip(itertools.cycle(itertools.product(STYLES, LINES)), curves.items(), strict=False):
+            x = np.array(line["x"]) / unit
+            axes.plot(x, 100 * np.array(line["iqm"]), color=colour, linestyle=style, linewidth=1.6, label=name)
+            if "low" in line:
+                axes.fill_between(x, *(100 * np.array(line[end]) for end in ("low", "high")), color=colour, alpha=0.18, linewidth=0)
+        axes.set_xlabel(said if clock else f"{said} agent steps (x4: frames)")
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("IQM of human-normalised score (%)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
+def percentiles(tables: Mapping[str, Sequence[Group]]) -> Figure | None:
+    """Every run's curve, and of each group those runs whose mean over the curve stands at the 5th, 50th and 95th percentile: whole runs as
+    they went, not points of several (run-wise percentile highlighting, Tanaka & Mahmood 2026, arXiv:2606.06746).  None if no group has
+    ENOUGH runs with curves."""
+    panels = [
+        (env, group.name, tag_of(groups), curves)
+        for env, groups in tables.items()
+        for group in groups
+        if len(curves := [c for run in group.runs if (c := curve(run, tag_of(groups), False)) is not None]) >= ENOUGH
+    ]
+    if not panels:
+        return None
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure((WIDTH / 3 * columns + 0.5, 2.6 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (env, name, tag, curves) in zip(grid, panels, strict=False):
+        unit, said = step_unit(int(max(x[-1] for x, _ in curves)))
+        means = [float(np.trapezoid(y, x) / (x[-1] - x[0])) if len(x) > 1 else float(y[-1]) for x, y in curves]
+        for x, y in curves:
+            axes.plot(x / unit, y, color=DIM, linewidth=0.5, alpha=0.6)
+        for value, percent, colour in zip(run_percentiles(means, (5, 50, 95)), (5, 50, 95), (VERMILION, INK, BLUE), strict=True):
+            x, y = curves[means.index(value)]
+            axes.plot(x / unit, y, color=colour, linewidth=1.5, label=f"run at the {percent}th percentile")
+        axes.set_title("\n".join([env, *textwrap.wrap(f"{name}, {len(curves)} runs", NARROW)]))
+        axes.set_xlabel(f"{said} agent steps")
+        axes.set_ylabel("return in training" if tag == RETURN else "mean return, evaluations")
+        axes.grid(color=GRID, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    for unused in grid[len(panels) :]:
+        unused.set_visible(False)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

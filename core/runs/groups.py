@@ -88,10 +88,15 @@ def _named(
     for (settings, places), (kind, of) in zip(groups, heads, strict=True):
         rivals = [other for (other, _), head in zip(groups, heads, strict=True) if head == (kind, of)]
         differs = {k: v for k, v in settings.items() if any(other.get(k) != v for other in rivals)}
-        told = [f"{v} steps" if k == "steps" else f"{k} {'none' if v == '' else v}" for k, v in list(differs.items())[:WORDS]]
+        told = [f"{v} steps" if k == "steps" else f"{k} {_short(v)}" for k, v in list(differs.items())[:WORDS]]
         more = [f"{len(differs) - WORDS} more"] if len(differs) > WORDS else []
         name = ", ".join([kind, *told, *more])
         seen[name, of] += 1
         again = seen[name, of]  # where the settings that are told are alike
         out.append((name if again == 1 else f"{name} ({again})", differs, places))
     return out
+
+
+def _short(value: Any) -> str:
+    """A setting's value in a name."""
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value == "" else str(value)

@@ -31,12 +31,13 @@ from arcturus.scoring.statistics import (
     optimality_gap,
     percentiles,
     resampled,
+    run_percentiles,
     stratified_interval,
 )
 from arcturus.telling import say, typed
 
 ENOUGH = 3  # seeds; of fewer no interval is given
-POINTS = 200  # of a curve
+POINTS, POINTS_OVER_GAMES = 200, 50  # of a curve
 SAME_CLOCK = (1.0, 0.01)  # seconds, and share, by which two clocks may differ over an unbroken stretch
 RETURN, EVALUATED = "charts/episodic_return", "eval/episodic_return_mean"
 Rows = list[dict[str, Any]]  # of metrics.jsonl
@@ -249,6 +250,7 @@ def summarise(group: Group) -> dict[str, Any]:
         "mean_ci95": stratified_interval([scores]) if enough else None,
         "iqm": float(iqm(scores)),
         "iqm_ci95": stratified_interval([scores], iqm) if enough else None,
+        "percentiles_5_95": run_percentiles(scores) if enough else None,
         "human_normalised": None if None in of_human else float(np.mean([x for x in of_human if x is not None])),
         "minutes": float(np.mean([run.minutes for run in group.runs])),
         "runs": [
@@ -261,7 +263,8 @@ def summarise(group: Group) -> dict[str, Any]:
 
 def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
     """For every group with human-normalised scores on two or more games: their mean and IQM over all games and seeds, with
-    stratified bootstrap intervals (a game is a stratum); None if a game has fewer than ENOUGH seeds.  scores: game -> its runs'."""
+    stratified bootstrap intervals (a game is a stratum); None if a game has fewer than ENOUGH seeds.  ipr90: the range from a game's 5th
+    to its 95th run, a mean over games (Tanaka & Mahmood 2026, arXiv:2606.06746).  scores: game -> its runs'."""
     found: dict[str, dict[str, Group]] = {}
     for env, groups in tables.items():
         for group in groups:
@@ -289,6 +292,7 @@ def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
                 "median_ci95": percentiles(median_of_tasks(resampled(strata))) if enough else None,
                 "optimality_gap": float(optimality_gap(scores)),
                 "optimality_gap_ci95": stratified_interval(strata, optimality_gap) if enough else None,
+                "ipr90": float(np.mean([np.diff(run_percentiles(runs)) for runs in strata])) if enough else None,
                 "scores": dict(zip(by_game, strata, strict=True)),
             }
         )
@@ -396,3 +400,43 @@ def curves_of(group: Group, tag: str, clock: bool) -> dict[str, Any]:
             low, high = zip(*(stratified_interval([column]) for column in values.T), strict=True)
             out |= {"x": grid.tolist(), "mean": values.mean(0).tolist(), "low": list(low), "high": list(high)}
     return out
+
+
+# -- curves over games ---------------------------------------------------------------------------------------------------------
+
+
+def iqm_curves(tables: Mapping[str, Sequence[Group]], clock: bool) -> dict[str, dict[str, Any]]:
+    """Group -> IQM of human-normalised scores over games and seeds against agent steps, or minutes of running (sample efficiency, Agarwal
+    et al. 2021, section 4.3): x [P], iqm [P], and low [P] and high [P], its 95% stratified bootstrap interval, where every game has
+    ENOUGH seeds.  Groups on fewer than two games, and runs without a curve, are left out."""
+    strata: dict[str, list[list[tuple[np.ndarray, np.ndarray]]]] = {}
+    seeds: dict[str, int] = {}
+    for env, groups in tables.items():
+        tag = tag_of(groups)
+        for group in groups:
+            curves = [found for run in group.runs if (found := _normalised_curve(env, run, tag, clock)) is not None]
+            if len(curves) == len(group.runs):
+                strata.setdefault(group.name, []).append(curves)
+                seeds[group.name] = min(len(group.seeds), seeds.get(group.name, len(group.seeds)))
+    out = {}
+    for name, by_game in strata.items():
+        grid, values = on_common_grid([curve for curves in by_game for curve in curves], POINTS_OVER_GAMES)
+        if len(by_game) < 2 or not len(grid):
+            continue
+        out[name] = {"x": grid.tolist(), "iqm": iqm(values.T).tolist()}
+        if seeds[name] >= ENOUGH:
+            ends = np.cumsum([len(curves) for curves in by_game])[:-1]
+            intervals = [stratified_interval(np.split(column, ends), iqm) for column in values.T]
+            out[name] |= {"low": [low for low, _ in intervals], "high": [high for _, high in intervals]}
+    return out
+
+
+def _normalised_curve(env: str, run: Scored, tag: str, clock: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    found = curve(run, tag, clock)
+    if found is None or run.human_normalised is None:
+        return None
+    from arcturus.envs.atari import games
+
+    game = games()[run.config.env.id]
+    zero, one = (human_normalised(game, x) or 0.0 for x in (0.0, 1.0))
+    return found[0], zero + (one - zero) * found[1]

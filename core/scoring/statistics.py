@@ -1,11 +1,8 @@
-"""Summaries of scores, and the published ones they stand beside.
+"""Summaries of scores over seeds and tasks: the interquartile mean and the stratified bootstrap of Agarwal et al. 2021, "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice", arXiv:2108.13264; the spread over runs of Tanaka & Mahmood 2026,
+arXiv:2606.06746.
 
-atari_scores.csv: random and human play (Wang et al. 2016, table 2, up to 30 no-ops), DQN of Mnih et al. 2015 (extended data
-table 2), DQN and human of Mnih et al. 2013 (table 1); CleanRL's DQN and PPO (on EnvPool, with XLA) after 10M steps, by its documentation;
-raw scores.
-
-Over seeds and tasks: the interquartile mean and the stratified bootstrap of Agarwal et al. 2021, "Deep Reinforcement Learning
-at the Edge of the Statistical Precipice", arXiv:2108.13264.
+atari_scores.csv: random and human play (Wang et al. 2016, table 2, up to 30 no-ops), raw scores.
 """
 
 from __future__ import annotations
@@ -65,6 +62,12 @@ def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """The interval that holds this share of the values, with as many below as above."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def run_percentiles(scores: Sequence[float], percent: Sequence[float] = (5, 95)) -> list[float]:
+    """The scores of the runs that stand nearest to these percentiles (Tanaka & Mahmood 2026, arXiv:2606.06746): what a run can be expected
+    to score at worst and at best, where an interval of the mean says how well the mean is known."""
+    return [float(x) for x in np.percentile(scores, percent, method="nearest")]
 
 
 def median_of_tasks(strata: Sequence[ArrayLike]) -> np.ndarray:

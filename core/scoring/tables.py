@@ -6,26 +6,55 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, curves_of, improvements, summarise, tag_of
+from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, curves_of, improvements, iqm_curves, summarise, tag_of
+from arcturus.scoring.published import FAR_OFF, Published, atari5, protocol_notes
+from arcturus.scoring.published import over_games as published_over_games
+from arcturus.scoring.statistics import mean
 
 PAIRS = 10  # of groups that are printed
 
 # -- what is printed -----------------------------------------------------------------------------------------------------------
 
 
-def table(env: str, groups: Sequence[Group]) -> str:
-    """The table of one environment: a line per group, cautions, and a line per run."""
+def told(
+    tables: Mapping[str, Sequence[Group]],
+    lines: Sequence[Mapping[str, Any]],
+    left: Sequence[tuple[Path, str]] = (),
+    published: Sequence[Published] = (),
+    games: Sequence[str] = (),
+) -> str:
+    """All that is printed.  lines: of aggregate().  games: the set that was asked for, if any."""
+    parts = [table(env, groups, [one for one in published if env in one.scores]) for env, groups in tables.items()]
+    if lines:
+        parts.append(over_games(lines, published, games))
+    if published:
+        ours = {run.score.protocol for groups in tables.values() for group in groups for run in group.runs}
+        parts.append("\n".join(["published scores", *(f"  {line}" for line in protocol_notes(published, ours))]))
+    if left:
+        parts.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
+    return "\n\n".join(parts)
+
+
+def table(env: str, groups: Sequence[Group], published: Sequence[Published] = ()) -> str:
+    """The table of one environment: a line per group and per published score of it, cautions, and a line per run."""
     lines = [summarise(group) for group in groups]
     shown = any(line["human_normalised"] is not None for line in lines)
-    head = ["group", "seeds", "steps", "mean [95%]", "IQM [95%]", *(["human-normalised"] if shown else []), "minutes"]
+    spread = any(line["percentiles_5_95"] for line in lines)
+    more = [*(["runs 5-95%"] if spread else []), *(["human-normalised"] if shown else [])]
+    head = ["group", "seeds", "steps", "mean [95%]", "IQM [95%]", *more, "minutes"]
     body = []
     for line in lines:
         low, high = line["steps"]
         seeds, steps = len(line["seeds"]), f"{low:,}" if low == high else f"{low:,}-{high:,}"
         scores = [with_interval(line, what, seeds) for what in ("mean", "iqm")]
+        runs = [" to ".join(map(number, line["percentiles_5_95"])) if line["percentiles_5_95"] else "-"] if spread else []
         human = [percent(line["human_normalised"])] if shown else []
-        body.append([line["group"], str(seeds), steps, *scores, *human, f"{line['minutes']:.1f}"])
-    runs = [
+        body.append([line["group"], str(seeds), steps, *scores, *runs, *human, f"{line['minutes']:.1f}"])
+    for one in published:
+        human = [percent(one.human_normalised(env))] if shown else []
+        steps = f"{one.steps:,}" if one.steps else ""
+        body.append([f"{one.source}: {one.agent}", "", steps, number(one.scores[env]), "", *[""] * spread, *human, ""])
+    each = [
         [
             f"  {line['group']}, seed {run['seed']}",
             number(run["value"]),
@@ -36,19 +65,30 @@ def table(env: str, groups: Sequence[Group]) -> str:
         for run in line["runs"]
     ]
     notes = [f"! {line}" for line in cautions(groups)]
-    return "\n".join([env, *columns([head, *body]), *notes, *columns(runs, left=(0, 2, 3))])
+    return "\n".join([env, *columns([head, *body]), *notes, *columns(each, left=(0, 2, 3))])
 
 
-def over_games(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Human-normalised scores over games and seeds."""
-    head = ["group", "games", "seeds of each", "mean [95%]", "median [95%]", "IQM [95%]", "optimality gap [95%]"]
-    body = []
+def over_games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published] = (), games: Sequence[str] = ()) -> str:
+    """Human-normalised scores over games and seeds, and beside them published ones on the same games.  games: the set that was asked
+    for, if any."""
+    head = ["group", "games", "seeds of each", "mean [95%]", "median [95%]", "IQM [95%]", "optimality gap [95%]", "IPR-90"]
+    body, notes = [], [f"! {line}" for line in aggregate_cautions(lines)]
     for line in lines:
         least, most = min(line["seeds"]), max(line["seeds"])
         seeds = str(least) if least == most else f"{least}-{most}"
         shares = [with_interval(line, what, least, percent) for what in ("mean", "median", "iqm", "optimality_gap")]
-        body.append([line["group"], str(len(line["games"])), seeds, *shares])
-    notes = [f"! {line}" for line in aggregate_cautions(lines)]
+        body.append([line["group"], str(len(line["games"])), seeds, *shares, percent(line["ipr90"])])
+        if games and (missing := [env for env in games if env not in line["games"]]):
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            notes.append(f"! {line['group']} has no score on {len(missing)} of {len(games)} games: {', '.join(missing[:5])}{more}")
+        if (median := atari5({env: float(mean(runs)) for env, runs in line["scores"].items()})) is not None:
+            told = f"{line['group']}: Atari-5 predicts a median of {percent(median)} over 57 games (Aitchison et al. 2023)"
+            notes.append(f"! {told}; {FAR_OFF}")
+    played = list(dict.fromkeys(env for line in lines for env in line["games"]))
+    for one in published:
+        if told_over := published_over_games(one, played):
+            shares = [percent(told_over[what]) for what in ("mean", "median", "iqm", "optimality_gap")]
+            body.append([f"{one.source}: {one.name}", str(len(told_over["games"])), "", *shares, ""])
     return "\n".join(["human-normalised, over games and seeds", *columns([head, *body]), *better(lines), *notes])
 
 
@@ -94,7 +134,10 @@ def columns(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
 
 
 def numbers(
-    tables: Mapping[str, Sequence[Group]], games: Sequence[Mapping[str, Any]], left: Sequence[tuple[Path, str]] = ()
+    tables: Mapping[str, Sequence[Group]],
+    games: Sequence[Mapping[str, Any]],
+    left: Sequence[tuple[Path, str]] = (),
+    published: Sequence[Published] = (),
 ) -> dict[str, Any]:
     """All the numbers that are printed and drawn."""
     out = []
@@ -105,7 +148,13 @@ def numbers(
             for group in groups
         ]
         out.append({"environment": env, "groups": lines, "curves_of": tag, "cautions": cautions(groups)})
-    over = {"over_games": list(games), "improvements": improvements(games), "over_games_cautions": aggregate_cautions(games)}
-    return {"environments": out} | over | {
-        "left_out": [{"path": str(path), "why": why} for path, why in left]
+    played = list(dict.fromkeys(env for line in games for env in line["games"]))
+    return {
+        "environments": out,
+        "over_games": list(games),
+        "improvements": improvements(games),
+        "over_games_cautions": aggregate_cautions(games),
+        "iqm_curves": {"steps": iqm_curves(tables, False), "minutes": iqm_curves(tables, True)} if games else {},
+        "published": [one._asdict() | {"over_games": published_over_games(one, played)} for one in published],
+        "left_out": [{"path": str(path), "why": why} for path, why in left],
     }
