@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     how = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="compare-runs", description=__doc__, formatter_class=how, allow_abbrev=False)
     p.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="run folders, or folders that contain them")
-    p.add_argument("--games", metavar="SET", help="only the runs on these games, and which of them have none: atari57, atari26, atari5 or mnih2013")
+    p.add_argument(
+        "--games", metavar="SET", help="only the runs on these games, and which of them have none: atari57, atari26, atari5 or mnih2013"
+    )
     p.add_argument(
         "--beside", metavar="SOURCE,...", help="published scores of the same games, with their protocols: mrq, slm-lab, dqn2013, nature, "
         "dopamine, cleanrl"

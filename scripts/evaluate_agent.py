@@ -19,7 +19,9 @@ from arcturus.envs import is_atari, open_envs
 from arcturus.errors import ConfigError, Interrupted
 from arcturus.outputs import PICTURES, check_output, check_output_folder, written_beside
 from arcturus.telling import plain, say, shortened
+from arcturus.tracking.start import Trackers, check_trackers
 
+FILM_PATIENCE = 120.0  # seconds that a tracker has for a film
 POLICIES = "greedy, sample, or epsilon=X (default: as the protocol says)"
 
 
@@ -42,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--video", type=user_path, metavar="FILE", help="film an episode (.mp4 or .gif): the median one, or --episode's"
     )
+    p.add_argument("--track", default="", metavar="NAME", help="with --video: send the film to a tracker, too: wandb, mlflow, trackio")
     p.add_argument("--explain", metavar="HOW", help="with --video: show what each action depends on: saliency, guided or occlusion")
     p.add_argument("--episode", type=int, metavar="N", help="film episode N of the newest evaluation, without scoring")
     p.add_argument(
@@ -170,7 +173,9 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError(f"{flag} {shortened(str(number), 40)} is not from {low} to {high:,}", where=flag)
     if args.protocol:
         protocol(args.protocol)
-    for name, needed, fix in (("explain", "video", "FILE.mp4"), ("pictures", "lengths", "10,20"), ("env_options", "lengths", "10,20")):
+    check_trackers(args.track)
+    film, tapes = ("video", "FILE.mp4"), ("lengths", "10,20")
+    for name, (needed, fix) in {"explain": film, "track": film, "pictures": tapes, "env_options": tapes}.items():
         if getattr(args, name) and not getattr(args, needed):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} works only with --{needed}", where=flag, fix=f"add --{needed} {fix}")
@@ -377,6 +382,7 @@ def draw(args: argparse.Namespace, actor: Any, config: Any, episode: Any, device
         title = f"{config.id}  {actor.config.agent_name}"
         count = write_film(args.video, actor, config, episode, title=title, device=device, explain=args.explain)
         say(f"film {args.video}: {count} pictures, seed {episode.seed}, score {episode.score:g}")
+        Trackers(check_trackers(args.track), args.run, [args.video]).let_go(FILM_PATIENCE)
     if args.value_figure:
         points = value_figure(args.value_figure, actor, config, episode, device=device)
         say(f"value figure {args.value_figure}: steps {points}")

@@ -68,6 +68,8 @@ class RunOptions:
     """Compute torsos in bfloat16 during training: faster if the hardware supports it, but the results differ from float32."""
     listeners: str = ""
     """Your own code, called with every row: package.module.Name,package.module.Name."""
+    track: str = ""
+    """Experiment trackers that get all that TensorBoard gets: wandb, mlflow, trackio, or several: wandb,mlflow."""
     env_timeout: Annotated[float, Bounds(0, 86_400)] = 50.0
     """Seconds an environment may take for one step; after that it counts as hung and the run ends; 0: no limit."""
 

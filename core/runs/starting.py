@@ -31,12 +31,13 @@ from arcturus.runs.training import Training
 from arcturus.seeding import Seeds
 from arcturus.speed import eagerly, in_bf16
 from arcturus.telling import say
+from arcturus.tracking.start import Trackers, check_trackers
 from arcturus.trusting import outside
 
 # What may change when a run is resumed: its end, its logging, and where it is computed.
 FREE = {
     "run.steps", "run.device", "run.log_every", "run.heldout_states", "run.keep", "run.checkpoint_replay",
-    "run.torch_threads", "run.learner_threads", "run.env_timeout", "run.listeners", "run.profile", "env.threads",
+    "run.torch_threads", "run.learner_threads", "run.env_timeout", "run.listeners", "run.profile", "run.track", "env.threads",
 }  # fmt: skip
 
 
@@ -195,6 +196,7 @@ class Trainer:
             state = self._build(envs)
             self.run = run = self.open_run()
             with run.locked():
+                trackers = Trackers(self.trackers, run.path)
                 self.training = Training(state, run, self.signals, self.listeners, self.resume, self.quiet, threads, self.argv)
                 try:
                     self.training.train()
@@ -205,6 +207,8 @@ class Trainer:
                     if self.restored:  # else the run is unchanged
                         run.note(status="failed", steps=self.steps, error=f"{type(e).__name__}: {e}")
                     raise
+                finally:
+                    trackers.let_go()
         return run
 
     @contextmanager
@@ -233,6 +237,7 @@ class Trainer:
             begin_with(agent, config.run.init_from, config.run.new_head)
         check_training(agent, envs.spec, envs.schedule is not None and envs.schedule.adaptive)
         self.listeners = find_listeners(config)
+        self.trackers = check_trackers(config.run.track)
         generator = seeds.branch("policy").torch(config.run.device)
         return RunState(config, seeds, agent, ActionLog(envs), generator, Health(config.env.id))
 

@@ -426,7 +426,7 @@ def iqm_curves(tables: Mapping[str, Sequence[Group]], clock: bool) -> dict[str, 
         out[name] = {"x": grid.tolist(), "iqm": iqm(values.T).tolist()}
         if seeds[name] >= ENOUGH:
             ends = np.cumsum([len(curves) for curves in by_game])[:-1]
-            intervals = [stratified_interval(np.split(column, ends), iqm) for column in values.T]
+            intervals = [stratified_interval([part.tolist() for part in np.split(column, ends)], iqm) for column in values.T]
             out[name] |= {"low": [low for low, _ in intervals], "high": [high for _, high in intervals]}
     return out
 

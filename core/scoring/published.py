@@ -32,8 +32,8 @@ FAR_OFF = "it can be far off: for MR.Q after 2.5 million steps it says 64%, and 
 
 
 OF_MEANS = (
-    "IQM and optimality gap of published scores are over one mean a game, and those of runs over runs: for MR.Q after 500,000 steps the IQM is "
-    "45.5% over its runs and 49.6% over its means"
+    "IQM and optimality gap of published scores are over one mean a game, and those of runs over runs: for MR.Q after 500,000 steps the "
+    "IQM is 45.5% over its runs and 49.6% over its means"
 )
 
 

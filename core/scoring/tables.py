@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, curves_of, improvements, iqm_curves, summarise, tag_of
+from arcturus.scoring.comparison import (
+    Group,
+    aggregate_cautions,
+    cautions,
+    curves_of,
+    improvements,
+    iqm_curves,
+    summarise,
+    tag_of,
+)
 from arcturus.scoring.published import FAR_OFF, Published, atari5, protocol_notes
 from arcturus.scoring.published import over_games as published_over_games
 from arcturus.scoring.statistics import mean

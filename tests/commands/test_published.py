@@ -64,7 +64,7 @@ def test_atari5_says_what_is_said_of_it():
     assert round(100 * atari5(shares)) == 64
     plain = 10 ** sum(w * math.log10(1 + 100 * max(0, shares[env_id(game)])) for game, w in ATARI5.items()) - 1
     assert atari5(shares) == pytest.approx(plain / 100)
-    assert atari5({env: 1.0 for env in game_set("atari5")[:4]}) is None
+    assert atari5(dict.fromkeys(game_set("atari5")[:4], 1.0)) is None
     assert atari5(dict.fromkeys(game_set("atari5"), -0.5)) == 0.0
 
 
