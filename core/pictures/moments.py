@@ -95,7 +95,7 @@ class Glow:
     def over(self, picture: Image.Image, heat: np.ndarray) -> Image.Image:
         """Full colour is the highest 99.5th percentile lately: a single pixel sets nothing, and a calm moment looks calm."""
         self.full = max(float(np.percentile(heat, 99.5)), FADE * self.full)
-        alpha = Image.fromarray(np.uint8(255 * GLOW * np.clip(heat / max(self.full, 1e-12), 0, 1)))
+        alpha = Image.fromarray((255 * GLOW * np.clip(heat / max(self.full, 1e-12), 0, 1)).astype(np.uint8))
         grey = Image.blend(picture, picture.convert("L").convert("RGB"), GREYED)  # a warm colour shows on every game's palette
         grey.paste(Image.new("RGB", grey.size, HEAT), mask=alpha.resize(grey.size, Image.Resampling.BILINEAR))
         return grey

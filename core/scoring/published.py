@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -121,7 +121,7 @@ def over_games(one: Published, wanted: Sequence[str]) -> dict[str, Any] | None:
         return None
     shares = list(found.values())
     told = {"source": one.source, "agent": one.agent, "steps": one.steps, "games": list(found)}
-    summaries = {"mean": mean, "median": np.median, "iqm": iqm, "optimality_gap": optimality_gap}
+    summaries: dict[str, Callable[[list[float]], Any]] = {"mean": mean, "median": np.median, "iqm": iqm, "optimality_gap": optimality_gap}
     return told | {name: float(statistic(shares)) for name, statistic in summaries.items()}
 
 

@@ -138,13 +138,18 @@ def last_words(path: Path) -> str:
     return status
 
 
-def main() -> int:
+def _until_closed(closed: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    closed.set()
+
+
+def main() -> None:
     path, name = Path(sys.argv[1]), sys.argv[2]
     (path / FOLDER).mkdir(exist_ok=True)
     with open(path / FOLDER / f"{name}.lock", "w") as lock:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX)  # the one before may still be sending
         closed = threading.Event()
-        threading.Thread(target=lambda: [sys.stdin.buffer.read(), closed.set()], daemon=True).start()
+        threading.Thread(target=_until_closed, args=(closed,), daemon=True).start()
         code = follow(path, name, closed.is_set, [Path(film) for film in sys.argv[3:]])
     sys.stdout.flush()
     os._exit(code)  # a tracker's own threads and hooks may wait for a server for ever

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 PROJECT = "arcturus"  # where the environment names no other
 
@@ -34,6 +34,10 @@ class Tracker(Protocol):
 
     def end(self, status: str) -> None:
         """status: that of run.json (finished, preempted, failed), or running if its process is gone without a word."""
+
+
+def _format(film: Path) -> Literal["gif", "mp4"]:
+    return "gif" if film.suffix == ".gif" else "mp4"
 
 
 class WandB:
@@ -59,7 +63,7 @@ class WandB:
         self.run.log({**scalars, **shown}, step=step)
 
     def film(self, path: Path) -> None:
-        self.run.log({f"videos/{path.stem}": self.wandb.Video(str(path), format=path.suffix[1:])})
+        self.run.log({f"videos/{path.stem}": self.wandb.Video(str(path), format=_format(path))})
 
     def end(self, status: str) -> None:
         self.run.finish(exit_code=int(status in ("failed", "running")))
@@ -129,7 +133,7 @@ class Trackio:
         self.run.log({**scalars, **shown}, step=step)
 
     def film(self, path: Path) -> None:
-        self.run.log({f"videos/{path.stem}": self.trackio.Video(str(path), format=path.suffix[1:])})
+        self.run.log({f"videos/{path.stem}": self.trackio.Video(str(path), format=_format(path))})
 
     def end(self, status: str) -> None:
         self.run.finish()

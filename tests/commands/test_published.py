@@ -127,7 +127,7 @@ def test_compare_runs_puts_them_beside_and_names_what_is_missing(two_games, tmp_
     assert all((tmp_path / f"{flag}.png").stat().st_size > 5_000 for flag in ("iqm", "profile", "percentiles"))
     page = html.read_text()
     assert page.count("data:image/png;base64,") == 5
-    assert "no score on 5 games" in page
+    assert "has no score on 5 games" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     assert "mrq: MR.Q" in page

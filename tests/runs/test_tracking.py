@@ -133,8 +133,8 @@ def test_a_tracker_that_fails_hangs_or_crashes_changes_nothing(kind, small_run, 
     tracked = small_run(tmp_path / "tracked", **RUN, track="wandb")
     assert tracked.about["status"] == "finished"
     assert "wandb" in capsys.readouterr().err
-    digests = [json.loads((Checkpoints(r.path).find() / "manifest.json").read_text())["files"]["tensors.safetensors"] for r in (plain, tracked)]
-    assert digests[0] == digests[1]
+    manifests = [json.loads((Checkpoints(run.path).find() / "manifest.json").read_text()) for run in (plain, tracked)]
+    assert manifests[0]["files"]["tensors.safetensors"] == manifests[1]["files"]["tensors.safetensors"]
     subprocess.run(["pkill", "-f", f"tracking.follow {tracked.path}"], check=False)
 
 
@@ -211,7 +211,8 @@ def test_real_trackers_hold_the_same_curve_after_a_stop_and_a_resume(name, read,
     env = {**os.environ, "WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "TRACKIO_OFFLINE": "1",
            "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}  # fmt: skip
     line = [sys.executable, "-m", "arcturus.scripts.train_agent", "a2c", "--env", "CartPole-v1", "--steps", "3000", "--track", name,
-            "--run-dir", str(tmp_path / "r"), "--deterministic", "True", "--heldout-states", "0", "--eval-every", "1000", "--start-or-resume"]  # fmt: skip
+            "--run-dir", str(tmp_path / "r"), "--deterministic", "True", "--heldout-states", "0", "--eval-every", "1000",
+            "--start-or-resume"]  # fmt: skip
     first = subprocess.Popen(line, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "r" / "metrics.jsonl").exists() and first.poll() is None:
         time.sleep(0.05)
