@@ -1,4 +1,4 @@
-"""benchmark env|tasks|replay|dqn|rainbow|ppo|a2c|ntm|checkpoint: measured speed beside the peers', in one interleaved run on this
+"""benchmark env|tasks|replay|dqn|rainbow|ppo|a2c|ntm|checkpoint|sweeps: measured speed beside the peers', in one interleaved run on this
 machine; benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md);
 benchmark ablation: what replay and the target network do for DQN (docs/results.md);
 benchmark page: tables of docs/performance.md from the JSON kept of these.
@@ -40,6 +40,7 @@ BENCHMARKS = {
     "a2c": ("policies", "benchmark_a2c"),
     "ntm": ("ntm", "benchmark_ntm"),
     "checkpoint": ("checkpoint", "benchmark_checkpoint"),
+    "sweeps": ("sweeps", "benchmark_sweeps"),
     "variance": ("variance", "benchmark_variance"),
     "memory": ("memory", "benchmark_memory"),
     "ablation": ("ablation", "benchmark_ablation"),

@@ -23,6 +23,7 @@ from arcturus.runs.groups import environment_of, grouped
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.keeping import whole
 from arcturus.scoring.statistics import (
+    REPLICATES,
     human_normalised,
     improvement,
     iqm,
@@ -397,8 +398,9 @@ def curves_of(group: Group, tag: str, clock: bool) -> dict[str, Any]:
     if len(known) == len(group.runs) and len(group.seeds) >= ENOUGH:
         grid, values = on_common_grid(known)
         if len(grid):
-            low, high = zip(*(stratified_interval([column]) for column in values.T), strict=True)
-            out |= {"x": grid.tolist(), "mean": values.mean(0).tolist(), "low": list(low), "high": list(high)}
+            drawn = np.random.default_rng(0).integers(len(values), size=(REPLICATES, len(values)))  # the same runs at every point
+            low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975], axis=0).tolist()
+            out |= {"x": grid.tolist(), "mean": values.mean(0).tolist(), "low": low, "high": high}
     return out
 
 
@@ -425,9 +427,13 @@ def iqm_curves(tables: Mapping[str, Sequence[Group]], clock: bool) -> dict[str, 
             continue
         out[name] = {"x": grid.tolist(), "iqm": iqm(values.T).tolist()}
         if seeds[name] >= ENOUGH:
-            ends = np.cumsum([len(curves) for curves in by_game])[:-1]
-            intervals = [stratified_interval([part.tolist() for part in np.split(column, ends)], iqm) for column in values.T]
-            out[name] |= {"low": [low for low, _ in intervals], "high": [high for _, high in intervals]}
+            rng, at, drawn = np.random.default_rng(0), 0, list[np.ndarray]()
+            for curves in by_game:
+                drawn.append(at + rng.integers(len(curves), size=(REPLICATES, len(curves))))
+                at += len(curves)
+            places = np.concatenate(drawn, axis=1)
+            ends = np.array([percentiles(iqm(column[places])) for column in values.T])
+            out[name] |= {"low": ends[:, 0].tolist(), "high": ends[:, 1].tolist()}
     return out
 
 

@@ -15,6 +15,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import ArrayLike
 
+REPLICATES = 2_000  # bootstrap draws
+
 
 def iqm(scores: ArrayLike) -> np.ndarray:
     """The interquartile mean over the last axis, [..., N] -> [...]: the mean without the floor(N / 4) lowest and as many of
@@ -36,7 +38,7 @@ def stratified_interval(
     strata: Sequence[Sequence[float]],
     statistic: Callable[[np.ndarray], np.ndarray] = mean,
     level: float = 0.95,
-    replicates: int = 2_000,
+    replicates: int = REPLICATES,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic of several runs on each of several tasks; always the same for the same scores.
 
@@ -51,7 +53,7 @@ def stratified_interval(
     return percentiles(statistic(np.concatenate(resampled(strata, replicates), axis=1)), level)
 
 
-def resampled(strata: Sequence[Sequence[float]], replicates: int = 2_000, seed: int = 0) -> list[np.ndarray]:
+def resampled(strata: Sequence[Sequence[float]], replicates: int = REPLICATES, seed: int = 0) -> list[np.ndarray]:
     """Of each task [replicates, runs]: as many of its runs as it has, drawn with replacement."""
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(scores, float) for scores in strata]

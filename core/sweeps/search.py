@@ -94,7 +94,9 @@ class Searching:
             data = path.read_bytes()
             os.truncate(path, data.rfind(b"\n") + 1)
         journal = self.optuna.storages.JournalStorage(self.optuna.storages.journal.JournalFileBackend(str(path)))
-        pruner = self.optuna.pruners.MedianPruner(n_startup_trials=STARTUP) if self.search.prune else self.optuna.pruners.NopPruner()
+        spared = self.base.run.steps // max(self.base.eval_every, 1) // 3  # evaluations: the first say little
+        median = self.optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=spared)
+        pruner = median if self.search.prune else self.optuna.pruners.NopPruner()
         study = self.optuna.create_study(
             study_name="search", storage=journal, direction="maximize", pruner=pruner, load_if_exists=True
         )

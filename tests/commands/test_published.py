@@ -9,7 +9,9 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+from arcturus.envs.atari import games
 from arcturus.errors import ConfigError
+from arcturus.scoring.comparison import curve, environments, iqm_curves, read_runs, tag_of
 from arcturus.scoring.published import (
     ATARI5,
     OF_MEANS,
@@ -24,7 +26,7 @@ from arcturus.scoring.published import (
     protocol_notes,
     sources,
 )
-from arcturus.scoring.statistics import iqm
+from arcturus.scoring.statistics import human_normalised, iqm, stratified_interval
 from arcturus.scripts.compare_runs import main
 from arcturus.scripts.frontend import guarded
 
@@ -35,8 +37,6 @@ def mrq(steps):
 
 
 def test_every_source_has_a_title_and_a_protocol_and_scores_of_games_that_exist():
-    from arcturus.envs.atari import games
-
     assert {one.source for one in everything()} == set(sources())
     assert all(set(about) == {"title", "protocol", "told"} for about in sources().values())
     assert {env for one in everything() for env in one.scores} <= set(games())
@@ -141,3 +141,17 @@ def test_what_comes_along_is_atari_only(small_run, tmp_path, capsys):
         assert guarded(main, [str(tmp_path), flag, str(tmp_path / "x.png")]) == 2
         assert flag in capsys.readouterr().err
         assert not (tmp_path / "x.png").exists()
+
+
+def test_the_curve_over_games_is_its_statistic_at_every_step(two_games):
+    """Three seeds on each of two games; at each point the interval is the stratified one of that point's scores."""
+    runs, _ = read_runs(sorted(two_games.iterdir()))
+    tables = environments(runs)
+    (told,) = iqm_curves(tables, False).values()
+    for at in (0, len(told["x"]) // 2, len(told["x"]) - 1):
+        strata = []
+        for env, groups in tables.items():
+            curves = [curve(run, tag_of(groups), False) for run in groups[0].runs]
+            strata.append([human_normalised(games()[env], float(np.interp(told["x"][at], *c))) for c in curves])
+        assert told["iqm"][at] == pytest.approx(float(iqm(sum(strata, []))))
+        np.testing.assert_allclose([told["low"][at], told["high"][at]], stratified_interval(strata, iqm))

@@ -121,3 +121,42 @@ def test_thirty_kills_over_twelve_cells_change_nothing(tmp_path):
     """Three agents on a game, CartPole and copying; workers, trainers, Ray's node and the driver are killed."""
     kinds = ["worker", "trainer", "trainer", "node", "worker", "driver"] * 5
     check(tmp_path, kinds, 4.0, agents=TWELVE, steps=3_000, cells=12)
+
+
+TWO_NODES = """
+agents: [a2c, dqn]
+envs: [CartPole-v1]
+seeds: [0, 1]
+settings: {steps: 12000, deterministic: true, heldout-states: 0, checkpoint-every: 500, eval-every: 3000, eval-episodes: 2}
+evaluate: {episodes: 2}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_machine_that_is_gone_leaves_its_cells_to_the_other(tmp_path):
+    """Two nodes of one cluster on this machine; one is killed while both have cells that are half done."""
+    from ray.cluster_utils import Cluster
+
+    file, out = tmp_path / "s.yaml", tmp_path / "out"
+    file.write_text(TWO_NODES)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        argv = [sys.executable, "-m", "arcturus.scripts.sweep_agents", "run", str(file), "--out", str(out), "--address", cluster.address]
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=open(f"{out}.log", "ab"), start_new_session=True)
+        deadline = time.monotonic() + 300
+        while len(list(out.glob("*/checkpoints/step-*"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        begun = {p.parent.name for p in out.glob("*/run.json")}
+        assert len(begun) >= 2
+        cluster.remove_node(second, allow_graceful=False)
+        assert process.wait(400) == 0, Path(f"{out}.log").read_text()[-2_000:]
+    finally:
+        cluster.shutdown()
+    starts = {run.name: len(json.loads((run / "run.json").read_text())["starts"]) for run in map(Path.parent.fget, out.glob("*/run.json"))}
+    assert len(starts) == 4
+    assert max(starts.values()) > 1, "none was gone on with"
+    assert "137; it is tried again" in Path(f"{out}.log").read_text()
+    assert len(what_came_out(out)) == 4

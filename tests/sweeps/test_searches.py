@@ -148,7 +148,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_not_gone_on_with(opened):
     searching = opened()
     slow = ("t008", "t010")
     runs = Runs(searching, far_from_best, code=lambda cell: None,
-                evaluations=lambda cell: [-100.0] if cell.name.startswith(slow) else [1.0, 2.0])  # fmt: skip
+                evaluations=lambda cell: [-100.0] * 4 if cell.name.startswith(slow) else [1.0, 2.0, 3.0, 4.0])  # fmt: skip
     while searching.more(runs) or searching.live:
         going = list(searching.live)
         searching.more(runs)  # evaluations are reported while a trial runs, before it ends
