@@ -14,24 +14,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from arcturus.sweeps.file import read_sweep
 from benchmarks.measuring.timing import amount
 
 CELLS, BESIDE, DONE, SEEDS, LINES = 16, 2, 1_000, 3, 200
 SWEEP = "agents: [a2c]\nenvs: [CartPole-v1]\nseeds: 0-15\nsettings: {steps: 4000, heldout-states: 0, eval-every: 0}\n"
 PYTHON = [sys.executable, "-m"]
-QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
 NOTHING = "from arcturus.sweeps.engine import cluster\nwith cluster(None, 2, 0): pass"
 
 
-def timed(job: Callable[[], Any]) -> float:
+def timed(argv: list[str], lines: str = "") -> float:
+    """Seconds of a command that is given these lines."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
-    job()
+    subprocess.run(argv, input=lines.encode(), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
 
 
@@ -65,18 +66,13 @@ def beside_xargs(folder: Path, rounds: int) -> dict[str, Any]:
         for kind in ("xargs", "sweep") if turn % 2 == 0 else ("sweep", "xargs"):
             out = folder / f"{kind}{turn}"
             if kind == "sweep":
-                starts.append(timed(lambda: subprocess.run([sys.executable, "-c", NOTHING], **QUIET)))
-                command = [*PYTHON, "arcturus.scripts.sweep_agents", "run", str(file), "--out", str(out), "--cpus", str(BESIDE)]
-                walls[kind].append(timed(lambda argv=command: subprocess.run(argv, **QUIET)) - starts[-1])
+                starts.append(timed([sys.executable, "-c", NOTHING]))
+                argv = [*PYTHON, "arcturus.scripts.sweep_agents", "run", str(file), "--out", str(out), "--cpus", str(BESIDE)]
+                walls[kind].append(timed(argv) - starts[-1])
             else:
-                from arcturus.sweeps.file import read_sweep
-
-                lines = [shlex.join([*PYTHON, "arcturus.scripts.train_agent", *c.train(out)[1:]]) for c in read_sweep(file, out).cells]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                argv = ["xargs", "-P", str(BESIDE), "-I{}", "sh", "-c", "{} > /dev/null 2>&1"]
-                walls[kind].append(
-                    timed(lambda argv=argv, lines=lines: subprocess.run(argv, input="\n".join(lines).encode(), env=environment, check=True))
-                )
+                cells = read_sweep(file, out).cells
+                lines = [shlex.join([*PYTHON, "arcturus.scripts.train_agent", *cell.train(out)[1:]]) for cell in cells]
+                walls[kind].append(timed(["xargs", "-P", str(BESIDE), "-I{}", "sh", "-c", "{} > /dev/null 2>&1"], "\n".join(lines)))
             shutil.rmtree(out, ignore_errors=True)
     note = f"without Ray's start, {statistics.median(starts):.1f} s"
     rates = {kind: [60 * CELLS / wall for wall in taken] for kind, taken in walls.items()}
@@ -100,9 +96,14 @@ def many_cells(folder: Path) -> dict[str, Any]:
         (out / ".sweep" / f"{name}.lock").touch()
     if {p.state for p in look(out, cells)} != {"done"}:
         raise AssertionError("these cells are not done")
-    walls = [timed(lambda: look(out, cells)) for _ in range(5)]
+    walls = []
+    for _ in range(5):
+        began = time.perf_counter()
+        look(out, cells)
+        walls.append(time.perf_counter() - began)
     note = f"{statistics.median(walls):.2f} s for all of them"
-    return table(f"A look at {DONE:,} cells that are done", "cells/s", statistics.mean(walls), {"arcturus": ([DONE / w for w in walls], note)})
+    rows = {"arcturus": ([DONE / wall for wall in walls], note)}
+    return table(f"A look at {DONE:,} cells that are done", "cells/s", statistics.mean(walls), rows)
 
 
 def metrics(i: int) -> str:
@@ -129,8 +130,8 @@ def many_runs(folder: Path) -> dict[str, Any]:
             score = {"mean": float(rng.normal(500, 100)), "episodes": 30}
             report = {"checkpoint": about["checkpoint"], "protocol": "v5", "policy": "greedy", "score": score}
             (kept / "evaluation.json").write_text(json.dumps(report))
-    argv = [*PYTHON, "arcturus.scripts.compare_runs", str(out), "--json", str(folder / "numbers.json"), "--games", "atari57", "--beside", "mrq"]
-    walls = [timed(lambda: subprocess.run(argv, **QUIET)) for _ in range(3)]
+    written = ["--json", str(folder / "numbers.json"), "--games", "atari57", "--beside", "mrq"]
+    walls = [timed([*PYTHON, "arcturus.scripts.compare_runs", str(out), *written]) for _ in range(3)]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # the largest of all that this process started
     count = SEEDS * len(game_set("atari57"))
     note = f"{statistics.median(walls):.1f} s, at most {peak:,.0f} MB"

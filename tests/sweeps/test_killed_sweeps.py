@@ -145,7 +145,8 @@ def test_a_machine_that_is_gone_leaves_its_cells_to_the_other(tmp_path):
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         argv = [sys.executable, "-m", "arcturus.scripts.sweep_agents", "run", str(file), "--out", str(out), "--address", cluster.address]
-        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=open(f"{out}.log", "ab"), start_new_session=True)
+        with open(f"{out}.log", "ab") as log:
+            process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 300
         while len(list(out.glob("*/checkpoints/step-*"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.2)
