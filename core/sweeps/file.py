@@ -54,8 +54,11 @@ class Sweep:
 
     def commands(self, cell: Cell) -> list[list[str]]:
         """What makes a cell, one after the other."""
-        scored = [] if self.evaluate is None else [["evaluate-agent", str(self.out / cell.name), *self.evaluate]]
-        return [cell.train(self.out), *scored]
+        if self.evaluate is None:
+            return [cell.train(self.out)]
+        named = [name for name in (cell.agent, cell.env) if "." in name.partition("/")[0] or ":" in name]  # code that the sweep itself names
+        trusted = [x for name in named for x in ("--trust", name)]
+        return [cell.train(self.out), ["evaluate-agent", str(self.out / cell.name), *self.evaluate, *trusted]]
 
     def record(self) -> dict[str, list[list[str]]]:
         """Name of a cell -> its commands, as DIR/sweep.json keeps them; those of a search are not known before it runs."""

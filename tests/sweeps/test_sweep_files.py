@@ -44,6 +44,20 @@ def some(values):
     return st.lists(values, min_size=1, max_size=4, unique=True)
 
 
+def test_code_that_a_sweep_names_is_trusted_by_its_own_evaluations_and_no_other():
+    sweep = read_sweep(Path("minatar"))
+    _, scored = sweep.commands(sweep.cells[0])
+    assert scored[-2:] == ["--trust", "minatar.gym:MinAtar/Asterix-v1"]
+    assert not any("--trust" in line for cell in read_sweep(Path("atari5")).cells for line in sweep.commands(cell))
+    _, scored = sweep.commands(replace(sweep.cells[0], agent="mine.sarsa", env="CartPole-v1"))
+    assert scored[-2:] == ["--trust", "mine.sarsa"]
+
+
+def test_an_agent_may_have_environments_of_its_own(written):
+    sweep = read_sweep(written("agents: {dqn: {envs: [CartPole-v1]}, ppo: {}}\nenvs: [Acrobot-v1, NTM/Copy-v0]\n"))
+    assert [cell.name for cell in sweep.cells] == ["CartPole-v1-dqn-s0", "Acrobot-v1-ppo-s0", "NTM-Copy-v0-ppo-s0"]
+
+
 @given(some(st.sampled_from(["dqn", "ppo", "a2c"])), some(st.integers(0, 99)), some(st.integers(1, 9)))
 def test_no_two_cells_share_a_folder_and_none_is_missing(tmp_path_factory, agents, seeds, values):
     path = tmp_path_factory.mktemp("sweep") / "s.yaml"
