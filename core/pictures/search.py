@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from arcturus.pictures.style import AMBER, BLUE, DIM, GRID, VERMILION, styled
 from arcturus.sweeps.space import Range, Search
 
 COLUMNS, WIDTH, HEIGHT = 3, 3.4, 2.7  # inches of an axes
+WIDE = 40  # times, from which on an axis is labelled at powers of ten only
 LOOKS = {"complete": ("o", BLUE, "tried to its end"), "pruned": ("x", DIM, "stopped early"), "fail": ("^", AMBER, "failed")}
 
 
@@ -77,6 +79,9 @@ def _slice(axes: Axes, trials: Sequence[tuple[Mapping[str, Any], float]], name: 
         x = [float(v) for v in values]
         if space.log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1,) if space.high >= WIDE * space.low else (1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         x = [float(space.values.index(v)) for v in values]
         axes.set_xticks(range(len(space.values)), [str(v) for v in space.values])
