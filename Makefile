@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT := 0
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed; say which with make PYTHON=python3.12") if not (3, 11) <= sys.version_info < (3, 14) else None'
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.14 is needed; say which with make PYTHON=python3.12") if not (3, 11) <= sys.version_info < (3, 15) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
