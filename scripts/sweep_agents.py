@@ -2,12 +2,13 @@
 
   sweep-agents run SWEEP.yaml                runs what is still to be run; the same command again goes on
   sweep-agents run SWEEP.yaml --address HOST:PORT     on a Ray cluster that shares the folder
-  sweep-agents list SWEEP.yaml [--print]     its cells, or the command line of each
+  sweep-agents list SWEEP.yaml [--print]     its cells, or the command line of each; what a search tries
   sweep-agents status DIR                    how far a sweep is, from any shell
 
+With search: in the file, settings are searched with Optuna, and the best compared with the preset's on fresh seeds.
 A cell is an ordinary run folder made by train-agent, and scored by evaluate-agent if the file says evaluate.  A cell that
-failed with the machine (exit codes 3, 5, 137, 143, a lost machine) is tried again; one that failed by itself is not, and stops no other.
-Exit codes: 0 all cells are done, 2 usage, 3 Ray, 4 a cell failed, 5 a cell's machine failed too often, 130 stopped by Ctrl-C.
+failed with its machine (exit codes 3 and 5, signals, a lost machine) is tried again; one that failed by itself is not, and stops no other.
+Exit codes: 0 all cells are done, 2 usage, 3 Ray, 4 a cell failed, 5 a cell's machine failed too often, 130 stopped.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ STOP = "stop"  # DIR/.sweep/stop/TOKEN: cells that have this token are to stop
 POLL = 0.2  # seconds
 PATIENCE = 25.0  # seconds a stopped process has for saving
 STOPPED = 143  # the code of a cell that was asked to stop
-MACHINES = (3, 5, 137, 143)  # codes of a process that its machine, a disk or a signal ended
+MACHINES = (3, 5, 129, 130, 137, 143)  # codes of a process that its machine, a disk or a signal ended
 MODULES = {"train-agent": "arcturus.scripts.train_agent", "evaluate-agent": "arcturus.scripts.evaluate_agent"}
 PR_SET_PDEATHSIG = 1
 

@@ -19,6 +19,7 @@ from arcturus.sweeps.space import Search, read_search
 
 KEYS = ("out", "agents", "envs", "seeds", "settings", "search", "evaluate", "cpus", "gpus", "tries")
 OURS = ("env", "env.id", "seed", "run-dir", "start-or-resume")  # flags that a cell has from the sweep itself
+FILES = ("config", "init-from")  # flags that name a file or a folder
 MOST = 10_000  # cells
 
 
@@ -80,7 +81,7 @@ def read_sweep(path: Path, out: Path | None = None) -> Sweep:
     for key in values:
         if key not in KEYS:
             raise ConfigError(f"{path} has {key!r}, which no sweep has", where=str(path), fix=nearest(str(key), KEYS, "keys"))
-    folder = out or Path(expanded(str(values.get("out", f"runs/{path.stem}"))))
+    folder = out or Path(expanded(_text(values.get("out", f"runs/{path.stem}"), "out", path)))
     settings, seeds = _mapping(values.get("settings", {}), "settings", path), _seeds(values.get("seeds", [0]), path)
     evaluate, cells, every = values.get("evaluate"), list[Cell](), dict[str, None]()
     for agent, own in _agents(values.get("agents"), path).items():
@@ -95,7 +96,7 @@ def read_sweep(path: Path, out: Path | None = None) -> Sweep:
         cells,
         evaluate=None if evaluate is None else flags_of(_mapping(evaluate, "evaluate", path), switches=True),
         cpus=_number(values.get("cpus", 1), "cpus", path, 0.01),
-        gpus=_number(values.get("gpus", 0), "gpus", path, 0),
+        gpus=_gpus(values.get("gpus", 0), path),
         tries=int(_number(values.get("tries", 3), "tries", path, 1)),
         search=search,
         where=str(path),
@@ -120,12 +121,17 @@ def _grid(agent: str, settings: Mapping[str, Any], envs: list[str], seeds: list[
     named = {str(k).replace("_", "-"): v for k, v in settings.items()}
     if taken := [k for k in named if k in OURS]:
         raise ConfigError(f"{taken[0]} is no setting of a sweep's cells", where=str(path), fix="write it under envs, seeds or out")
-    axes = {k: v if isinstance(v, list) else [v] for k, v in named.items()}
+    axes = {k: [_absolute(k, x) for x in (v if isinstance(v, list) else [v])] for k, v in named.items()}
     varied = [k for k, v in axes.items() if len(v) > 1]
     for env, values, seed in itertools.product(envs, itertools.product(*axes.values()), seeds):
         chosen = dict(zip(axes, values, strict=True))
         parts = [env.removeprefix("ALE/"), agent, *(f"{k.rsplit('.', 1)[-1]}={chosen[k]}" for k in varied), f"s{seed}"]
         yield Cell(re.sub(r"[^\w.=+-]+", "-", "-".join(parts)), agent, env, seed, flags_of(chosen))
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """Files are named from where the sweep is started; its cells may run elsewhere."""
+    return str(Path(expanded(str(value))).absolute()) if name in FILES else value
 
 
 def make_sweep(out: Path, cells: Sequence[Cell], **more: Any) -> Sweep:
@@ -188,6 +194,19 @@ def _mapping(value: Any, key: str, path: Path) -> dict[str, Any]:
         if each is None or isinstance(each, dict) or (isinstance(each, list) and not each):
             raise ConfigError(f"{key}.{name} has no value", where=str(path), fix="write a value, or a list of values to try")
     return value
+
+
+def _text(value: Any, key: str, path: Path) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{key} is {value!r}, but must be a folder", where=str(path), fix=f"write {key}: runs/mine, or leave it out")
+    return value
+
+
+def _gpus(value: Any, path: Path) -> float:
+    gpus = _number(value, "gpus", path, 0)
+    if gpus > 1 and gpus % 1:
+        raise ConfigError(f"gpus is {gpus:g}, but a cell shares one GPU or has whole ones", where=str(path), fix="use 1, or 2")
+    return gpus
 
 
 def _number(value: Any, key: str, path: Path, least: float) -> float:

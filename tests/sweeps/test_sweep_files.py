@@ -55,6 +55,12 @@ def test_code_that_a_sweep_names_is_trusted_by_its_own_evaluations_and_no_other(
     assert scored[-2:] == ["--trust", "mine.sarsa"]
 
 
+def test_files_that_a_cell_is_given_are_named_from_anywhere(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (cell,) = read_sweep(written("agents: [ppo]\nenvs: [CartPole-v1]\nsettings: {config: mine.yaml, keep: 3}\n")).cells
+    assert cell.flags == ("--config", str(tmp_path / "mine.yaml"), "--keep", "3")
+
+
 def test_an_agent_may_have_environments_of_its_own(written):
     sweep = read_sweep(written("agents: {dqn: {envs: [CartPole-v1]}, ppo: {}}\nenvs: [Acrobot-v1, NTM/Copy-v0]\n"))
     assert [cell.name for cell in sweep.cells] == ["CartPole-v1-dqn-s0", "Acrobot-v1-ppo-s0", "NTM-Copy-v0-ppo-s0"]
@@ -79,6 +85,7 @@ def test_no_two_cells_share_a_folder_and_none_is_missing(tmp_path_factory, agent
     (GOOD.replace("{steps: 1000}", "{seed: 3}"), "seed is no setting"),
     (GOOD.replace("dqn", "dqnn"), "unknown agent"), (GOOD.replace("steps", "agent.lr"), "--agent.learning-rate"),
     (GOOD + "cpus: many", "cpus is 'many'"), (GOOD + "cpus: 0", "from 0.01"),
+    (GOOD + "gpus: 1.5", "shares one GPU or has whole ones"), (GOOD + "out:", "out is None"),
     (GOOD + "tries: 0", "from 1 to"), (GOOD + "evaluate: 30", "evaluate must hold"), ("- 1", "holds no settings"),
 ])  # fmt: skip
 def test_a_wrong_file_is_refused_before_anything_starts(written, text, says, capsys):
