@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
             raise
         unscored = e
         runs = read_runs(paths, trust, curves_alone=True)[0] if "--plot" in pictures and len(paths) > 1 else []
-    if games:
+    if games and runs:
         runs = chosen(runs, games, args.games)
     for flag, file in pictures.items():
         draw(flag, file, paths, trust, runs)
@@ -132,16 +132,13 @@ def beside_runs(sources: Sequence[str], runs: Sequence[Scored]) -> list[Publishe
 
 def checked_outputs(args: argparse.Namespace, paths: list[Path]) -> dict[str, Path]:
     """Flag -> file of the pictures that are asked for; ConfigError for a file that can't be written, or is given twice."""
-    pictures = {flag: file for flag in PICTURED if (file := getattr(args, flag[2:])) is not None}
-    for flag, file in pictures.items():
-        check_output(file, flag, PICTURES, paths)
-        if other := next((x for x in pictures if x != flag and pictures[x].resolve() == file.resolve()), ""):
-            raise ConfigError(f"{file} is given for {other}, too", where=flag, fix="give each picture a file of its own")
-    if args.json is not None:
-        check_output(args.json, "--json", (), paths)
-    if args.html is not None:
-        check_output(args.html, "--html", (".html", ".htm"), paths)
-    return pictures
+    endings: dict[str, tuple[str, ...]] = dict.fromkeys(PICTURED, PICTURES) | {"--html": (".html", ".htm"), "--json": ()}
+    written = {flag: file for flag in endings if (file := getattr(args, flag[2:])) is not None}
+    for flag, file in written.items():
+        check_output(file, flag, endings[flag], paths)
+        if other := next((x for x in written if x != flag and written[x].resolve() == file.resolve()), ""):
+            raise ConfigError(f"{file} is given for {other}, too", where=flag, fix="give each a file of its own")
+    return {flag: file for flag, file in written.items() if flag in PICTURED}
 
 
 def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...], runs: list[Scored]) -> None:

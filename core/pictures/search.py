@@ -74,6 +74,7 @@ def _importances(axes: Axes, names: Sequence[str], importances: Mapping[str, flo
 
 
 def _slice(axes: Axes, trials: Sequence[tuple[Mapping[str, Any], float]], name: str, space: Any, best: int | None) -> None:
+    trials = [(trial, y) for trial, y in trials if name in trial["settings"]]
     values = [trial["settings"].get(name) for trial, _ in trials]
     if isinstance(space, Range):
         x = [float(v) for v in values]

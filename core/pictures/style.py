@@ -44,6 +44,7 @@ styled = rc_context(
         "figure.facecolor": "white",
         "axes.facecolor": "white",
         "legend.frameon": False,
+        "text.parse_math": False,  # names may hold dollars
     }
 )  # a decorator of what draws
 

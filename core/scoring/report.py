@@ -20,7 +20,7 @@ from arcturus.runs.groups import settings_of
 from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, improvements, summarise
 from arcturus.scoring.published import FAR_OFF, Published, atari5, over_games, protocol_notes
 from arcturus.scoring.statistics import mean
-from arcturus.scoring.tables import number, percent, with_interval
+from arcturus.scoring.tables import missing, number, percent, with_interval
 
 DPI = 110
 FILM_LIMIT = 30 * 2**20  # bytes of one film
@@ -47,7 +47,8 @@ def page(
         version=arcturus.__version__,
         runs=runs,
         environments=[_environment(env, groups, published) for env, groups in tables.items()],
-        games=_games(lines, published, games) if lines else None,
+        games=_games(lines, published) if lines else None,
+        missing=[line.removeprefix("! ") for line in missing(tables, games)] if games else [],
         pictures=_pictures(tables, lines),
         settings=_settings(tables),
         sources=protocol_notes(published, {run.score.protocol for run in runs}),
@@ -72,12 +73,12 @@ def _environment(env: str, groups: Sequence[Group], published: Sequence[Publishe
     }
 
 
-def _games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published], games: Sequence[str]) -> dict[str, Any]:
+def _games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published]) -> dict[str, Any]:
     told = []
     for line in lines:
         shown = {what: with_interval(line, what, min(line["seeds"]), percent) for what in ("mean", "median", "iqm", "optimality_gap")}
         median = atari5({env: float(mean(runs)) for env, runs in line["scores"].items()})
-        told.append({**line, "shown": shown, "missing": [env for env in games if env not in line["games"]], "atari5": median})
+        told.append({**line, "shown": shown, "atari5": median})
     played = list(dict.fromkeys(env for line in lines for env in line["games"]))
     beside = [(one, told_over) for one in published if (told_over := over_games(one, played))]
     return {"lines": told, "beside": beside, "pairs": improvements(lines), "cautions": aggregate_cautions(lines), "far_off": FAR_OFF}

@@ -33,15 +33,29 @@ def told(
     games: Sequence[str] = (),
 ) -> str:
     """All that is printed.  lines: of aggregate().  games: the set that was asked for, if any."""
-    parts = [table(env, groups, [one for one in published if env in one.scores]) for env, groups in tables.items()]
+    parts = ["\n".join(missing(tables, games))] if games else []
+    parts += [table(env, groups, [one for one in published if env in one.scores]) for env, groups in tables.items()]
     if lines:
-        parts.append(over_games(lines, published, games))
+        parts.append(over_games(lines, published))
     if published:
         ours = {run.score.protocol for groups in tables.values() for group in groups for run in group.runs}
         parts.append("\n".join(["published scores", *(f"  {line}" for line in protocol_notes(published, ours))]))
     if left:
         parts.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
+
+
+def missing(tables: Mapping[str, Sequence[Group]], games: Sequence[str]) -> list[str]:
+    """Which games of a set no run of a group is on, a line for each group."""
+    played: dict[str, set[str]] = {}
+    for groups in tables.values():
+        for group in groups:
+            played.setdefault(group.name, set()).update(run.config.env.id for run in group.runs)
+    out = []
+    for name, envs in played.items():
+        if left := [env for env in games if env not in envs]:
+            out.append(f"! {name} has no score on {len(left)} of {len(games)} games: {', '.join(left)}")
+    return out
 
 
 def table(env: str, groups: Sequence[Group], published: Sequence[Published] = ()) -> str:
@@ -77,9 +91,8 @@ def table(env: str, groups: Sequence[Group], published: Sequence[Published] = ()
     return "\n".join([env, *columns([head, *body]), *notes, *columns(each, left=(0, 2, 3))])
 
 
-def over_games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published] = (), games: Sequence[str] = ()) -> str:
-    """Human-normalised scores over games and seeds, and beside them published ones on the same games.  games: the set that was asked
-    for, if any."""
+def over_games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> str:
+    """Human-normalised scores over games and seeds, and beside them published ones on the same games."""
     head = ["group", "games", "seeds of each", "mean [95%]", "median [95%]", "IQM [95%]", "optimality gap [95%]", "IPR-90"]
     body, notes = [], [f"! {line}" for line in aggregate_cautions(lines)]
     for line in lines:
@@ -87,9 +100,6 @@ def over_games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published
         seeds = str(least) if least == most else f"{least}-{most}"
         shares = [with_interval(line, what, least, percent) for what in ("mean", "median", "iqm", "optimality_gap")]
         body.append([line["group"], str(len(line["games"])), seeds, *shares, percent(line["ipr90"])])
-        if games and (missing := [env for env in games if env not in line["games"]]):
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            notes.append(f"! {line['group']} has no score on {len(missing)} of {len(games)} games: {', '.join(missing[:5])}{more}")
         if (median := atari5({env: float(mean(runs)) for env, runs in line["scores"].items()})) is not None:
             told = f"{line['group']}: Atari-5 predicts a median of {percent(median)} over 57 games (Aitchison et al. 2023)"
             notes.append(f"! {told}; {FAR_OFF}")

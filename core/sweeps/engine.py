@@ -17,6 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -206,7 +207,7 @@ class Drive:
     def _keep_record(self) -> None:
         """Of a search, whose cells come one after the other."""
         if self.sweep.search:
-            keep_record(self.out, self.commands, self.pruned, self.sweep.search.to_json())
+            keep_record(self.out, self.commands, self.pruned, self.sweep.search_record())
 
     def _slots(self) -> int:
         alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
@@ -271,18 +272,18 @@ def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = No
         _bring_to_end(drive, address, have["cpus"], have["gpus"])
         say(f"{sum(code == 0 for code in drive.codes.values())} of {len(sweep.cells)} cells are done")
         return drive.exit_code()
-    from arcturus.scripts.train_agent import parse
-    from arcturus.sweeps.search import Searching, alone, import_optuna
+    from arcturus.sweeps.search import Searching, alone, fitted, import_optuna, preset_of
 
     import_optuna()
+    base = preset_of(sweep)
+    sweep = replace(sweep, search=fitted(sweep, sweep.search, base))
     claim(sweep)
     with alone(sweep.out):
-        first = sweep.cells[0]
-        searching = Searching(sweep, sweep.search, parse(first.agent, ["--env", first.env, *first.flags]))
+        searching = Searching(sweep, base)
         drive = Drive(sweep, searching)
         _bring_to_end(drive, address, have["cpus"], have["gpus"])
         searching.end(drive)
-    return drive.exit_code()
+    return drive.exit_code() or (4 if searching.failed() else 0)
 
 
 def _bring_to_end(drive: Drive, address: str | None, cpus: float, gpus: float) -> None:

@@ -61,6 +61,10 @@ class Sweep:
         trusted = [x for name in named for x in ("--trust", name)]
         return [cell.train(self.out), ["evaluate-agent", str(self.out / cell.name), *self.evaluate, *trusted]]
 
+    def search_record(self) -> dict[str, Any] | None:
+        """What is searched, and on which runs: none of it may change between two calls."""
+        return {"runs": {cell.name: self.commands(cell) for cell in self.cells}, **self.search.to_json()} if self.search else None
+
     def record(self) -> dict[str, list[list[str]]]:
         """Name of a cell -> its commands, as DIR/sweep.json keeps them; those of a search are not known before it runs."""
         return {} if self.search else {cell.name: self.commands(cell) for cell in self.cells}
@@ -121,6 +125,8 @@ def _grid(agent: str, settings: Mapping[str, Any], envs: list[str], seeds: list[
     named = {str(k).replace("_", "-"): v for k, v in settings.items()}
     if taken := [k for k in named if k in OURS]:
         raise ConfigError(f"{taken[0]} is no setting of a sweep's cells", where=str(path), fix="write it under envs, seeds or out")
+    if len(named) < len(settings):
+        raise ConfigError("a setting is there twice, with - and with _ in its name", where=str(path), fix="leave one out")
     axes = {k: [_absolute(k, x) for x in (v if isinstance(v, list) else [v])] for k, v in named.items()}
     varied = [k for k, v in axes.items() if len(v) > 1]
     for env, values, seed in itertools.product(envs, itertools.product(*axes.values()), seeds):

@@ -41,14 +41,14 @@ def record_file(out: Path) -> Path:
 
 def claim(sweep: Sweep) -> None:
     """Makes a sweep's folder, or takes the one of the same sweep, to which cells may have been added; ConfigError for another's."""
-    path, search = record_file(sweep.out), sweep.search.to_json() if sweep.search else None
+    path, search = record_file(sweep.out), sweep.search_record()
     before: dict[str, Any] = {}
     if path.exists():
         before, now = read_json(path), sweep.record()
         changed = [name for name, commands in before.get("cells", {}).items() if now.get(name, [[]])[0] != commands[0]]
         told = f"its cell {changed[0]} is not one of these, or has other settings" if changed and not search else ""
         if before.get("search") != search:
-            told = "what it searches is not the same"
+            told = "its runs or what it searches are not the same"
         if told:  # how cells are scored may change
             raise ConfigError(
                 f"{sweep.out} holds another sweep: {told}",

@@ -22,12 +22,12 @@ import numpy as np
 from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem
 from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run, read_metrics
-from arcturus.runs.settings import RunConfig
+from arcturus.runs.settings import RunConfig, resolve
 from arcturus.scoring.comparison import ENOUGH, EVALUATED, read_run, standing
 from arcturus.scoring.statistics import improvement, percentiles, resampled
 from arcturus.sweeps.cell import MACHINES, STATE
 from arcturus.sweeps.file import Cell, Sweep, flags_of
-from arcturus.sweeps.space import Choice, Search, Value
+from arcturus.sweeps.space import Choice, Range, Search, Value
 from arcturus.telling import say
 
 SCORING = ("--episodes", "30")  # of the last comparison, where the file says nothing
@@ -75,14 +75,58 @@ def setting(config: RunConfig, flag: str) -> tuple[str, str, Any]:
     return part, field, getattr(getattr(config, part), field)
 
 
+def preset_of(sweep: Sweep) -> RunConfig:
+    """What a cell trains with before anything is searched."""
+    from arcturus.scripts.train_agent import parse
+
+    first = sweep.cells[0]
+    return parse(first.agent, ["--env", first.env, *first.flags])
+
+
+def fitted(sweep: Sweep, search: Search, base: RunConfig) -> Search:
+    """The search with ranges of numbers as the settings are, whole or not; ConfigError for what can't be searched or scored."""
+    if sweep.evaluate is None and not base.eval_every:
+        fix = "write evaluate: {episodes: 20}, or an eval-every above 0"
+        raise ConfigError("the trials of this search would have no score", where=sweep.where, fix=fix)
+    if sweep.evaluate is not None and "--checkpoint" in sweep.evaluate:
+        raise ConfigError("a trial is scored at its last checkpoint", where=sweep.where, fix="leave evaluate.checkpoint out")
+    settings: dict[str, Range | Choice] = {}
+    for name, space in search.settings.items():
+        try:
+            own = setting(base, name)[2]
+        except AttributeError as e:
+            raise ConfigError(f"{name} can't be searched", where=sweep.where, fix="search settings of agent., env. or the run") from e
+        if isinstance(space, Range) and isinstance(own, float):
+            space = Range(float(space.low), float(space.high), space.log)
+        settings[name] = space
+    return replace(search, settings=settings)
+
+
+def changed(base: RunConfig) -> dict[str, dict[str, Any]]:
+    """The settings in which a run is not as its preset has it, as a file of settings holds them."""
+    plain = resolve(base.agent_name, preset=base.preset, env={"id": base.env.id}, run={"device": base.run.device}).to_mapping()
+    mine, out = base.to_mapping(), dict[str, dict[str, Any]]()
+    for part in ("agent", "env", "run"):
+        differ = {k: v for k, v in mine[part].items() if plain[part].get(k) != v and k not in ("name", "id", "seed", "run_dir", "device")}
+        out |= {part: differ} if differ else {}
+    return out
+
+
 class Searching:
     """The cells of a search, one trial after the other (engine.Drive asks for more).  base: the preset's settings."""
 
-    def __init__(self, sweep: Sweep, search: Search, base: RunConfig):
-        self.optuna, self.sweep, self.search, self.base = import_optuna(), sweep, search, base
+    def __init__(self, sweep: Sweep, base: RunConfig):
+        if sweep.search is None:
+            raise ValueError("this sweep searches nothing")
+        self.optuna, self.sweep, self.search, self.base = import_optuna(), sweep, sweep.search, base
         self.study = self._open()
-        waiting, ended = self.optuna.trial.TrialState.WAITING, self.study.get_trials(deepcopy=False)
-        self.asked = sum(trial.state != waiting for trial in ended)
+        states, half = self.optuna.trial.TrialState, 0
+        for trial in self.study.get_trials(deepcopy=False):  # of a process that was killed while Optuna wrote down the settings
+            if trial.state == states.RUNNING and set(trial.params) != set(self.search.settings):
+                self.study.tell(trial.number, state=states.FAIL)
+            half += trial.state != states.WAITING and set(trial.params) != set(self.search.settings)
+        ended = self.study.get_trials(deepcopy=False)
+        self.asked = sum(trial.state != states.WAITING for trial in ended) - half
         self.live = [trial.number for trial in ended if trial.state == self.optuna.trial.TrialState.RUNNING]
         self.going_on = list(self.live)  # their cells are there already
         self.pruned: set[str] = {c.name for t in ended if t.state == self.optuna.trial.TrialState.PRUNED for c in self.cells(t.number)}
@@ -154,8 +198,14 @@ class Searching:
         elif any(codes):
             self._end(number, states.FAIL, driver)
         elif None not in codes:
+            try:
+                value = self._mean([self.score(cell) for cell in cells], cells)
+            except ArcturusError as e:
+                say(f"trial {number} can't be scored: {e.what}")
+                self._end(number, states.FAIL, driver)
+                return
             self.live.remove(number)
-            self.study.tell(number, self._mean([self.score(cell) for cell in cells], cells))
+            self.study.tell(number, value)
             self.report()
         elif self._falls_behind(number, cells):
             self.pruned |= {cell.name for cell in cells if driver.codes.get(cell.name) is None}
@@ -163,8 +213,8 @@ class Searching:
 
     def _end(self, number: int, state: Any, driver: Driver) -> None:
         self.live.remove(number)
+        self.study.tell(number, state=state)  # first: a cell that is halted is never gone on with
         driver.halt([cell.name for cell in self.cells(number)])
-        self.study.tell(number, state=state)
         self.report()
 
     def _falls_behind(self, number: int, cells: Sequence[Cell]) -> bool:
@@ -275,13 +325,19 @@ class Searching:
         if best is not None:
             import yaml
 
-            parts: dict[str, dict[str, Value]] = {}
+            parts = changed(self.base)
             for flag, value in best.params.items():
                 part, field, _ = setting(self.base, flag)
                 parts.setdefault(part, {})[field] = value
             envs = ", ".join(dict.fromkeys(cell.env for cell in self.sweep.cells))
             head = f"# {self.base.agent_name} on {envs}: trial {best.number}, {best.value:,.4g}, the best of {len(trials)}\n"
-            write_atomically(self.sweep.out / "best.yaml", head + yaml.safe_dump(parts, sort_keys=False))
+            settings = {"preset": self.base.preset, **parts}
+            write_atomically(self.sweep.out / "best.yaml", head + yaml.safe_dump(settings, sort_keys=False))
+
+    def failed(self) -> int:
+        """Trials that failed by themselves."""
+        trials = self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.FAIL,))
+        return sum(set(trial.params) == set(self.search.settings) for trial in trials)
 
     def end(self, driver: Driver) -> None:
         """When no cell is left: the last report, a plot, and what was found."""

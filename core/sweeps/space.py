@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ class Search:
     scale: Mapping[str, tuple[float, float]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What must stay the same when a search goes on."""
-        return {"settings": {name: str(space) for name, space in self.settings.items()}, "prune": self.prune, "scale": self.scale}
+        """What must stay the same when a search goes on; as JSON reads it back."""
+        spaces = {name: {type(space).__name__: asdict(space)} for name, space in self.settings.items()}
+        return json.loads(json.dumps({"settings": spaces, "prune": self.prune, "scale": self.scale}))
 
 
 def read_search(value: Any, envs: list[str], path: Path) -> Search:
@@ -76,6 +78,9 @@ def read_search(value: Any, envs: list[str], path: Path) -> Search:
     if not isinstance(settings, dict) or not settings:
         fix = "write settings: {agent.learning-rate: {low: 0.0001, high: 0.01, log: true}}"
         raise ConfigError("search has no settings to try", where=str(path), fix=fix)
+    names = [str(name).replace("_", "-") for name in settings]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigError(f"search.settings has {twice} twice", where=str(path), fix="leave one out")
     prune = value.get("prune", True)
     if not isinstance(prune, bool):
         raise ConfigError(f"search.prune is {prune!r}, but must be true or false", where=str(path))

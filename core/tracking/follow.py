@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from arcturus.config import read_yaml
+from arcturus.errors import ConfigError, nearest
+from arcturus.scripts.frontend import guarded
 from arcturus.tracking.trackers import TRACKERS, Followed, Tracker
 
 FOLDER = "tracking"  # in a run's
@@ -143,17 +145,23 @@ def _until_closed(closed: threading.Event) -> None:
     closed.set()
 
 
-def main() -> None:
-    path, name = Path(sys.argv[1]), sys.argv[2]
+def main(argv: list[str]) -> int:
+    if len(argv) < 2:
+        raise ConfigError("a run folder and a tracker are needed", where="the command line", fix="write RUN " + "|".join(TRACKERS))
+    path, name = Path(argv[0]), argv[1]
+    if name not in TRACKERS:
+        raise ConfigError(f"there is no tracker {name!r}", where="the command line", fix=nearest(name, TRACKERS, "trackers"))
+    if not (path / "run.json").is_file():
+        raise ConfigError(f"{path} is not a run folder", where="the command line", fix="give a folder that train-agent made")
     (path / FOLDER).mkdir(exist_ok=True)
     with open(path / FOLDER / f"{name}.lock", "w") as lock:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX)  # the one before may still be sending
         closed = threading.Event()
         threading.Thread(target=_until_closed, args=(closed,), daemon=True).start()
-        code = follow(path, name, closed.is_set, [Path(film) for film in sys.argv[3:]])
-    sys.stdout.flush()
-    os._exit(code)  # a tracker's own threads and hooks may wait for a server for ever
+        return follow(path, name, closed.is_set, [Path(film) for film in argv[2:]])
 
 
 if __name__ == "__main__":
-    main()
+    code = guarded(main, sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # a tracker's own threads and hooks may wait for a server for ever

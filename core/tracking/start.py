@@ -21,7 +21,7 @@ PATIENCE = 10.0  # seconds that a run waits at its end for what is still to be s
 
 def check_trackers(text: str) -> list[str]:
     """The trackers of --track a,b; ConfigError for an unknown one, EnvironmentProblem for one that isn't installed."""
-    names = split_names(text)
+    names = list(dict.fromkeys(split_names(text)))
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(f"there is no tracker {name!r}", where="--track", fix=nearest(name, TRACKERS, "trackers"))

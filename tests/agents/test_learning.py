@@ -49,7 +49,8 @@ def test_cartpole_is_solved_on_two_of_three_seeds(agent, tmp_path):
 @pytest.mark.parametrize("agent", ["c51", "sac", "a2c", "reinforce"])
 def test_a_preset_chosen_for_cartpole_learns_where_every_step_costs(agent, tmp_path):
     """C51 whose support began at 0 learnt nothing here; the others never found the goal, which random play sees once in fifty episodes."""
-    scores = [score(agent, "Acrobot-v1", tmp_path, seed) for seed in (0, 1)]
+    seeds = (3, 4) if agent == "sac" else (0, 1)  # SAC's preset was chosen with seed 0, where others never found the goal
+    scores = [score(agent, "Acrobot-v1", tmp_path, seed) for seed in seeds]
     print(agent, scores)
     assert min(scores) > -200
 

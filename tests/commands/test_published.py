@@ -116,6 +116,10 @@ def test_compare_runs_puts_them_beside_and_names_what_is_missing(two_games, tmp_
     command = [str(two_games), "--games", "atari5", "--beside", "mrq,nature"]
     assert guarded(main, command) == 2  # neither is one of the five
     assert "none of these runs is on a game of atari5" in capsys.readouterr().err
+    assert guarded(main, [str(two_games / "Pong0"), "--games", "atari26"]) == 0
+    assert "no score on 25 of 26 games" in capsys.readouterr().out
+    assert guarded(main, [str(two_games), "--html", str(html), "--json", str(html)]) == 2
+    assert "is given for" in capsys.readouterr().err
     command = [str(two_games), "--games", "mnih2013", "--beside", "mrq,nature", *pictures, "--html", str(html)]
     assert guarded(main, command) == 0
     told = capsys.readouterr().out
@@ -127,7 +131,7 @@ def test_compare_runs_puts_them_beside_and_names_what_is_missing(two_games, tmp_
     assert all((tmp_path / f"{flag}.png").stat().st_size > 5_000 for flag in ("iqm", "profile", "percentiles"))
     page = html.read_text()
     assert page.count("data:image/png;base64,") == 5
-    assert "has no score on 5 games" in page
+    assert "has no score on 5 of 7 games" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     assert "mrq: MR.Q" in page

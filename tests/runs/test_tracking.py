@@ -149,6 +149,12 @@ def test_an_unknown_or_missing_tracker_is_one_error_before_anything_is_made(tmp_
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(("argv", "says"), [([], "are needed"), (["none", "wandb"], "not a run folder"), (["none", "wnadb"], "wandb")])
+def test_following_by_hand_answers_mistakes_in_a_line(argv, says, capsys):
+    assert guarded(following.main, argv) == 2
+    assert says in capsys.readouterr().err
+
+
 # -- the real ones, offline ------------------------------------------------------------------------------------------------------
 
 

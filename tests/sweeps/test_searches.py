@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ from arcturus.sweeps.progress import cells_of, claim, keep_record, look
 
 pytest.importorskip("optuna")
 from arcturus.sweeps import search as searches
-from arcturus.sweeps.search import Searching, alone
+from arcturus.sweeps.search import Searching, alone, fitted, preset_of
 
 FILE = """
 agents: [a2c]
@@ -76,8 +77,10 @@ def opened(tmp_path):
     def make(text=FILE):
         (tmp_path / "s.yaml").write_text(text)
         sweep = read_sweep(tmp_path / "s.yaml", tmp_path / "out")
+        base = preset_of(sweep)
+        sweep = replace(sweep, search=fitted(sweep, sweep.search, base))
         claim(sweep)
-        return Searching(sweep, sweep.search, resolve("a2c", env={"id": "CartPole-v1"}))
+        return Searching(sweep, base)
 
     return make
 
@@ -176,13 +179,55 @@ def test_a_search_goes_on_after_its_process_was_killed_in_the_middle_of_a_line(o
     assert [t.params for t in once_more.study.get_trials()] == [t.params for t in again.study.get_trials()]
 
 
+def test_settings_that_were_half_written_down_make_no_trial(opened, tmp_path):
+    searching = opened()
+    searching.more(Runs(searching, far_from_best))
+    log = tmp_path / "out" / ".sweep" / "search.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if b"agent.gamma" in line)
+    log.write_bytes(b"".join(lines[:last]))  # trial 1 has only its learning rate
+    again = opened()
+    assert again.live == [0]
+    Runs(again, far_from_best).run()
+    states = [trial["state"] for trial in json.loads((tmp_path / "out" / "search.json").read_text())["trials"]]
+    assert states == ["complete", "fail", *["complete"] * 11]
+    again.end(Runs(again, far_from_best))
+    assert (tmp_path / "out" / "search.png").exists()
+    assert again.failed() == 0
+
+
+def test_a_range_of_whole_ends_is_of_whole_numbers_only_for_settings_that_are(opened):
+    text = FILE.replace("agent.gamma: [0.5, 0.99]", "agent.gamma: {low: 0, high: 1}\n    agent.horizon: {low: 4, high: 8}")
+    searching = opened(text)
+    Runs(searching, lambda cell: 0.0).run()
+    trials = searching.study.get_trials()
+    assert len({trial.params["agent.gamma"] for trial in trials}) > 5
+    assert {type(trial.params["agent.horizon"]) for trial in trials} == {int}
+    assert trials[0].params["agent.gamma"] == 0.99
+
+
+def test_a_trial_without_a_score_fails_and_stops_nobody(opened):
+    def score(cell):
+        if cell.name.startswith("t002"):
+            raise ConfigError("it has no score yet", where="RUN")
+        return 1.0
+
+    searching = opened()
+    Runs(searching, score).run()
+    assert [t.state.name for t in searching.study.get_trials()] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 9
+    assert searching.failed() == 1
+
+
 def test_trials_may_be_added_but_not_what_is_searched(opened):
     Runs(opened(), far_from_best).run()
     more = opened(FILE.replace("trials: 12", "trials: 14"))
     Runs(more, far_from_best).run()
     assert len(more.study.get_trials()) == 14
-    with pytest.raises(ConfigError, match="what it searches"):
+    with pytest.raises(ConfigError, match="what it searches are not the same"):
         opened(FILE.replace("0.5, 0.99", "0.9, 0.99"))
+    for old, new in (("[a2c]", "[ppo]"), ("steps: 2000", "steps: 3000"), ("[10, 11]", "[10, 12]"), ("1e-4", "0.0001001")):
+        with pytest.raises(ConfigError, match="another sweep"):
+            opened(FILE.replace(old, new))
 
 
 def test_no_two_processes_search_in_one_folder(opened, tmp_path):
@@ -225,6 +270,10 @@ RANGE = "{low: 1e-4, high: 1.0, log: true}"
         ("confirm: 3", "scale: {Acrobot-v1: [0, 1]}", "must name each of envs"),
         ("confirm: 3", "scale: {CartPole-v1: [1, 1]}", "two different scores"),
         ("confirm: 3", "prune: maybe", "must be true or false"),
+        ("agent.gamma: [0.5, 0.99]", "preset: [classic, mdp]", "preset can't be searched"),
+        ("agent.gamma: [0.5, 0.99]", "agent.learning_rate: [0.1, 0.2]", "agent.learning-rate twice"),
+        ("steps: 2000", "steps: 2000, eval-every: 0", "would have no score"),
+        ("seeds: [10, 11]", "seeds: [10]\nevaluate: {checkpoint: best}", "at its last checkpoint"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused_before_it_starts(tmp_path, capsys, old, new, says):
@@ -249,8 +298,10 @@ def test_without_optuna_a_line_says_what_to_install(tmp_path, capsys, monkeypatc
 
 def test_several_environments_are_averaged_on_their_scale(opened):
     text = FILE.replace("[CartPole-v1]", "[CartPole-v1, Acrobot-v1]")
-    searching = opened(text.replace("confirm: 3", "confirm: 3\n  scale: {CartPole-v1: [0, 500], Acrobot-v1: [-500, 0]}"))
+    scaled = text.replace("confirm: 3", "confirm: 3\n  scale: {CartPole-v1: [0, 500], Acrobot-v1: [-500, 0]}")
+    searching = opened(scaled)
     runs = Runs(searching, lambda cell: 250.0 if cell.env == "CartPole-v1" else 0.0)
     runs.run()
     assert {trial.value for trial in searching.study.get_trials()} == {0.75}
+    opened(scaled)  # and it goes on
     assert searches.SCORING == ("--episodes", "30")
