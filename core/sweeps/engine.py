@@ -281,6 +281,7 @@ def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = No
     with alone(sweep.out):
         searching = Searching(sweep, base)
         drive = Drive(sweep, searching)
+        drive.pruned |= searching.pruned()
         _bring_to_end(drive, address, have["cpus"], have["gpus"])
         searching.end(drive)
     return drive.exit_code() or (4 if searching.failed() else 0)

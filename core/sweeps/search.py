@@ -129,7 +129,6 @@ class Searching:
         self.asked = sum(trial.state != states.WAITING for trial in ended) - half
         self.live = [trial.number for trial in ended if trial.state == self.optuna.trial.TrialState.RUNNING]
         self.going_on = list(self.live)  # their cells are there already
-        self.pruned: set[str] = {c.name for t in ended if t.state == self.optuna.trial.TrialState.PRUNED for c in self.cells(t.number)}
         self.compared: tuple[list[Cell], list[Cell]] | None = None
 
     def _open(self) -> Any:
@@ -208,7 +207,6 @@ class Searching:
             self.study.tell(number, value)
             self.report()
         elif self._falls_behind(number, cells):
-            self.pruned |= {cell.name for cell in cells if driver.codes.get(cell.name) is None}
             self._end(number, states.PRUNED, driver)
 
     def _end(self, number: int, state: Any, driver: Driver) -> None:
@@ -333,6 +331,11 @@ class Searching:
             head = f"# {self.base.agent_name} on {envs}: trial {best.number}, {best.value:,.4g}, the best of {len(trials)}\n"
             settings = {"preset": self.base.preset, **parts}
             write_atomically(self.sweep.out / "best.yaml", head + yaml.safe_dump(settings, sort_keys=False))
+
+    def pruned(self) -> set[str]:
+        """Cells that are not gone on with."""
+        trials = self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.PRUNED,))
+        return {cell.name for trial in trials for cell in self.cells(trial.number)}
 
     def failed(self) -> int:
         """Trials that failed by themselves."""
