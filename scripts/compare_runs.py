@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     tables = environments(runs)
     lines, published = aggregate(tables), beside_runs(sources, runs)
     if args.json:
-        text = json.dumps(numbers(tables, lines, left, published), indent=2, allow_nan=False)
+        text = json.dumps(numbers(tables, lines, left, published, games), indent=2, allow_nan=False)
         written_beside(args.json, lambda beside: write_file(beside, text.encode()))
     if args.html:
         from arcturus.scoring.report import page
@@ -116,14 +116,16 @@ def chosen(runs: list[Scored], games: Sequence[str], name: str) -> list[Scored]:
 
 
 def beside_runs(sources: Sequence[str], runs: Sequence[Scored]) -> list[Published]:
-    """Published scores of the games that were played, at the number of steps nearest to the runs'."""
+    """Published scores of the games that were played, at the number of steps nearest to the median of the runs'."""
     from statistics import median
 
+    from arcturus.envs import is_atari
     from arcturus.scoring.published import beside
 
     if not sources:
         return []
-    found = beside(sources, {run.config.env.id for run in runs}, median(run.step for run in runs))
+    atari = [run for run in runs if is_atari(run.config.env.id)]
+    found = beside(sources, {run.config.env.id for run in atari}, median(run.step for run in atari)) if atari else []
     if not found:
         fix = "leave --beside out: scores come along for Atari only"
         raise ConfigError("none of these sources has scores of these environments", where="--beside", fix=fix)

@@ -7,7 +7,8 @@
 
 With search: in the file, settings are searched with Optuna, and the best compared with the preset's on fresh seeds.
 A cell is an ordinary run folder made by train-agent, and scored by evaluate-agent if the file says evaluate.  A cell that
-failed with its machine (exit codes 3 and 5, signals, a lost machine) is tried again; one that failed by itself is not, and stops no other.
+failed with its machine (exit codes 3, 5, 129, 130, 137, 143, a lost machine) is tried again; one that failed by itself is not, and stops
+no other.
 Exit codes: 0 all cells are done, 2 usage, 3 Ray, 4 a cell failed, 5 a cell's machine failed too often, 130 stopped.
 """
 
@@ -33,12 +34,12 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("run", "run what is still to be run"), ("list", "show the cells")):
         one = doing.add_parser(name, help=text, allow_abbrev=False)
         one.add_argument("sweep", type=Path, metavar="SWEEP", help="a YAML file, or the name of a sweep that comes along")
-        one.add_argument("--out", type=user_path, metavar="DIR", help="folder of the runs, before the file's own")
+        one.add_argument("--out", type=user_path, metavar="DIR", help="folder of the runs, instead of the file's own")
         if name == "run":
             one.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster; default: this machine alone")
             one.add_argument("--cpus", type=float, metavar="N", help="CPUs of this machine to use; default: all")
         else:
-            one.add_argument("--print", action="store_true", help="the command lines of each cell")
+            one.add_argument("--print", action="store_true", help="a shell line for each cell instead of its name")
     status = doing.add_parser("status", help="show how far a sweep is", allow_abbrev=False)
     status.add_argument("folder", type=user_path, metavar="DIR")
     return p
@@ -60,7 +61,9 @@ def main(argv: list[str]) -> int:
             print(" && ".join(map(shlex.join, sweep.commands(cell))) if args.print else cell.name)
         return 0
     if args.cpus is not None and args.cpus <= 0:
-        raise ConfigError(f"{args.cpus:g} CPUs are too few", where="--cpus", fix="use 1 or more")
+        raise ConfigError(f"{args.cpus:g} CPUs are too few", where="--cpus", fix="use a number above 0")
+    if args.cpus is not None and args.address is not None:
+        raise ConfigError("a cluster's CPUs are said where its machines are started", where="--cpus", fix="leave --cpus or --address out")
     from arcturus.sweeps.engine import run_sweep
 
     return run_sweep(sweep, args.address, args.cpus)
@@ -84,7 +87,8 @@ def list_search(sweep: Sweep, commands: bool) -> int:
           f"{', '.join(map(str, seeds))}")  # fmt: skip
     for name, space in sweep.search.settings.items():
         print(f"  {name}: {space}")
-    print(f"then the best settings and the preset's on {sweep.search.confirm} fresh seeds")
+    if sweep.search.confirm:
+        print(f"then the best settings and the preset's on {sweep.search.confirm} fresh seeds")
     return 0
 
 

@@ -164,7 +164,8 @@ def train_seeds(agent: str, argv: list[str], seeds: str) -> int:
     _, flags = early(spell_out(argv), "--env.id", "--run-dir", "--seed")
     name = f"{config.env.id.replace('/', '-').replace(':', '-')}-{agent}"
     out = Path(config.run.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    sweep = make_sweep(out, [Cell(f"{name}-s{seed}", agent, config.env.id, seed, tuple(flags)) for seed in numbers], where="--seeds")
+    cells = [Cell(f"{name}-s{seed}", agent, config.env.id, seed, tuple(flags)) for seed in numbers]
+    sweep = make_sweep(out, cells, gpus=float(config.run.device.startswith("cuda")), where="--seeds")
     if not config.run.run_dir:
         tell(f"runs go to {typed(sweep.out)}; to go on after a stop, add --run-dir {typed(sweep.out)}")
     code = run_sweep(sweep)

@@ -66,7 +66,7 @@ def profiles(lines: Sequence[Mapping[str, Any]]) -> Figure:
     for (style, colour), line in zip(itertools.cycle(itertools.product(STYLES, LINES)), lines, strict=False):
         strata = list(line["scores"].values())
         axes.plot(100 * thresholds, profile(np.concatenate(strata), thresholds), color=colour, linestyle=style, label=line["group"])
-        if min(map(len, strata)) >= ENOUGH:
+        if min(line["seeds"]) >= ENOUGH:
             drawn = profile(np.concatenate(resampled(strata), axis=1), thresholds)
             low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
             axes.fill_between(100 * thresholds, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -98,7 +98,7 @@ def sample_efficiency(tables: Mapping[str, Sequence[Group]]) -> Figure | None:
         axes.set_xlabel(said if clock else f"{said} agent steps (x4: frames)")
         axes.grid(color=GRID, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    left.set_ylabel("IQM of human-normalised score (%)")
+    left.set_ylabel("IQM of human-normalised score (%)\n" + ("returns in training" if line["tag"] == RETURN else "evaluations in training"))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -112,7 +112,8 @@ def percentiles(tables: Mapping[str, Sequence[Group]]) -> Figure | None:
         (env, group.name, tag_of(groups), curves)
         for env, groups in tables.items()
         for group in groups
-        if len(curves := [c for run in group.runs if (c := curve(run, tag_of(groups), False)) is not None]) >= ENOUGH
+        if len(group.seeds) >= ENOUGH
+        and len(curves := [c for run in group.runs if (c := curve(run, tag_of(groups), False)) is not None]) == len(group.runs)
     ]
     if not panels:
         return None

@@ -22,6 +22,7 @@ from arcturus.runs.folder import Run, read_metrics
 from arcturus.runs.groups import environment_of, grouped
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.keeping import whole
+from arcturus.scoring.published import atari5
 from arcturus.scoring.statistics import (
     REPLICATES,
     human_normalised,
@@ -265,11 +266,12 @@ def summarise(group: Group) -> dict[str, Any]:
 def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
     """For every group with human-normalised scores on two or more games: their mean and IQM over all games and seeds, with
     stratified bootstrap intervals (a game is a stratum); None if a game has fewer than ENOUGH seeds.  ipr90: the range from a game's 5th
-    to its 95th run, a mean over games (Tanaka & Mahmood 2026, arXiv:2606.06746).  scores: game -> its runs'."""
+    to its 95th run, a mean over games (Tanaka & Mahmood 2026, arXiv:2606.06746).  atari5: the median over 57 games that five of
+    these predict, None if one of the five is missing.  scores: game -> its runs'."""
     found: dict[str, dict[str, Group]] = {}
     for env, groups in tables.items():
         for group in groups:
-            if all(run.human_normalised is not None for run in group.runs):
+            if all(run.human_normalised is not None and not run.config.env.options for run in group.runs):
                 found.setdefault(group.name, {})[env] = group
     out = []
     for name, by_game in found.items():
@@ -294,6 +296,7 @@ def aggregate(tables: dict[str, list[Group]]) -> list[dict[str, Any]]:
                 "optimality_gap": float(optimality_gap(scores)),
                 "optimality_gap_ci95": stratified_interval(strata, optimality_gap) if enough else None,
                 "ipr90": float(np.mean([np.diff(run_percentiles(runs)) for runs in strata])) if enough else None,
+                "atari5": atari5({env: float(mean(runs)) for env, runs in zip(by_game, strata, strict=True)}),
                 "scores": dict(zip(by_game, strata, strict=True)),
             }
         )
@@ -308,7 +311,7 @@ def improvements(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not games:
             continue
         first, second = ([line["scores"][game] for game in games] for line in (a, b))
-        enough = min(len(runs) for runs in (*first, *second)) >= ENOUGH
+        enough = min(*a["seeds"], *b["seeds"]) >= ENOUGH
         drawn = improvement(resampled(first, seed=0), resampled(second, seed=1)) if enough else None
         told = {"first": a["group"], "second": b["group"], "games": games, "probability": float(improvement(first, second))}
         out.append(told | {"ci95": None if drawn is None else percentiles(drawn)})
@@ -351,6 +354,8 @@ def aggregate_cautions(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         out.append("these groups didn't play the same games")
     if any(len(set(line["runs"])) > 1 for line in lines):
         out.append("a game with more runs than others counts for more")
+    if len({count for line in lines for count in line["runs"]}) > 1:
+        out.append("IPR-90 of few runs goes from the worst to the best and grows with their number, which isn't the same here")
     return out
 
 
@@ -409,12 +414,12 @@ def curves_of(group: Group, tag: str, clock: bool) -> dict[str, Any]:
 
 def iqm_curves(tables: Mapping[str, Sequence[Group]], clock: bool) -> dict[str, dict[str, Any]]:
     """Group -> IQM of human-normalised scores over games and seeds against agent steps, or minutes of running (sample efficiency, Agarwal
-    et al. 2021, section 4.3): x [P], iqm [P], and low [P] and high [P], its 95% stratified bootstrap interval, where every game has
-    ENOUGH seeds.  Groups on fewer than two games, and runs without a curve, are left out."""
+    et al. 2021, section 4.3): tag (what is averaged, the same for all), x [P], iqm [P], and low
+    [P] and high [P], its 95% stratified bootstrap interval, where every game has ENOUGH seeds.  Groups on fewer than two games, and runs without a curve, are left out."""
     strata: dict[str, list[list[tuple[np.ndarray, np.ndarray]]]] = {}
     seeds: dict[str, int] = {}
+    tag = tag_of([group for groups in tables.values() for group in groups])
     for env, groups in tables.items():
-        tag = tag_of(groups)
         for group in groups:
             curves = [found for run in group.runs if (found := _normalised_curve(env, run, tag, clock)) is not None]
             if len(curves) == len(group.runs):
@@ -425,7 +430,7 @@ def iqm_curves(tables: Mapping[str, Sequence[Group]], clock: bool) -> dict[str, 
         grid, values = on_common_grid([curve for curves in by_game for curve in curves], POINTS_OVER_GAMES)
         if len(by_game) < 2 or not len(grid):
             continue
-        out[name] = {"x": grid.tolist(), "iqm": iqm(values.T).tolist()}
+        out[name] = {"tag": tag, "x": grid.tolist(), "iqm": iqm(values.T).tolist()}
         if seeds[name] >= ENOUGH:
             rng, at, drawn = np.random.default_rng(0), 0, list[np.ndarray]()
             for curves in by_game:

@@ -1,6 +1,7 @@
 """Published Atari scores that stand beside one's own, each with its protocol and source, and the sets of games that papers use.
 
-published_scores.csv: source, agent, agent steps of training, game, score, standard deviation over seeds and their number where known.
+published_scores.csv: source, agent, agent steps of training, game, score; for the record the standard deviation as published, too (of
+mrq over seeds, of nature over episodes), and the number of seeds where known.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ OF_MEANS = (
     "IQM and optimality gap of published scores are over one mean a game, and those of runs over runs: for MR.Q after 500,000 steps the "
     "IQM is 45.5% over its runs and 49.6% over its means"
 )
+
+
+ALL_GAMES = 57  # of those with human scores
 
 
 class Published(NamedTuple):

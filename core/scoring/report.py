@@ -18,9 +18,8 @@ import arcturus
 from arcturus.pictures.comparison import comparison, percentiles, profiles, sample_efficiency
 from arcturus.runs.groups import settings_of
 from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, improvements, summarise
-from arcturus.scoring.published import FAR_OFF, Published, atari5, over_games, protocol_notes
-from arcturus.scoring.statistics import mean
-from arcturus.scoring.tables import missing, number, percent, with_interval
+from arcturus.scoring.published import ALL_GAMES, FAR_OFF, Published, over_games
+from arcturus.scoring.tables import missing, notes_on, number, percent, with_interval
 
 DPI = 110
 FILM_LIMIT = 30 * 2**20  # bytes of one film
@@ -51,7 +50,7 @@ def page(
         missing=[line.removeprefix("! ") for line in missing(tables, games)] if games else [],
         pictures=_pictures(tables, lines),
         settings=_settings(tables),
-        sources=protocol_notes(published, {run.score.protocol for run in runs}),
+        sources=notes_on(published, tables),
         left=left,
         number=number,
         percent=percent,
@@ -77,8 +76,7 @@ def _games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published]) -
     told = []
     for line in lines:
         shown = {what: with_interval(line, what, min(line["seeds"]), percent) for what in ("mean", "median", "iqm", "optimality_gap")}
-        median = atari5({env: float(mean(runs)) for env, runs in line["scores"].items()})
-        told.append({**line, "shown": shown, "atari5": median})
+        told.append({**line, "shown": shown, "atari5": line["atari5"] if len(line["games"]) < ALL_GAMES else None})
     played = list(dict.fromkeys(env for line in lines for env in line["games"]))
     beside = [(one, told_over) for one in published if (told_over := over_games(one, played))]
     return {"lines": told, "beside": beside, "pairs": improvements(lines), "cautions": aggregate_cautions(lines), "far_off": FAR_OFF}

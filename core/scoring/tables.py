@@ -16,9 +16,8 @@ from arcturus.scoring.comparison import (
     summarise,
     tag_of,
 )
-from arcturus.scoring.published import FAR_OFF, Published, atari5, protocol_notes
+from arcturus.scoring.published import ALL_GAMES, FAR_OFF, Published, protocol_notes
 from arcturus.scoring.published import over_games as published_over_games
-from arcturus.scoring.statistics import mean
 
 PAIRS = 10  # of groups that are printed
 
@@ -38,11 +37,17 @@ def told(
     if lines:
         parts.append(over_games(lines, published))
     if published:
-        ours = {run.score.protocol for groups in tables.values() for group in groups for run in group.runs}
-        parts.append("\n".join(["published scores", *(f"  {line}" for line in protocol_notes(published, ours))]))
+        parts.append("\n".join(["published scores", *(f"  {line}" for line in notes_on(published, tables))]))
     if left:
         parts.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
     return "\n\n".join(filter(None, parts))
+
+
+def notes_on(published: Sequence[Published], tables: Mapping[str, Sequence[Group]]) -> list[str]:
+    """A line for each source; ours are the runs on games that it has scores of."""
+    games = {env for one in published for env in one.scores}
+    runs = [run for env, groups in tables.items() if env in games for group in groups for run in group.runs]
+    return protocol_notes(published, {run.score.protocol for run in runs})
 
 
 def missing(tables: Mapping[str, Sequence[Group]], games: Sequence[str]) -> list[str]:
@@ -100,8 +105,8 @@ def over_games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published
         seeds = str(least) if least == most else f"{least}-{most}"
         shares = [with_interval(line, what, least, percent) for what in ("mean", "median", "iqm", "optimality_gap")]
         body.append([line["group"], str(len(line["games"])), seeds, *shares, percent(line["ipr90"])])
-        if (median := atari5({env: float(mean(runs)) for env, runs in line["scores"].items()})) is not None:
-            told = f"{line['group']}: Atari-5 predicts a median of {percent(median)} over 57 games (Aitchison et al. 2023)"
+        if line["atari5"] is not None and len(line["games"]) < ALL_GAMES:
+            told = f"{line['group']}: Atari-5 predicts a median of {percent(line['atari5'])} over 57 games (Aitchison et al. 2023)"
             notes.append(f"! {told}; {FAR_OFF}")
     played = list(dict.fromkeys(env for line in lines for env in line["games"]))
     for one in published:
@@ -157,8 +162,9 @@ def numbers(
     games: Sequence[Mapping[str, Any]],
     left: Sequence[tuple[Path, str]] = (),
     published: Sequence[Published] = (),
+    wanted: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All the numbers that are printed and drawn."""
+    """All the numbers that are printed and drawn.  wanted: the set of games that was asked for, if any."""
     out = []
     for env, groups in tables.items():
         tag = tag_of(groups)
@@ -174,6 +180,8 @@ def numbers(
         "improvements": improvements(games),
         "over_games_cautions": aggregate_cautions(games),
         "iqm_curves": {"steps": iqm_curves(tables, False), "minutes": iqm_curves(tables, True)} if games else {},
+        "missing": missing(tables, wanted) if wanted else [],
+        "published_notes": notes_on(published, tables),
         "published": [one._asdict() | {"over_games": published_over_games(one, played)} for one in published],
         "left_out": [{"path": str(path), "why": why} for path, why in left],
     }

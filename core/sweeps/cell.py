@@ -47,7 +47,7 @@ def bring_forward(folder: str, name: str, commands: str, tokens: str, no_gpu: bo
         code, scored = 0, known(state / f"{name}.json").get("scored")
         with open(state / f"{name}.log", "ab") as log:
             for argv in json.loads(commands):
-                if stop.asked():
+                if code == 0 and stop.asked():
                     code = STOPPED
                 if code == 0 and argv != scored:
                     code = _run(argv, log.fileno(), lock.fileno(), stop, no_gpu)

@@ -266,6 +266,8 @@ def run_sweep(sweep: Sweep, address: str | None = None, slots: float | None = No
         if address is None and wanted > have[what]:
             fix = f"use {what}: {have[what]:g} or less, or a cluster (--address)"
             raise ConfigError(f"a cell takes {wanted:g} {what}, but there are {have[what]:g}", where=what, fix=fix)
+    if not sweep.gpus and address is None and _gpus():
+        say("cells run on the CPU: write gpus: 1 into the file if each is to have a GPU")
     if sweep.search is None:
         claim(sweep)
         drive = Drive(sweep, Grid(sweep))
@@ -330,10 +332,13 @@ def _check_machines(ray: Any, sweep: Sweep) -> None:
         for node in alive:
             place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             seen = ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=place).remote(str(mark))
-            if not ray.get(seen, timeout=60):
-                raise EnvironmentProblem(
-                    f"{node['NodeManagerHostname']} does not see {out}", where="--out", fix="choose a folder that all machines share"
-                )
+            name = node["NodeManagerHostname"]
+            try:
+                there = ray.get(seen, timeout=60)
+            except ray.exceptions.GetTimeoutError as e:
+                raise EnvironmentProblem(f"{name} did not answer within 60 s", where="--address", fix="look at it with: ray status") from e
+            if not there:
+                raise EnvironmentProblem(f"{name} does not see {out}", where="--out", fix="choose a folder that all machines share")
     finally:
         mark.unlink(missing_ok=True)
 

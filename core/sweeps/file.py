@@ -16,6 +16,7 @@ from arcturus.config import expanded, read_yaml
 from arcturus.envs import is_atari
 from arcturus.errors import ConfigError, nearest
 from arcturus.sweeps.space import Search, read_search
+from arcturus.trusting import outside
 
 KEYS = ("out", "agents", "envs", "seeds", "settings", "search", "evaluate", "cpus", "gpus", "tries")
 OURS = ("env", "env.id", "seed", "run-dir", "start-or-resume")  # flags that a cell has from the sweep itself
@@ -32,6 +33,14 @@ class Cell:
     env: str
     seed: int
     flags: tuple[str, ...]  # --steps 1000 ...
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """Code outside arcturus that the cell itself names, so that it may be imported again."""
+        given = dict(zip(self.flags, self.flags[1:], strict=False))
+        parts = {part: given.get(f"--agent.{part}", "") for part in ("torso", "core")}
+        options, listeners = given.get("--env.options", ""), given.get("--listeners", "")
+        return tuple(one.name for one in outside({"name": self.agent, **parts}, self.env, options, listeners))
 
     def train(self, out: Path) -> list[str]:
         """The command line that starts it, or goes on with it: the same one every time."""
@@ -57,8 +66,7 @@ class Sweep:
         """What makes a cell, one after the other."""
         if self.evaluate is None:
             return [cell.train(self.out)]
-        named = [name for name in (cell.agent, cell.env) if "." in name.partition("/")[0] or ":" in name]  # code that the sweep itself names
-        trusted = [x for name in named for x in ("--trust", name)]
+        trusted = [x for name in cell.trusted for x in ("--trust", name)]
         return [cell.train(self.out), ["evaluate-agent", str(self.out / cell.name), *self.evaluate, *trusted]]
 
     def search_record(self) -> dict[str, Any] | None:
@@ -157,10 +165,11 @@ def flags_of(settings: Mapping[str, Any], *, switches: bool = False) -> tuple[st
     """{"agent.gamma": 0.9} -> --agent.gamma 0.9.  switches: flags that are true or false are given without a value, or not at all."""
     out: list[str] = []
     for key, value in settings.items():
+        name = f"--{str(key).replace('_', '-')}"
         if switches and isinstance(value, bool):
-            out += [f"--{key}"] * value
+            out += [name] * value
         else:
-            out += [f"--{str(key).replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+            out += [name, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return tuple(out)
 
 

@@ -104,7 +104,9 @@ def _look(out: Path, name: str, commands: list[list[str]]) -> Progress:
         state = "failed"
     else:
         state = "stopped" if about else "waiting"
-    note = f"exit code {codes[-1]}: {_last_words(out, name)}" if state not in ("done", "running") and codes and codes[-1] else ""
+    note = ""
+    if state not in ("done", "running") and codes and codes[-1]:
+        note = ": ".join(filter(None, [f"exit code {codes[-1]}", _last_words(out, name)]))
     return Progress(name, state, steps, _total(commands[0], run, steps), speed if alive and fresh else 0.0, evaluation, note)
 
 

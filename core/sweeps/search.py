@@ -32,6 +32,7 @@ from arcturus.telling import say
 
 SCORING = ("--episodes", "30")  # of the last comparison, where the file says nothing
 STARTUP = 5  # trials that end before any is stopped early
+DEALS, RARE = 20_000, 0.025  # of the permutation test, and what it calls better
 
 
 class Driver(Protocol):
@@ -80,7 +81,8 @@ def preset_of(sweep: Sweep) -> RunConfig:
     from arcturus.scripts.train_agent import parse
 
     first = sweep.cells[0]
-    return parse(first.agent, ["--env", first.env, *first.flags])
+    device = [] if sweep.gpus or "--device" in first.flags else ["--device", "cpu"]  # as its cells see it
+    return parse(first.agent, ["--env", first.env, *first.flags, *device])
 
 
 def fitted(sweep: Sweep, search: Search, base: RunConfig) -> Search:
@@ -90,6 +92,9 @@ def fitted(sweep: Sweep, search: Search, base: RunConfig) -> Search:
         raise ConfigError("the trials of this search would have no score", where=sweep.where, fix=fix)
     if sweep.evaluate is not None and "--checkpoint" in sweep.evaluate:
         raise ConfigError("a trial is scored at its last checkpoint", where=sweep.where, fix="leave evaluate.checkpoint out")
+    if search.prune and not base.eval_every:
+        fix = "write search.prune: false, or an eval-every above 0"
+        raise ConfigError("trials are pruned by evaluations in training, and these have none", where=sweep.where, fix=fix)
     settings: dict[str, Range | Choice] = {}
     for name, space in search.settings.items():
         try:
@@ -98,6 +103,8 @@ def fitted(sweep: Sweep, search: Search, base: RunConfig) -> Search:
             raise ConfigError(f"{name} can't be searched", where=sweep.where, fix="search settings of agent., env. or the run") from e
         if isinstance(space, Range) and isinstance(own, float):
             space = Range(float(space.low), float(space.high), space.log)
+        elif isinstance(space, Range) and space.low % 1 == space.high % 1 == 0:
+            space = Range(int(space.low), int(space.high), space.log)
         settings[name] = space
     return replace(search, settings=settings)
 
@@ -110,6 +117,17 @@ def changed(base: RunConfig) -> dict[str, dict[str, Any]]:
         differ = {k: v for k, v in mine[part].items() if plain[part].get(k) != v and k not in ("name", "id", "seed", "run_dir", "device")}
         out |= {part: differ} if differ else {}
     return out
+
+
+def by_chance(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> float:
+    """How often runs that are dealt to two groups at random, within each environment, differ as much in favour of the first: a one-sided
+    permutation test of the difference of means (Fisher 1935), over DEALS random deals.  Of each environment its runs' scores."""
+    rng, dealt = np.random.default_rng(0), np.zeros(DEALS)
+    for a, b in zip(first, second, strict=True):
+        every = rng.permuted(np.tile([*a, *b], (DEALS, 1)), axis=1)
+        dealt += every[:, : len(a)].mean(1) - every[:, len(a) :].mean(1)
+    seen = sum(float(np.mean(a) - np.mean(b)) for a, b in zip(first, second, strict=True))
+    return float((1 + (dealt >= seen - 1e-9).sum()) / (1 + DEALS))
 
 
 class Searching:
@@ -197,6 +215,7 @@ class Searching:
         elif any(codes):
             self._end(number, states.FAIL, driver)
         elif None not in codes:
+            self._falls_behind(number, cells)  # its last evaluations count for others, too; it has come to its end itself
             try:
                 value = self._mean([self.score(cell) for cell in cells], cells)
             except ArcturusError as e:
@@ -216,15 +235,14 @@ class Searching:
         self.report()
 
     def _falls_behind(self, number: int, cells: Sequence[Cell]) -> bool:
-        """By the evaluations in training that all cells of the trial have had."""
+        """Tells Optuna the evaluations in training that all cells of the trial have had, and asks it about the newest."""
         frozen = self.study.get_trials(deepcopy=False)[number]
         trial = self.optuna.trial.Trial(self.study, frozen._trial_id)
-        values = [self._evaluations(cell) for cell in cells]
+        values, behind = [self._evaluations(cell) for cell in cells], False
         for at in range(len(frozen.intermediate_values), min(map(len, values))):
             trial.report(self._mean([each[at] for each in values], cells), at)
-            if trial.should_prune():
-                return True
-        return False
+            behind = bool(trial.should_prune())
+        return behind
 
     def _evaluations(self, cell: Cell) -> list[float]:
         try:
@@ -235,7 +253,7 @@ class Searching:
 
     def score(self, cell: Cell) -> float:
         """By evaluate-agent if the sweep asks for it, else by the last evaluation in training."""
-        return read_run(self.sweep.out / cell.name).score.value
+        return read_run(self.sweep.out / cell.name, cell.trusted).score.value
 
     def _mean(self, values: Sequence[float], cells: Sequence[Cell]) -> float:
         return float(np.mean([self._scaled(value, cell.env) for value, cell in zip(values, cells, strict=True)]))
@@ -285,7 +303,7 @@ class Searching:
         return f"{self.asked - len(self.live)} of {self.search.trials} trials" + (f", best {best.value:,.2f}" if best else "")
 
     def importances(self) -> dict[str, float]:
-        """How much of the variation of scores each setting explains among the good trials (PED-ANOVA, Watanabe et al. 2023)."""
+        """How much each setting decides whether a trial is among the best (PED-ANOVA, Watanabe et al. 2023)."""
         if len(self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.COMPLETE,))) < STARTUP:
             return {}
         with warnings.catch_warnings():
@@ -306,9 +324,10 @@ class Searching:
         best, preset = ([[self._scaled(self.score(c), c.env) for c in cells if c.env == env] for env in envs] for cells in self.compared)
         first, second = (np.mean([x.mean(-1) for x in resampled(of, seed=i)], axis=0) for i, of in enumerate((best, preset)))
         interval = percentiles(first - second) if self.search.confirm >= ENOUGH else None
+        chance = by_chance(best, preset)
         told = {"seeds": sorted({cell.seed for cell in self.compared[0]}), "envs": list(envs), "best": best, "preset": preset}
         told |= {"difference": float(np.mean(best) - np.mean(preset)), "probability": float(improvement(best, preset))}
-        return told | {"ci95": interval, "better": interval is not None and interval[0] > 0}
+        return told | {"ci95": interval, "by_chance": chance, "better": chance <= RARE}
 
     def report(self, verdict: dict[str, Any] | None = None) -> None:
         """DIR/best.yaml, which --config reads, and DIR/search.json."""
@@ -358,10 +377,11 @@ class Searching:
         for name, share in self.importances().items():
             say(f"  {name} = {best.params[name]}, importance {share:.2f}")
         if verdict:
-            means = f"{np.mean(verdict['best']):,.2f} with them, {np.mean(verdict['preset']):,.2f} with the preset's"
+            means = f"best settings {np.mean(verdict['best']):,.2f}, preset {np.mean(verdict['preset']):,.2f}"
             interval = verdict["ci95"]
             inside = "too few seeds for an interval" if interval is None else f"{interval[0]:,.2f}, {interval[1]:,.2f}"
-            told = "they are better" if verdict["better"] else "they are not shown to be better"
-            say(f"on {len(verdict['seeds'])} fresh seeds: {means}; difference {verdict['difference']:,.2f} [{inside}]: {told}")
+            told = "better" if verdict["better"] else "not shown to be better"
+            difference = f"difference {verdict['difference']:,.2f} [{inside}], by chance {100 * verdict['by_chance']:.1f}%"
+            say(f"on {len(verdict['seeds'])} fresh seeds: {means}, {difference}: {told}")
         elif self.compared == ([], []):
             say("the preset's settings are the best of these")

@@ -86,8 +86,10 @@ class MLflow:
         if mine:
             self.id = mine[0].info.run_id
             self.client.update_run(self.id, status="RUNNING")
+        else:
+            self.id = self.client.create_run(experiment, tags={"arcturus.id": run.id}, run_name=run.name).info.run_id
+        if mine and mine[0].data.params:
             return
-        self.id = self.client.create_run(experiment, tags={"arcturus.id": run.id}, run_name=run.name).info.run_id
         settings = [mlflow.entities.Param(k, str(v)[:500]) for k, v in run.config.items()]
         for at in range(0, len(settings), self.MOST):
             self.client.log_batch(self.id, params=settings[at : at + self.MOST])

@@ -85,10 +85,11 @@ def test_scores_over_games_are_only_over_those_that_were_played():
 
 
 def test_a_line_says_where_protocols_differ():
-    lines = protocol_notes([mrq(100_000), *beside(["nature"], game_set("atari5"), 1e6)], ["v5"])
-    assert "is not that of these runs" not in lines[0]
-    assert "Its protocol (nature) is not that of these runs (v5)" in lines[1]
-    assert "is not that of these runs (nature)" in protocol_notes([mrq(100_000)], ["v5", "nature"])[0]
+    """MR.Q's runs begin without no-ops and FIRE, ours under v5 with both."""
+    lines = protocol_notes([mrq(100_000), *beside(["nature"], game_set("atari5"), 1e6)], ["nature"])
+    assert "Its protocol (v5 without no-ops and FIRE at a reset) is not that of these runs (nature)" in lines[0]
+    assert "is not that of these runs" not in lines[1]
+    assert "Its protocol (nature) is not that of these runs (v5)" in protocol_notes(beside(["nature"], game_set("atari5"), 1e6), ["v5"])[0]
 
 
 @pytest.mark.parametrize("text", ["", "mqr", "mrq,x"])

@@ -18,7 +18,7 @@ from arcturus.sweeps.progress import cells_of, claim, keep_record, look
 
 pytest.importorskip("optuna")
 from arcturus.sweeps import search as searches
-from arcturus.sweeps.search import Searching, alone, fitted, preset_of
+from arcturus.sweeps.search import Searching, alone, by_chance, fitted, preset_of
 
 FILE = """
 agents: [a2c]
@@ -27,7 +27,7 @@ seeds: [10, 11]
 settings: {steps: 2000}
 search:
   trials: 12
-  confirm: 3
+  confirm: 4
   settings:
     agent.learning-rate: {low: 1e-4, high: 1.0, log: true}
     agent.gamma: [0.5, 0.99]
@@ -98,12 +98,12 @@ def test_the_preset_is_tried_first_and_the_best_is_near_the_optimum_and_confirme
     assert best.params["agent.gamma"] == 0.99
     assert abs(math.log10(best.params["agent.learning-rate"] / 0.03)) < 0.5
     fresh = [cell for cell in runs.seen if cell.name.startswith(("best-", "preset-"))]
-    assert sorted(cell.seed for cell in fresh) == [12, 12, 13, 13, 14, 14]  # none that a trial has seen
+    assert sorted(cell.seed for cell in fresh) == [12, 12, 13, 13, 14, 14, 15, 15]  # none that a trial has seen
     verdict = searching.verdict(runs)
     assert verdict["better"]
     assert verdict["difference"] == pytest.approx(9 + searching.best().value)
     names = [cell.name for cell in runs.seen]
-    assert len(set(names)) == len(names) == 12 * 2 + 6
+    assert len(set(names)) == len(names) == 12 * 2 + 8
 
 
 def test_the_best_settings_are_a_file_that_config_reads(opened, tmp_path):
@@ -114,6 +114,14 @@ def test_the_best_settings_are_a_file_that_config_reads(opened, tmp_path):
     assert config.agent.gamma == 0.99
 
 
+def test_better_means_rarely_by_chance():
+    """Of two groups of four, one deal in seventy is as good; of three, one in twenty, which proves nothing."""
+    assert by_chance([[2.0, 3.0, 4.0, 5.0]], [[0.0, 1.0, -1.0, 0.5]]) == pytest.approx(1 / 70, abs=0.003)
+    assert by_chance([[2.0, 3.0, 4.0]], [[0.0, 1.0, -1.0]]) == pytest.approx(1 / 20, abs=0.006)
+    assert by_chance([[1.0, 1.0, 1.0]], [[1.0, 1.0, 1.0]]) == 1.0
+    assert by_chance([[2.0, 3.0], [9.0, 8.0]], [[0.0, 1.0], [5.0, 4.0]]) == pytest.approx(1 / 36, abs=0.005)
+
+
 def test_a_search_says_that_it_found_nothing_better(opened):
     searching = opened()
     runs = Runs(searching, lambda cell: 3.0 if cell.name.startswith("t005") else 2.0)
@@ -122,7 +130,7 @@ def test_a_search_says_that_it_found_nothing_better(opened):
 
 
 def test_fewer_seeds_than_an_interval_needs_prove_nothing(opened):
-    searching = opened(FILE.replace("confirm: 3", "confirm: 2"))
+    searching = opened(FILE.replace("confirm: 4", "confirm: 2"))
     runs = Runs(searching, lambda cell: 3.0 if cell.name.startswith(("t005", "best")) else 2.0)
     runs.run()
     assert (searching.verdict(runs)["ci95"], searching.verdict(runs)["better"]) == (None, False)
@@ -267,12 +275,13 @@ RANGE = "{low: 1e-4, high: 1.0, log: true}"
         ("steps: 2000", "steps: [2000, 3000]", "one agent"),
         ("steps: 2000", "steps: 2000, agent.gamma: 0.9", "is set as well"),
         ("[CartPole-v1]", "[CartPole-v1, Acrobot-v1]", "no common scale"),
-        ("confirm: 3", "scale: {Acrobot-v1: [0, 1]}", "must name each of envs"),
-        ("confirm: 3", "scale: {CartPole-v1: [1, 1]}", "two different scores"),
-        ("confirm: 3", "prune: maybe", "must be true or false"),
+        ("confirm: 4", "scale: {Acrobot-v1: [0, 1]}", "must name each of envs"),
+        ("confirm: 4", "scale: {CartPole-v1: [1, 1]}", "two different scores"),
+        ("confirm: 4", "prune: maybe", "must be true or false"),
         ("agent.gamma: [0.5, 0.99]", "preset: [classic, mdp]", "preset can't be searched"),
         ("agent.gamma: [0.5, 0.99]", "agent.learning_rate: [0.1, 0.2]", "agent.learning-rate twice"),
         ("steps: 2000", "steps: 2000, eval-every: 0", "would have no score"),
+        ("seeds: [10, 11]\nsettings: {steps: 2000}", "seeds: [10]\nevaluate: {}\nsettings: {steps: 2000, eval-every: 0}", "these have none"),
         ("seeds: [10, 11]", "seeds: [10]\nevaluate: {checkpoint: best}", "at its last checkpoint"),
     ],
 )
@@ -298,7 +307,7 @@ def test_without_optuna_a_line_says_what_to_install(tmp_path, capsys, monkeypatc
 
 def test_several_environments_are_averaged_on_their_scale(opened):
     text = FILE.replace("[CartPole-v1]", "[CartPole-v1, Acrobot-v1]")
-    scaled = text.replace("confirm: 3", "confirm: 3\n  scale: {CartPole-v1: [0, 500], Acrobot-v1: [-500, 0]}")
+    scaled = text.replace("confirm: 4", "confirm: 4\n  scale: {CartPole-v1: [0, 500], Acrobot-v1: [-500, 0]}")
     searching = opened(scaled)
     runs = Runs(searching, lambda cell: 250.0 if cell.env == "CartPole-v1" else 0.0)
     runs.run()
