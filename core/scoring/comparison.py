@@ -415,7 +415,8 @@ def curves_of(group: Group, tag: str, clock: bool) -> dict[str, Any]:
 def iqm_curves(tables: Mapping[str, Sequence[Group]], clock: bool) -> dict[str, dict[str, Any]]:
     """Group -> IQM of human-normalised scores over games and seeds against agent steps, or minutes of running (sample efficiency, Agarwal
     et al. 2021, section 4.3): tag (what is averaged, the same for all), x [P], iqm [P], and low
-    [P] and high [P], its 95% stratified bootstrap interval, where every game has ENOUGH seeds.  Groups on fewer than two games, and runs without a curve, are left out."""
+    [P] and high [P], its 95% stratified bootstrap interval, where every game has ENOUGH seeds.  Groups on fewer than two games, and runs
+    without a curve, are left out."""
     strata: dict[str, list[list[tuple[np.ndarray, np.ndarray]]]] = {}
     seeds: dict[str, int] = {}
     tag = tag_of([group for groups in tables.values() for group in groups])
