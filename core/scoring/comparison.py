@@ -39,6 +39,7 @@ from arcturus.scoring.statistics import (
 from arcturus.telling import say, typed
 
 ENOUGH = 3  # seeds; of fewer no interval is given
+FEW = 3  # names on a line
 POINTS, POINTS_OVER_GAMES = 200, 50  # of a curve
 SAME_CLOCK = (1.0, 0.01)  # seconds, and share, by which two clocks may differ over an unbroken stretch
 RETURN, EVALUATED = "charts/episodic_return", "eval/episodic_return_mean"
@@ -318,6 +319,11 @@ def improvements(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def few(names: Sequence[str], between: str = ", ") -> str:
+    """Names on one line, however many there are."""
+    return between.join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+
+
 def cautions(groups: Sequence[Group]) -> list[str]:
     """Reasons why the numbers of one table may not be comparable, a line each."""
     runs = [run for group in groups for run in group.runs]
@@ -334,11 +340,11 @@ def cautions(groups: Sequence[Group]) -> list[str]:
                 if value is not None:
                     users.setdefault(value, []).append(group.name)
         if len(users) > 1:
-            told = "; ".join(f"{value} ({' | '.join(names)})" for value, names in users.items())
+            told = "; ".join(f"{value} ({few(names, ' | ')})" for value, names in users.items())
             out.append(f"scored under different {'policies' if what == 'policy' else 'protocols'}: {told}")
     again = [group.name for group in groups if len(group.seeds) < len(group.runs)]
     if again:
-        out.append(f"several runs have the same seed, so they are not independent: {'; '.join(again)}")
+        out.append(f"several runs have the same seed, so they are not independent: {few(again, '; ')}")
     versions = sorted({run.version for run in runs})
     if len(versions) > 1:
         out.append(f"made by different versions of arcturus: {', '.join(versions)}; CHANGELOG.md says what trains differently")

@@ -11,6 +11,7 @@ from arcturus.scoring.comparison import (
     aggregate_cautions,
     cautions,
     curves_of,
+    few,
     improvements,
     iqm_curves,
     summarise,
@@ -32,7 +33,8 @@ def told(
     games: Sequence[str] = (),
 ) -> str:
     """All that is printed.  lines: of aggregate().  games: the set that was asked for, if any."""
-    parts = ["\n".join(missing(tables, games))] if games else []
+    absent = [f"! {name} has no score on {len(left)} of {len(games)} games: {few(left)}" for name, left in missing(tables, games).items()]
+    parts = ["\n".join(absent)]
     parts += [table(env, groups, [one for one in published if env in one.scores]) for env, groups in tables.items()]
     if lines:
         parts.append(over_games(lines, published))
@@ -50,17 +52,13 @@ def notes_on(published: Sequence[Published], tables: Mapping[str, Sequence[Group
     return protocol_notes(published, {run.score.protocol for run in runs})
 
 
-def missing(tables: Mapping[str, Sequence[Group]], games: Sequence[str]) -> list[str]:
-    """Which games of a set no run of a group is on, a line for each group."""
+def missing(tables: Mapping[str, Sequence[Group]], games: Sequence[str]) -> dict[str, list[str]]:
+    """Group -> the games of a set that none of its runs is on; only groups that lack some."""
     played: dict[str, set[str]] = {}
     for groups in tables.values():
         for group in groups:
             played.setdefault(group.name, set()).update(run.config.env.id for run in group.runs)
-    out = []
-    for name, envs in played.items():
-        if left := [env for env in games if env not in envs]:
-            out.append(f"! {name} has no score on {len(left)} of {len(games)} games: {', '.join(left)}")
-    return out
+    return {name: left for name, envs in played.items() if (left := [env for env in games if env not in envs])}
 
 
 def table(env: str, groups: Sequence[Group], published: Sequence[Published] = ()) -> str:
@@ -180,7 +178,7 @@ def numbers(
         "improvements": improvements(games),
         "over_games_cautions": aggregate_cautions(games),
         "iqm_curves": {"steps": iqm_curves(tables, False), "minutes": iqm_curves(tables, True)} if games else {},
-        "missing": missing(tables, wanted) if wanted else [],
+        "missing": missing(tables, wanted),
         "published_notes": notes_on(published, tables),
         "published": [one._asdict() | {"over_games": published_over_games(one, played)} for one in published],
         "left_out": [{"path": str(path), "why": why} for path, why in left],
