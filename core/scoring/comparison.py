@@ -36,10 +36,10 @@ from arcturus.scoring.statistics import (
     run_percentiles,
     stratified_interval,
 )
-from arcturus.telling import say, typed
+from arcturus.telling import say, shortened, typed
 
 ENOUGH = 3  # seeds; of fewer no interval is given
-FEW = 3  # names on a line
+FEW, NAME = 3, 40  # names on a line, and their characters
 POINTS, POINTS_OVER_GAMES = 200, 50  # of a curve
 SAME_CLOCK = (1.0, 0.01)  # seconds, and share, by which two clocks may differ over an unbroken stretch
 RETURN, EVALUATED = "charts/episodic_return", "eval/episodic_return_mean"
@@ -321,7 +321,8 @@ def improvements(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def few(names: Sequence[str], between: str = ", ") -> str:
     """Names on one line, however many there are."""
-    return between.join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+    shown = between.join(shortened(name, NAME) for name in names[:FEW])
+    return shown + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
 
 
 def cautions(groups: Sequence[Group]) -> list[str]:

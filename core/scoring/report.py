@@ -19,7 +19,7 @@ from arcturus.pictures.comparison import comparison, percentiles, profiles, samp
 from arcturus.runs.groups import settings_of
 from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, improvements, summarise
 from arcturus.scoring.published import ALL_GAMES, FAR_OFF, Published, over_games
-from arcturus.scoring.tables import missing, notes_on, number, percent, with_interval
+from arcturus.scoring.tables import missing, notes_on, number, percent, played, with_interval
 
 DPI = 110
 FILM_LIMIT = 30 * 2**20  # bytes of one film
@@ -78,8 +78,7 @@ def _games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published]) -
     for line in lines:
         shown = {what: with_interval(line, what, min(line["seeds"]), percent) for what in ("mean", "median", "iqm", "optimality_gap")}
         told.append({**line, "shown": shown, "atari5": line["atari5"] if len(line["games"]) < ALL_GAMES else None})
-    played = list(dict.fromkeys(env for line in lines for env in line["games"]))
-    beside = [(one, told_over) for one in published if (told_over := over_games(one, played))]
+    beside = [(one, told_over) for one in published if (told_over := over_games(one, played(lines)))]
     return {"lines": told, "beside": beside, "pairs": improvements(lines), "cautions": aggregate_cautions(lines), "far_off": FAR_OFF}
 
 

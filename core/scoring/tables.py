@@ -41,7 +41,7 @@ def told(
     if published:
         parts.append("\n".join(["published scores", *(f"  {line}" for line in notes_on(published, tables))]))
     if left:
-        parts.append("\n".join(["left out", *(f"  {path}: {why}" for path, why in left)]))
+        parts.append("\n".join(["left out", *(f"  {path}: {why.replace(str(path), 'RUN')}" for path, why in left)]))
     return "\n\n".join(filter(None, parts))
 
 
@@ -54,11 +54,11 @@ def notes_on(published: Sequence[Published], tables: Mapping[str, Sequence[Group
 
 def missing(tables: Mapping[str, Sequence[Group]], games: Sequence[str]) -> dict[str, list[str]]:
     """Group -> the games of a set that none of its runs is on; only groups that lack some."""
-    played: dict[str, set[str]] = {}
+    by_group: dict[str, set[str]] = {}
     for groups in tables.values():
         for group in groups:
-            played.setdefault(group.name, set()).update(run.config.env.id for run in group.runs)
-    return {name: left for name, envs in played.items() if (left := [env for env in games if env not in envs])}
+            by_group.setdefault(group.name, set()).update(run.config.env.id for run in group.runs)
+    return {name: left for name, envs in by_group.items() if (left := [env for env in games if env not in envs])}
 
 
 def table(env: str, groups: Sequence[Group], published: Sequence[Published] = ()) -> str:
@@ -94,6 +94,11 @@ def table(env: str, groups: Sequence[Group], published: Sequence[Published] = ()
     return "\n".join([env, *columns([head, *body]), *notes, *columns(each, left=(0, 2, 3))])
 
 
+def played(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The games of all groups, each once."""
+    return list(dict.fromkeys(env for line in lines for env in line["games"]))
+
+
 def over_games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> str:
     """Human-normalised scores over games and seeds, and beside them published ones on the same games."""
     head = ["group", "games", "seeds of each", "mean [95%]", "median [95%]", "IQM [95%]", "optimality gap [95%]", "IPR-90"]
@@ -106,9 +111,8 @@ def over_games(lines: Sequence[Mapping[str, Any]], published: Sequence[Published
         if line["atari5"] is not None and len(line["games"]) < ALL_GAMES:
             told = f"{line['group']}: Atari-5 predicts a median of {percent(line['atari5'])} over 57 games (Aitchison et al. 2023)"
             notes.append(f"! {told}; {FAR_OFF}")
-    played = list(dict.fromkeys(env for line in lines for env in line["games"]))
     for one in published:
-        if told_over := published_over_games(one, played):
+        if told_over := published_over_games(one, played(lines)):
             shares = [percent(told_over[what]) for what in ("mean", "median", "iqm", "optimality_gap")]
             body.append([f"{one.source}: {one.name}", str(len(told_over["games"])), "", *shares, ""])
     return "\n".join(["human-normalised, over games and seeds", *columns([head, *body]), *better(lines), *notes])
@@ -171,7 +175,6 @@ def numbers(
             for group in groups
         ]
         out.append({"environment": env, "groups": lines, "curves_of": tag, "cautions": cautions(groups)})
-    played = list(dict.fromkeys(env for line in games for env in line["games"]))
     return {
         "environments": out,
         "over_games": list(games),
@@ -180,6 +183,6 @@ def numbers(
         "iqm_curves": {"steps": iqm_curves(tables, False), "minutes": iqm_curves(tables, True)} if games else {},
         "missing": missing(tables, wanted),
         "published_notes": notes_on(published, tables),
-        "published": [one._asdict() | {"over_games": published_over_games(one, played)} for one in published],
+        "published": [one._asdict() | {"over_games": published_over_games(one, played(games))} for one in published],
         "left_out": [{"path": str(path), "why": why} for path, why in left],
     }

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.files import read_json, write_atomically
 from arcturus.runs.monitor import duration
+from arcturus.scoring.comparison import EVALUATED
 from arcturus.sweeps.cell import MACHINES, STATE, held, known
 from arcturus.sweeps.file import Sweep
 
 TAIL = 8_192  # bytes of metrics.jsonl that are read for its newest lines
 QUIET = 60.0  # seconds after whose last line of metrics a run's speed isn't counted
-EVALUATED = "eval/episodic_return_mean"
 SHOWN = 30  # cells of a table
 ORDER = ("failed", "running", "stopped", "waiting", "pruned", "done")  # those first that need looking at
 ENDED = ("done", "failed", "pruned")

@@ -382,6 +382,6 @@ class Searching:
             inside = "too few seeds for an interval" if interval is None else f"{interval[0]:,.2f}, {interval[1]:,.2f}"
             told = "better" if verdict["better"] else "not shown to be better"
             difference = f"difference {verdict['difference']:,.2f} [{inside}], by chance {100 * verdict['by_chance']:.1f}%"
-            say(f"on {len(verdict['seeds'])} fresh seeds: {means}, {difference}: {told}")
+            say(f"on fresh seeds {', '.join(map(str, verdict['seeds']))}: {means}, {difference}: {told}")
         elif self.compared == ([], []):
             say("the preset's settings are the best of these")
