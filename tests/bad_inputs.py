@@ -5,7 +5,7 @@
     python tests/bad_inputs.py --only folder   those whose name holds this
 
 An answer is bad if the command exits 1 (a fault of arcturus) or dies of a signal, hangs, prints a traceback, more than 20 lines on an
-error or a line of more than 200 characters, or if anything that was saved is not there byte by byte after it was refused.  Each
+error or a line of more than 200 characters (tables that were asked for may be wider), or if anything that was saved is not there byte by byte after it was refused.  Each
 command runs in a process of its own, forked from one that has imported what all of them need.
 """
 
@@ -359,8 +359,9 @@ def faults(code: int | None, out: str, err: str) -> Iterator[str]:
     lines = [line for text in (out, err) for line in text.splitlines()]
     if code and len(lines) > LINES:
         yield f"{len(lines)} lines"
-    if longest := max((len(line) for line in lines), default=0) > WIDTH:
-        yield f"a line of {max(map(len, lines))} characters" if longest else ""
+    told = lines if code else err.splitlines()  # a table that was asked for is as wide as the names and paths in it
+    if (longest := max(map(len, told), default=0)) > WIDTH:
+        yield f"a line of {longest} characters"
     if any("\x1b" in line for line in lines):
         yield "a raw escape code"
 
