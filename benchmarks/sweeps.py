@@ -114,7 +114,7 @@ def metrics(i: int) -> str:
 def many_runs(folder: Path) -> dict[str, Any]:
     """compare-runs with every statistic, on run folders that differ from a real one in game, seed, score and curve."""
     import arcturus
-    from arcturus.scoring.published import game_set
+    from arcturus.comparing.published import game_set
 
     out, real = folder / "runs", folder / "real"
     arcturus.train("dqn", "ALE/Pong-v5", steps=200, run_dir=real, quiet=True, device="cpu", heldout_states=0, eval_every=0)

@@ -30,8 +30,8 @@ from arcturus.outputs import PICTURES, check_output, written_beside
 from arcturus.telling import plain
 
 if TYPE_CHECKING:
-    from arcturus.scoring.comparison import Scored
-    from arcturus.scoring.published import Published
+    from arcturus.comparing.comparison import Scored
+    from arcturus.comparing.published import Published
 
 OVER_RUNS = {
     "--profile": "draw performance profiles: the share of runs above each human-normalised score, over games",
@@ -70,10 +70,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    from arcturus.comparing.comparison import aggregate, environments, find_runs, read_runs  # brings torch
+    from arcturus.comparing.published import asked_for, game_set
+    from arcturus.comparing.tables import numbers, told
     from arcturus.runs.files import write_file
-    from arcturus.scoring.comparison import aggregate, environments, find_runs, read_runs  # brings torch
-    from arcturus.scoring.published import asked_for, game_set
-    from arcturus.scoring.tables import numbers, told
 
     games, sources = game_set(args.games) if args.games else (), asked_for(args.beside) if args.beside is not None else []
     paths, trust = find_runs(args.runs), tuple(args.trust)
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
         text = json.dumps(numbers(tables, lines, left, published, games), indent=2, allow_nan=False)
         written_beside(args.json, lambda beside: write_file(beside, text.encode()))
     if args.html:
-        from arcturus.scoring.report import page
+        from arcturus.comparing.report import page
 
         html = page(tables, lines, left, published, games)
         written_beside(args.html, lambda beside: write_file(beside, html.encode()))
@@ -119,8 +119,8 @@ def beside_runs(sources: Sequence[str], runs: Sequence[Scored]) -> list[Publishe
     """Published scores of the games that were played, at the number of steps nearest to the median of the runs'."""
     from statistics import median
 
+    from arcturus.comparing.published import beside
     from arcturus.envs import is_atari
-    from arcturus.scoring.published import beside
 
     if not sources:
         return []
@@ -145,9 +145,9 @@ def checked_outputs(args: argparse.Namespace, paths: list[Path]) -> dict[str, Pa
 
 def draw(flag: str, file: Path, paths: list[Path], trust: tuple[str, ...], runs: list[Scored]) -> None:
     """One picture; learning curves need no scores.  runs: those of the paths whose learning curves are drawn beside each other."""
+    from arcturus.comparing.comparison import aggregate, environments
     from arcturus.pictures import comparison  # it loads matplotlib
     from arcturus.pictures.style import save
-    from arcturus.scoring.comparison import aggregate, environments
 
     if flag in OVER_RUNS:
         tables = environments(runs)

@@ -5,8 +5,8 @@
     python tests/bad_inputs.py --only folder   those whose name holds this
 
 An answer is bad if the command exits 1 (a fault of arcturus) or dies of a signal, hangs, prints a traceback, more than 20 lines on an
-error or a line of more than 200 characters (tables that were asked for may be wider), or if anything that was saved is not there byte by byte after it was refused.  Each
-command runs in a process of its own, forked from one that has imported what all of them need.
+error or a line of more than 200 characters (tables that were asked for may be wider), or if anything that was saved is not there byte
+by byte after it was refused.  Each command runs in a process of its own, forked from one that has imported what all of them need.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Learning curves: of groups of runs over seeds, on agent steps and on the clock (scoring/comparison.py has the numbers); and of one run."""
+"""Learning curves: of groups of runs over seeds, on agent steps and on the clock (comparing/ has the numbers); and of one run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from arcturus.comparing.comparison import ENOUGH, EVALUATED, RETURN, Group, curve, curves_of, iqm_curves, tag_of
 from arcturus.envs import is_atari
 from arcturus.pictures.style import BLUE, DIM, GRID, INK, LINES, VERMILION, step_unit, styled
 from arcturus.runs.settings import RunConfig
-from arcturus.scoring.comparison import ENOUGH, EVALUATED, RETURN, Group, curve, curves_of, iqm_curves, tag_of
 from arcturus.scoring.statistics import profile, resampled, run_percentiles
 
 WIDTH, HEIGHT, LEGEND = 10.0, 3.3, 0.17  # inches: of the figure, of a row, of a line of its legend

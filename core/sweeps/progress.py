@@ -9,10 +9,10 @@ from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from arcturus.comparing.comparison import EVALUATED
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.files import read_json, write_atomically
 from arcturus.runs.monitor import duration
-from arcturus.scoring.comparison import EVALUATED
 from arcturus.sweeps.cell import MACHINES, STATE, held, known
 from arcturus.sweeps.file import Sweep
 

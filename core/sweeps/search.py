@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from arcturus.comparing.comparison import ENOUGH, EVALUATED, read_run, standing
 from arcturus.errors import ArcturusError, ConfigError, EnvironmentProblem
 from arcturus.runs.files import write_atomically
 from arcturus.runs.folder import Run, read_metrics
 from arcturus.runs.settings import RunConfig, resolve
-from arcturus.scoring.comparison import ENOUGH, EVALUATED, read_run, standing
 from arcturus.scoring.statistics import improvement, percentiles, resampled
 from arcturus.sweeps.cell import MACHINES, STATE
 from arcturus.sweeps.file import Cell, Sweep, flags_of

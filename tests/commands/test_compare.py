@@ -17,11 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from arcturus.errors import CheckpointError, ConfigError
-from arcturus.pictures.comparison import comparison, profiles
-from arcturus.runs.groups import grouped
-from arcturus.runs.settings import resolve
-from arcturus.scoring.comparison import (
+from arcturus.comparing.comparison import (
     EVALUATED,
     RETURN,
     Group,
@@ -41,6 +37,11 @@ from arcturus.scoring.comparison import (
     summarise,
     tag_of,
 )
+from arcturus.comparing.tables import over_games, table
+from arcturus.errors import CheckpointError, ConfigError
+from arcturus.pictures.comparison import comparison, profiles
+from arcturus.runs.groups import grouped
+from arcturus.runs.settings import resolve
 from arcturus.scoring.statistics import (
     human_normalised,
     improvement,
@@ -53,7 +54,6 @@ from arcturus.scoring.statistics import (
     resampled,
     stratified_interval,
 )
-from arcturus.scoring.tables import over_games, table
 from arcturus.scripts.compare_runs import main
 from arcturus.scripts.frontend import guarded
 

@@ -9,10 +9,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from arcturus.envs.atari import games
-from arcturus.errors import ConfigError
-from arcturus.scoring.comparison import curve, environments, iqm_curves, read_runs, tag_of
-from arcturus.scoring.published import (
+from arcturus.comparing.comparison import curve, environments, iqm_curves, read_runs, tag_of
+from arcturus.comparing.published import (
     ATARI5,
     OF_MEANS,
     asked_for,
@@ -26,6 +24,8 @@ from arcturus.scoring.published import (
     protocol_notes,
     sources,
 )
+from arcturus.envs.atari import games
+from arcturus.errors import ConfigError
 from arcturus.scoring.statistics import human_normalised, iqm, stratified_interval
 from arcturus.scripts.compare_runs import main
 from arcturus.scripts.frontend import guarded
@@ -40,7 +40,7 @@ def test_every_source_has_a_title_and_a_protocol_and_scores_of_games_that_exist(
     assert {one.source for one in everything()} == set(sources())
     assert all(set(about) == {"title", "protocol", "told"} for about in sources().values())
     assert {env for one in everything() for env in one.scores} <= set(games())
-    rows = list(csv.DictReader((files("arcturus.scoring") / "published_scores.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((files("arcturus.comparing") / "published_scores.csv").read_text().splitlines()))
     keys = [(row["source"], row["agent"], row["steps"], row["game"]) for row in rows]
     assert len(set(keys)) == len(keys) == sum(len(one.scores) for one in everything())
 

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import arcturus
+from arcturus.comparing.comparison import read_runs
 from arcturus.config import expanded, parse_options, parse_yaml
 from arcturus.device import of_container
 from arcturus.errors import ArcturusError, ConfigError, by_users_code, nearest, out_of_memory
 from arcturus.runs.judging import SHARE, Probe
 from arcturus.runs.settings import resolve, validate
 from arcturus.runs.signals import Signals
-from arcturus.scoring.comparison import read_runs
 from arcturus.scoring.keeping import kept, whole
 from arcturus.scripts import compare_runs, evaluate_agent, train_agent
 from arcturus.scripts.frontend import guarded

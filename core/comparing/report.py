@@ -15,11 +15,11 @@ import jinja2
 from matplotlib.figure import Figure
 
 import arcturus
+from arcturus.comparing.comparison import Group, aggregate_cautions, cautions, improvements, summarise
+from arcturus.comparing.published import ALL_GAMES, FAR_OFF, Published, over_games
+from arcturus.comparing.tables import missing, notes_on, number, percent, played, with_interval
 from arcturus.pictures.comparison import comparison, percentiles, profiles, sample_efficiency
 from arcturus.runs.groups import settings_of
-from arcturus.scoring.comparison import Group, aggregate_cautions, cautions, improvements, summarise
-from arcturus.scoring.published import ALL_GAMES, FAR_OFF, Published, over_games
-from arcturus.scoring.tables import missing, notes_on, number, percent, played, with_interval
 
 DPI = 110
 FILM_LIMIT = 30 * 2**20  # bytes of one film
@@ -40,7 +40,7 @@ def page(
     """HTML.  lines: of aggregate().  games: the set that was asked for, if any."""
     runs = [run for groups in tables.values() for group in groups for run in group.runs]
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (files("arcturus.scoring") / "report.html").read_text(encoding="utf-8")
+        (files("arcturus.comparing") / "report.html").read_text(encoding="utf-8")
     )
     return template.render(
         version=arcturus.__version__,

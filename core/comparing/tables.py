@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arcturus.scoring.comparison import (
+from arcturus.comparing.comparison import (
     Group,
     aggregate_cautions,
     cautions,
@@ -17,8 +17,8 @@ from arcturus.scoring.comparison import (
     summarise,
     tag_of,
 )
-from arcturus.scoring.published import ALL_GAMES, FAR_OFF, Published, protocol_notes
-from arcturus.scoring.published import over_games as published_over_games
+from arcturus.comparing.published import ALL_GAMES, FAR_OFF, Published, protocol_notes
+from arcturus.comparing.published import over_games as published_over_games
 
 PAIRS = 10  # of groups that are printed
 

@@ -80,13 +80,13 @@ def game_set(name: str) -> tuple[str, ...]:
 @cache
 def sources() -> dict[str, dict[str, str]]:
     """Name -> title, protocol, told."""
-    return parse_value((files("arcturus.scoring") / "published_sources.yaml").read_text(encoding="utf-8"))
+    return parse_value((files("arcturus.comparing") / "published_sources.yaml").read_text(encoding="utf-8"))
 
 
 @cache
 def everything() -> tuple[Published, ...]:
     found: dict[tuple[str, str, int], dict[str, float]] = {}
-    text = (files("arcturus.scoring") / "published_scores.csv").read_text(encoding="utf-8")
+    text = (files("arcturus.comparing") / "published_scores.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
         found.setdefault((row["source"], row["agent"], int(row["steps"])), {})[env_id(row["game"])] = float(row["score"])
     return tuple(Published(*key, scores) for key, scores in found.items())

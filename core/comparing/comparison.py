@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from arcturus.comparing.published import atari5
 from arcturus.envs import is_atari
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError
 from arcturus.runs.folder import Run, read_metrics
 from arcturus.runs.groups import environment_of, grouped
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.keeping import whole
-from arcturus.scoring.published import atari5
 from arcturus.scoring.statistics import (
     REPLICATES,
     human_normalised,
