@@ -29,12 +29,13 @@ from arcturus.actor_critic import ActorCritic
 from arcturus.agents import reinforce
 from arcturus.api import ActedStep, EnvSpec
 from arcturus.envs import make
-from arcturus.envs.mdp import MDP, policy_gradient, policy_values
+from arcturus.envs.mdp import MDP
 from arcturus.envs.tasks.device import TaskEnvs
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.losses import lambda_returns
 from arcturus.replay.rollout import Rollout, Trajectory
 from arcturus.seeding import Seeds
+from benchmarks.exact import policy_gradient, policy_values
 
 CHUNK = 1_024  # rows whose gradients are computed at once
 RIDGE = 1.0  # beside sums over rows of squared features

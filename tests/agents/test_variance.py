@@ -9,10 +9,11 @@ import torch
 
 import arcturus
 from arcturus.agents import reinforce
-from arcturus.envs.mdp import chain, policy_gradient, policy_values
+from arcturus.envs.mdp import chain
 from arcturus.replay.rollout import Rollout
 from arcturus.seeding import Seeds
 from benchmarks import variance
+from benchmarks.exact import policy_gradient, policy_values
 
 pytestmark = pytest.mark.slow
 EPISODES, BATCH = 12_800, 8

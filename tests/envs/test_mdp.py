@@ -9,19 +9,18 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import arcturus
-from arcturus.envs.mdp import (
-    chain,
+from arcturus.envs.mdp import chain, grid
+from arcturus.envs.own import PROCESSES
+from arcturus.errors import ConfigError
+from arcturus.scoring.instruments import as_timestep
+from benchmarks.exact import (
     expected_return,
-    grid,
     policy_gradient,
     policy_values,
     return_distributions,
     soft_value_iteration,
     value_iteration,
 )
-from arcturus.envs.own import PROCESSES
-from arcturus.errors import ConfigError
-from arcturus.scoring.instruments import as_timestep
 
 GAMMA = 0.95
 WORLDS = {"chain": chain(), "grid": grid()}
