@@ -25,25 +25,34 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from arcturus.agents._data_efficient import DataEfficientConfig, augmented, check_data_efficient, reset_if_due
 from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError
-from arcturus.networks import QNetwork, epsilon_greedy
+from arcturus.networks import QNetwork, TorsoOptions, epsilon_greedy
 from arcturus.optimizers import GradientStep, by_name
-from arcturus.replay.learner import EpsilonConfig, ReplayLearner
+from arcturus.replay.learner import ReplayLearner
 from arcturus.replay.records import SequenceSpan
 from arcturus.seeding import Seeds
-from arcturus.speed import captured, to_device
+from arcturus.speed import captured, fast, to_device
 
 
 @dataclass(frozen=True)
-class ValueConfig(EpsilonConfig):
+class ValueConfig(DataEfficientConfig):
     """Settings of these agents."""
 
     torso: str = "auto"
-    """Network: mnih2013, nature, impala, small, mlp, auto (by the observation), or your own class: package.module.Name."""
+    """Network: mnih2013, nature, impala, data_efficient, small, mlp, auto (by the observation), or your own: package.module.Name."""
+    torso_width: Annotated[int, Bounds(1, 64)] = 1
+    """Multiply the filters of an image torso by this (Clark et al. 2024: impala with 2)."""
+    torso_hidden: Annotated[int, Bounds(0, 16_384)] = 0
+    """Units of an image torso's last layer; 0: the torso's own number."""
     average_pool: bool = False
     """Average-pool the IMPALA torso's last feature maps."""
+    max_pool: Annotated[int, Bounds(0, 64)] = 0
+    """Max-pool the IMPALA torso's last feature maps to this many places a side (Clark et al. 2024: 6); 0: not."""
+    spectral_norm: bool = False
+    """Spectral normalisation of the IMPALA torso's residual blocks (Miyato et al. 2018; Clark et al. 2024)."""
     dueling: bool = False
     """Dueling network: separate streams for state value and advantages (Wang et al. 2016)."""
     noisy: Annotated[float, Bounds(0, 10)] = 0.0
@@ -54,20 +63,21 @@ class ValueConfig(EpsilonConfig):
     """Adam, or the centred RMSProp of Mnih et al. 2015."""
 
 
+def torso_options(c: ValueConfig) -> TorsoOptions:
+    return TorsoOptions(c.torso_width, c.torso_hidden, c.average_pool, c.max_pool, c.spectral_norm)
+
+
 def q_network(config: ValueConfig, spec: EnvSpec, agent: str, **more: Any) -> QNetwork:
     """The network of an agent that plays Discrete actions; more: QNetwork's further arguments."""
     c, actions = config, spec.discrete_actions(agent)
-    return QNetwork(spec, actions, c.torso, c.average_pool, dueling=c.dueling, noisy=c.noisy, **more)
+    return QNetwork(spec, actions, c.torso, torso_options(c), dueling=c.dueling, noisy=c.noisy, **more)
 
 
 def check_munchausen(config: Any) -> None:
-    """ConfigError for switches that contradict Munchausen targets."""
-    if config.munchausen and (config.double or config.n_step > 1):
-        raise ConfigError(
-            "Munchausen targets work only with 1-step returns and without double Q-learning",
-            where="--agent.munchausen",
-            fix="set --agent.n-step 1 --agent.double False",
-        )
+    """ConfigError for a switch that contradicts Munchausen targets."""
+    if config.munchausen and config.double:
+        problem = "Munchausen targets have no best action for double Q-learning to choose"
+        raise ConfigError(problem, where="--agent.munchausen", fix="set --agent.double False")
 
 
 class ReplayAgent(Agent):
@@ -136,10 +146,12 @@ class ValueAgent(ReplayAgent):
         span: SequenceSpan | None = None,
     ):
         """span: what sequences an agent with memory learns from."""
+        check_data_efficient(config, spec, sequences=span is not None)
         self.config, self.spec, self.device = config, spec, torch.device(device)
+        self.seeds, self.make_network, self.fast = seeds, make_network, fast()
         with seeds.branch("init").initialising():
             network: Any = make_network()  # (2) random weights
-        self.network: Any = to_device(network, self.device)
+        self.network: Any = to_device(network, self.device).eval()
         self.online = self.network
         self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.noise = seeds.branch("noise").torch(self.device)
@@ -191,9 +203,21 @@ class ValueAgent(ReplayAgent):
 
     # -- learning --------------------------------------------------------------------------------------------------------
 
+    def learn(self) -> Metrics:
+        before = self.updates
+        metrics = super().learn()
+        reset_if_due(self, before)
+        return metrics
+
     def update(self, batch: Any) -> tuple[Metrics, Tensor | None]:
         """One gradient step on a minibatch; its metrics, and the transitions' new priorities [B]."""
+        if self.config.random_shift or self.config.random_intensity:
+            batch = augmented(batch, self.config, self.noise, self.fast)
+        if self.config.spectral_norm:
+            self.network.train()  # it makes a power iteration in training mode only
         loss = self.loss(batch)  # (8) the target and the loss
+        if self.config.spectral_norm:
+            self.network.eval()
         metrics = loss.metrics | {"losses/td_loss": loss.value.detach()} | self.gradient_step(loss.value)  # (9) descend
         return metrics, loss.priority
 

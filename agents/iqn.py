@@ -23,7 +23,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from arcturus.agents._value import ValueAgent, ValueConfig, check_munchausen
+from arcturus.agents._value import ValueAgent, ValueConfig, check_munchausen, torso_options
 from arcturus.api import EnvSpec, Loss, State
 from arcturus.config import Bounds
 from arcturus.losses import LOWEST_LOG_PI, munchausen_bonus, soft_value, weighted_mean
@@ -60,7 +60,7 @@ class Network(nn.Module):
     def __init__(self, spec: EnvSpec, actions: int, config: Config):
         super().__init__()
         self.policy_samples = config.policy_samples
-        self.torso = make_torso(spec, config.torso, config.average_pool, trunk=True)  # psi
+        self.torso = make_torso(spec, config.torso, torso_options(config), trunk=True)  # psi
         width: int = self.torso.width  # type: ignore[assignment]
         self.register_buffer("i", torch.arange(config.cosines) * torch.pi, persistent=False)
         self.phi = nn.Sequential(nn.Linear(config.cosines, width), nn.ReLU())

@@ -27,7 +27,7 @@ from arcturus.agents._rollout import ReturnConfig, RolloutAgent
 from arcturus.api import Act, Loss, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.losses import lambda_returns, linear_schedule, td_loss
-from arcturus.networks import QNetwork, Torso, epsilon_greedy, orthogonal
+from arcturus.networks import QNetwork, Torso, TorsoOptions, epsilon_greedy, orthogonal
 from arcturus.replay.rollout import Minibatch, Trajectory
 
 
@@ -80,7 +80,7 @@ class Agent(RolloutAgent):
         c, actions = self.config, self.spec.discrete_actions("pqn")
         self.kept = {"q_values": (actions,)}
         core: dict[str, Any] = {"core": c.core, "core_width": c.core_width, "core_options": c.core_options}
-        network = QNetwork(self.spec, actions, c.torso, layer_norm=c.layer_norm, **core)
+        network = QNetwork(self.spec, actions, c.torso, TorsoOptions(layer_norm=c.layer_norm), **core)
         if isinstance(network.torso, Torso):  # a torso of the user's own keeps its initial weights
             orthogonal(network.torso, 2**0.5)
         return network

@@ -1,20 +1,22 @@
 """Torsos (observation -> features), and the networks made of torso, memory core and heads.  ReLUs are named modules, so that
 they can be hooked.
 
-| name     | layers                                                                                  | source                        |
-|----------|-----------------------------------------------------------------------------------------|-------------------------------|
-| mnih2013 | 16 of 8x8 stride 4, 32 of 4x4 stride 2, 256 units                                       | Mnih et al. 2013, section 4.1 |
-| nature   | 32 of 8x8 stride 4, 64 of 4x4 stride 2, 64 of 3x3 stride 1, 512 units                   | Mnih et al. 2015, Methods     |
-| impala   | 3 sections (16, 32, 32) of conv, max-pool, 2 residual blocks; 256 units                 | Espeholt et al. 2018, fig. 3  |
-| small    | 16 of 4x4 stride 2, 32 of 3x3 stride 2, 32 of 3x3 stride 2, 128 units; for small frames | this project                  |
-| mlp      | 2 x 128 units                                                                           | this project                  |
-| none     | the observation, flattened: for a memory core that reads it itself                      |                               |
+| name           | layers                                                                                  | source                        |
+|----------------|-----------------------------------------------------------------------------------------|-------------------------------|
+| mnih2013       | 16 of 8x8 stride 4, 32 of 4x4 stride 2, 256 units                                       | Mnih et al. 2013, section 4.1 |
+| nature         | 32 of 8x8 stride 4, 64 of 4x4 stride 2, 64 of 3x3 stride 1, 512 units                   | Mnih et al. 2015, Methods     |
+| impala         | 3 sections (16, 32, 32) of conv, max-pool, 2 residual blocks; 256 units                 | Espeholt et al. 2018, fig. 3  |
+| data_efficient | 32 of 5x5 stride 5, 64 of 5x5 stride 5, 256 units                                       | van Hasselt et al. 2019, E.1  |
+| small          | 16 of 4x4 stride 2, 32 of 3x3 stride 2, 32 of 3x3 stride 2, 128 units; for small frames | this project                  |
+| mlp            | 2 x 128 units                                                                           | this project                  |
+| none           | the observation, flattened: for a memory core that reads it itself                      |                               |
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +25,38 @@ from arcturus.api import EnvSpec, State, map_state
 from arcturus.envs import is_atari
 from arcturus.errors import ConfigError, nearest
 from arcturus.extensions import build
+from arcturus.impala import impala_layers
 from arcturus.memory import NoMemory, check_room, make_core, unroll
 from arcturus.speed import bf16, layout
 from arcturus.value_heads import ValueHead
 
 SMALLEST = 16  # pixels of a side that the small torso can read
-TORSOS = ("auto", "mnih2013", "nature", "impala", "small", "mlp", "none")
+TORSOS = ("auto", "mnih2013", "nature", "impala", "data_efficient", "small", "mlp", "none")
+
+
+class TorsoOptions(NamedTuple):
+    """What can be varied of a torso.  Where one of them means nothing to the torso that is chosen, that is an error."""
+
+    torso_width: int = 1  # filters of an image torso, times this
+    torso_hidden: int = 0  # units of an image torso's last layer; 0: its own number
+    average_pool: bool = False  # impala: the last maps are averaged; other torsos ignore it, as they always did
+    max_pool: int = 0  # impala: the last maps are max-pooled to this many places a side; 0: they aren't
+    spectral_norm: bool = False  # impala: in the residual blocks
+    layer_norm: bool = False  # layer normalisation before every ReLU (Ba et al. 2016); not impala
+
+    def check(self, torso: str) -> None:
+        """ConfigError for an option that this torso doesn't have."""
+        images, residual = {"torso_width", "torso_hidden"}, {"max_pool", "spectral_norm"}
+        own = {"impala": images | residual, "mlp": {"layer_norm"}, "none": set()}.get(torso, images | {"layer_norm"})
+        known = {"layer_norm"} if "." in torso else own  # a user's torso is asked for nothing; pqn's default is on
+        for name, value in self._asdict().items():
+            default = self._field_defaults[name]
+            if value != default and name not in known | {"average_pool"}:
+                flag, other = f"--agent.{name.replace('_', '-')}", "impala" if name in residual else "nature"
+                raise ConfigError(f"the {torso} torso has no {name}", where=flag, fix=f"use {flag} {default}, or --agent.torso {other}")
+
+
+PLAIN = TorsoOptions()
 
 
 def _conv_stack(channels: int, layers: list[tuple[int, int, int]], layer_norm: bool) -> OrderedDict[str, nn.Module]:
@@ -43,43 +71,15 @@ def _conv_stack(channels: int, layers: list[tuple[int, int, int]], layer_norm: b
     return out
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))), 3x3, as many filters out as in."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.relu1, self.conv1 = nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
-        self.relu2, self.conv2 = nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(self.relu2(self.conv1(self.relu1(x))))
-
-
-def _impala(channels: int, average_pool: bool) -> OrderedDict[str, nn.Module]:
-    out: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, filters in enumerate((16, 32, 32), 1):
-        out[f"conv{i}"] = nn.Conv2d(channels, filters, 3, padding=1)
-        out[f"pool{i}"] = nn.MaxPool2d(3, 2, padding=1)
-        out[f"block{i}a"], out[f"block{i}b"] = ResidualBlock(filters), ResidualBlock(filters)
-        channels = filters
-    out["relu"] = nn.ReLU()
-    if average_pool:
-        out["average_pool"] = nn.AdaptiveAvgPool2d(1)
-    return out
-
-
 class Torso(nn.Module):
     """obs [B, *obs_shape] uint8 or float32 -> features [B, width].
 
     Bytes are scaled by 1/255.  Images may be [C, H, W] or stacks [K, C, H, W], whose channels are concatenated.
 
-    trunk: without the last fully connected layer, whose `hidden` units are the head's affair (value_heads.py).  layer_norm: layer
-    normalisation before every ReLU (Ba et al. 2016).
+    trunk: without the last fully connected layer, whose `hidden` units are the head's affair (value_heads.py).
     """
 
-    def __init__(
-        self, spec: EnvSpec, name: str = "auto", average_pool: bool = False, trunk: bool = False, layer_norm: bool = False
-    ):
+    def __init__(self, spec: EnvSpec, name: str = "auto", options: TorsoOptions = PLAIN, trunk: bool = False):
         super().__init__()
         if name not in TORSOS:
             fix = nearest(name, TORSOS, "torsos")
@@ -96,15 +96,14 @@ class Torso(nn.Module):
             )
         self.layout, self.bf16 = layout(), bf16()
         self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
-        if layer_norm and name in ("impala", "none"):
-            raise ConfigError(f"the {name} torso has no layer normalisation", where="--agent.torso", fix="use nature or small")
-        self.layer_norm = layer_norm
+        options.check(name)
+        self.options, self.layer_norm = options, options.layer_norm
         self.name, self.image = name, name not in ("mlp", "none")
         layers: OrderedDict[str, nn.Module] = OrderedDict()
 
         def connect(suffix: str, inputs: int, units: int) -> None:
             layers["fc" + suffix] = nn.Linear(inputs, units)
-            if layer_norm:
+            if self.layer_norm:
                 layers["norm_fc" + suffix] = nn.LayerNorm(units)
 
         if not self.image:
@@ -119,7 +118,8 @@ class Torso(nn.Module):
         else:
             height, width = spec.obs_shape[-2:]
             channels = int(torch.tensor(spec.obs_shape[:-2]).prod())
-            layers, self.hidden = self._convolutions(name, channels, average_pool, layer_norm)
+            layers, hidden = self._convolutions(name, channels, options)
+            self.hidden = options.torso_hidden or hidden
             try:
                 flat = nn.Sequential(layers)(torch.zeros(1, channels, height, width)).numel()
             except RuntimeError as e:
@@ -138,15 +138,17 @@ class Torso(nn.Module):
         self.layers = nn.Sequential(layers)
 
     @staticmethod
-    def _convolutions(name: str, channels: int, average_pool: bool, layer_norm: bool) -> tuple[OrderedDict[str, nn.Module], int]:
+    def _convolutions(name: str, channels: int, o: TorsoOptions) -> tuple[OrderedDict[str, nn.Module], int]:
+        """The layers, and the units of the layer behind them."""
         if name == "impala":
-            return _impala(channels, average_pool), 256
-        layers, width = {
+            return impala_layers(channels, o.torso_width, o.spectral_norm, o.average_pool, o.max_pool), 256
+        convolutions, hidden = {
             "mnih2013": ([(16, 8, 4), (32, 4, 2)], 256),
             "nature": ([(32, 8, 4), (64, 4, 2), (64, 3, 1)], 512),
+            "data_efficient": ([(32, 5, 5), (64, 5, 5)], 256),
             "small": ([(16, 4, 2), (32, 3, 2), (32, 3, 2)], 128),
         }[name]
-        return _conv_stack(channels, layers, layer_norm), width
+        return _conv_stack(channels, [(o.torso_width * n, kernel, step) for n, kernel, step in convolutions], o.layer_norm), hidden
 
     def forward(self, obs: Tensor) -> Tensor:
         x = obs.reshape(obs.shape[0], -1, *obs.shape[-2:]) if self.image else obs.flatten(1)
@@ -157,11 +159,12 @@ class Torso(nn.Module):
         return y.float() if self.bf16 else y
 
 
-def make_torso(spec: EnvSpec, name: str, average_pool: bool = False, trunk: bool = False, layer_norm: bool = False) -> nn.Module:
+def make_torso(spec: EnvSpec, name: str, options: TorsoOptions = PLAIN, trunk: bool = False) -> nn.Module:
     """By name, or by dotted path for the user's own: a module made from the spec, obs [B, *obs_shape] -> [B, width]."""
     if "." in name:
+        options.check(name)
         return build(name, "--agent.torso", ("width",), spec)
-    return Torso(spec, name, average_pool, trunk, layer_norm)
+    return Torso(spec, name, options, trunk)
 
 
 def orthogonal(module: nn.Module, gain: float) -> None:
@@ -202,21 +205,20 @@ class QNetwork(nn.Module):
         spec: EnvSpec,
         num_actions: int,
         torso: str = "auto",
-        average_pool: bool = False,
+        options: TorsoOptions = PLAIN,
         core: str = "none",
         core_width: int = 128,
         core_options: str = "",
         *,
         dueling: bool = False,
         noisy: float = 0.0,
-        layer_norm: bool = False,
         atoms: int = 1,
         expectation: nn.Module | None = None,
     ):
         super().__init__()
         streams = dueling or noisy > 0
         trunk = streams and core == "none"
-        self.torso = make_torso(spec, torso, average_pool, trunk, layer_norm)
+        self.torso = make_torso(spec, torso, options, trunk)
         self.core = make_core(core, self.torso.width, core_width, core_options)  # type: ignore[arg-type]
         check_room(self.core, spec)
         features_: int = self.core.outputs  # type: ignore[assignment]

@@ -174,6 +174,13 @@ class GradientStep:
             else:
                 group["lr"] = value
 
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Sets the optimiser's moments and counters to 0, as they are at the start."""
+        for moments in self.optimizer.state.values():
+            for x in moments.values():
+                x.zero_()
+
     def remember(self, *networks: nn.Module) -> Callable[[], None]:
         """Returns a function that undoes all steps made from here on, and all changes to the networks' buffers."""
         tensors = [self.skipped, *(x for p in self.parameters for x in (p, *self.optimizer.state.get(p, {}).values()))]

@@ -107,3 +107,23 @@ def priorities(index, error, numbers, largest, alpha, least, unit, most):
             value[b] = before
         largest[0] = max(largest[0], value[b])
     return value
+
+
+@numba_loop
+def shifted(images, down, right):
+    """augmentation.shifted(): images [B, C, H, W], down, right [B]."""
+    batch, channels, height, width = images.shape
+    out = np.empty((batch, channels, height, width), images.dtype)
+    for b in range(batch):
+        move = right[b]
+        first, end = min(max(move, 0), width), max(min(width + move, width), 0)  # columns that are not a repeated edge
+        for c in range(channels):
+            for i in range(height):
+                row = min(max(i - down[b], 0), height - 1)
+                for j in range(first):
+                    out[b, c, i, j] = images[b, c, row, 0]
+                for j in range(first, end):
+                    out[b, c, i, j] = images[b, c, row, j - move]
+                for j in range(end, width):
+                    out[b, c, i, j] = images[b, c, row, width - 1]
+    return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -25,7 +26,7 @@ from arcturus.api import EnvSpec
 from arcturus.errors import ConfigError
 from arcturus.exporting.playing import CHECKED, Playing, check, playing
 from arcturus.memory import NoMemory
-from arcturus.networks import QNetwork, Torso, make_torso
+from arcturus.networks import QNetwork, Torso, TorsoOptions, make_torso
 
 REPLAY = 1_000  # transitions a loaded DQN has room for: it makes its whole replay on loading; DQN.load(FILE, buffer_size=...)
 
@@ -42,8 +43,11 @@ SETTINGS: dict[type[BaseAlgorithm], dict[str, str]] = {
 class TorsoExtractor(BaseFeaturesExtractor):
     """A torso of ours as a features extractor.  It wants images unscaled (normalize_images=False)."""
 
-    def __init__(self, observation_space: gym.Space, spec: EnvSpec, torso: str, average_pool: bool):
-        made = make_torso(spec, torso, average_pool)
+    def __init__(
+        self, observation_space: gym.Space, spec: EnvSpec, torso: str, average_pool: bool = False, options: Sequence[Any] = ()
+    ):
+        """average_pool: of files that were exported before there were options."""
+        made = make_torso(spec, torso, TorsoOptions(*options) if options else TorsoOptions(average_pool=average_pool))
         super().__init__(observation_space, made.width)  # type: ignore[arg-type]
         self.torso, self.obs_dtype = made, spec.obs_dtype
 
@@ -54,6 +58,8 @@ class TorsoExtractor(BaseFeaturesExtractor):
 def is_native(torso: nn.Module, spec: EnvSpec) -> bool:
     """Whether stable-baselines3 has the same layers, and scales such observations as we do."""
     if not isinstance(torso, Torso):
+        return False
+    if torso.options != TorsoOptions():
         return False
     scaled = spec.obs_dtype == torch.uint8 and len(spec.obs_shape) == 3
     return (torso.name == "nature" and scaled) or (torso.name == "mlp" and (scaled or spec.obs_dtype == torch.float32))
@@ -145,7 +151,8 @@ def _layers(agent: Any) -> tuple[str, dict[str, Any]]:
     shared = {"share_features_extractor": network.value_torso is None} if actor_critic else {}
     if not is_native(torso, spec):
         name = torso.name if isinstance(torso, Torso) else c.torso
-        inner = {"spec": spec, "torso": name, "average_pool": getattr(c, "average_pool", False)}
+        options = list(torso.options) if isinstance(torso, Torso) else []
+        inner = {"spec": spec, "torso": name, "options": options}
         outer = {"features_extractor_class": TorsoExtractor, "features_extractor_kwargs": inner, "normalize_images": False}
         return "MlpPolicy", {"net_arch": [], **outer, **shared}
     if torso.name == "nature":

@@ -14,7 +14,7 @@ from arcturus.agents import dqn
 from arcturus.api import EnvSpec
 from arcturus.errors import ConfigError
 from arcturus.losses import linear_schedule, q_learning, td_loss
-from arcturus.networks import TORSOS, QNetwork
+from arcturus.networks import TORSOS, QNetwork, TorsoOptions
 from arcturus.optimizers import RMSProp, load_optimizer_tensors, optimizer_tensors
 from arcturus.replay.records import Transition
 from arcturus.runs.settings import resolve
@@ -162,6 +162,7 @@ def test_presets_are_the_papers():
         ("mnih2013", 84, [4_112, 8_224, 663_808, 1_028]),
         ("small", 42, None),
         ("impala", 84, None),
+        ("data_efficient", 84, None),
     ],
 )
 def test_torsos_have_the_papers_sizes_and_named_relus(torso, size, layers):
@@ -173,7 +174,7 @@ def test_torsos_have_the_papers_sizes_and_named_relus(torso, size, layers):
 
 
 def test_average_pooling_shrinks_the_impala_torso():
-    pooled, whole = QNetwork(spec(), 4, "impala", True), QNetwork(spec(), 4, "impala")
+    pooled, whole = QNetwork(spec(), 4, "impala", TorsoOptions(average_pool=True)), QNetwork(spec(), 4, "impala")
     assert sum(p.numel() for p in pooled.parameters()) < sum(p.numel() for p in whole.parameters()) / 5
 
 

@@ -24,7 +24,7 @@ PUBLISHED = {  # preset -> protocol of its source
     ("dqn", "mnih2013"): "nature", ("dqn", "nature"): "nature", ("dqn", "adam"): "v5", ("dqn", "prioritised"): "noop",
     ("dqn", "munchausen"): "v5", ("c51", "c51"): "noop", ("c51", "rainbow"): "noop", ("qr_dqn", "qr-dqn-1"): "noop",
     ("iqn", "iqn"): "noop", ("iqn", "munchausen"): "v5", ("pqn", "pqn"): "noop-fire", ("sac", "christodoulou2019"): "noop-fire",
-    ("a2c", "atari"): "noop-fire", ("ppo", "atari"): "noop-fire",
+    ("a2c", "atari"): "noop-fire", ("ppo", "atari"): "noop-fire", ("c51", "der"): "v5", ("dqn", "drq-eps"): "v5", ("iqn", "btr"): "v5",
 }  # fmt: skip
 
 
@@ -152,7 +152,9 @@ def world_of(name, preset):
     settings = known.named[preset]
     if name == "supervised" or preset.startswith("ntm"):
         return WORLDS["ntm"]
-    pixels = "protocol" in settings.get("env", {}) or "frame_size" in settings.get("env", {}) or "nature" in str(settings)
+    pixels = "protocol" in settings.get("env", {}) or "frame_size" in settings.get("env", {}) or any(
+        torso in str(settings) for torso in ("nature", "impala", "data_efficient")
+    )
     return WORLDS["atari" if pixels else "classic"]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from arcturus.agents import c51, dqn, iqn, qr_dqn
 from arcturus.api import EnvSpec
 from arcturus.losses import munchausen_bonus, soft_value, td_loss, weighted_mean
-from arcturus.networks import QNetwork
+from arcturus.networks import QNetwork, TorsoOptions
 from arcturus.replay.records import Transition
 from arcturus.return_distributions import CategoricalMean, categorical_projection, midpoints, quantile_huber
 from arcturus.runs.settings import resolve
@@ -210,7 +210,8 @@ def test_noise_is_in_exploring_and_in_each_pass_of_an_update_but_not_in_playing(
 
 def test_layer_norm_stands_before_every_relu_of_a_torso():
     spec = EnvSpec("x", 1, (4, 84, 84), torch.uint8, Discrete(6), 4)
-    for network in (QNetwork(spec, 4, "nature", layer_norm=True), QNetwork(VECTOR, 4, "mlp", layer_norm=True)):
+    normed = TorsoOptions(layer_norm=True)
+    for network in (QNetwork(spec, 4, "nature", normed), QNetwork(VECTOR, 4, "mlp", normed)):
         layers = list(network.torso.layers)
         relus = [i for i, m in enumerate(layers) if isinstance(m, torch.nn.ReLU)]
         assert relus

@@ -35,6 +35,10 @@ SETTINGS |= {
     "a2c lstm": LSTM | {"horizon": 12, "shared": False},
     "reinforce lstm": LSTM | {"horizon": 100, "bptt": 5},
 }
+SETTINGS["iqn shifted"] = SETTINGS["iqn"] | {  # resets, annealing, augmentation, spectral normalisation
+    "torso": "impala", "spectral_norm": True, "max_pool": 2, "random_shift": 2, "random_intensity": 0.05, "n_step": 2,
+    "reset_period": 60, "anneal_updates": 25, "initial_n_step": 4, "batch_size": 4,
+}  # fmt: skip
 NTM = {"torso": "none", "core": "ntm", "core_width": 8, "core_options": "slots=8,word=4"}
 SETTINGS |= {
     "supervised": NTM | {"play": True},
@@ -45,6 +49,7 @@ SETTINGS |= {
 OPTIONS = {"env_config": {"num_envs": 4}, "steps": 900, "checkpoint_every": 250, "eval_every": 350, "log_every": 60}
 COPY = "low=1,high=5,width=1"  # so easy that chance takes the curriculum on
 WORLDS = {
+    "iqn shifted": ("ALE/Freeway-v5", {"frame_size": 16}),
     "q_learning": ("MDP/Grid-v0", {}),
     "supervised": ("NTM/Copy-v0", {"options": COPY, "curriculum": "mixture"}),
     "ppo ntm": ("NTM/Copy-v0", {"options": COPY, "curriculum": "lessons"}),
@@ -55,7 +60,8 @@ WORLDS = {
 
 def world(agent):
     env, settings = WORLDS.get(agent, ("CartPole-v1", {}))
-    return {"env": env, "env_config": settings | {"num_envs": 4}}
+    more = {"eval_every": 0} if env == "ALE/Freeway-v5" else {}
+    return {"env": env, "env_config": settings | {"num_envs": 4}} | more
 
 
 MOMENTS = {
