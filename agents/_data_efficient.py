@@ -13,6 +13,8 @@ More than one update a step is `replay_ratio`; data-efficient Rainbow and DrQ ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -110,6 +112,16 @@ def augmented(batch: Any, c: DataEfficientConfig, generator: torch.Generator, fa
     if isinstance(batch, Sequence):
         return batch._replace(obs=augment(batch.obs.transpose(0, 1)).transpose(0, 1))
     return batch._replace(s_tm1=augment(batch.s_tm1), s_t=augment(batch.s_t))
+
+
+@contextmanager
+def training_mode(network: nn.Module, yes: bool) -> Iterator[None]:
+    """While it lasts, spectral normalisation makes its power iterations, if there is any; at other times it would let playing move it."""
+    if yes:
+        network.train()
+    yield
+    if yes:
+        network.eval()
 
 
 def reset_if_due(agent: Any, before: int) -> None:

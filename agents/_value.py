@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from arcturus.agents._data_efficient import DataEfficientConfig, augmented, check_data_efficient, reset_if_due
+from arcturus.agents._data_efficient import DataEfficientConfig, augmented, check_data_efficient, reset_if_due, training_mode
 from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError
@@ -213,11 +213,8 @@ class ValueAgent(ReplayAgent):
         """One gradient step on a minibatch; its metrics, and the transitions' new priorities [B]."""
         if self.config.random_shift or self.config.random_intensity:
             batch = augmented(batch, self.config, self.noise, self.fast)
-        if self.config.spectral_norm:
-            self.network.train()  # it makes a power iteration in training mode only
-        loss = self.loss(batch)  # (8) the target and the loss
-        if self.config.spectral_norm:
-            self.network.eval()
+        with training_mode(self.network, self.config.spectral_norm):
+            loss = self.loss(batch)  # (8) the target and the loss
         metrics = loss.metrics | {"losses/td_loss": loss.value.detach()} | self.gradient_step(loss.value)  # (9) descend
         return metrics, loss.priority
 

@@ -8,6 +8,7 @@ they can be hooked.
 | impala         | 3 sections (16, 32, 32) of conv, max-pool, 2 residual blocks; 256 units                 | Espeholt et al. 2018, fig. 3  |
 | data_efficient | 32 of 5x5 stride 5, 64 of 5x5 stride 5, 256 units                                       | van Hasselt et al. 2019, E.1  |
 | small          | 16 of 4x4 stride 2, 32 of 3x3 stride 2, 32 of 3x3 stride 2, 128 units; for small frames | this project                  |
+| grid           | 16 of 3x3 stride 1, 128 units; for small grids, whose numbers aren't scaled             | Young & Tian 2019, section 4  |
 | mlp            | 2 x 128 units                                                                           | this project                  |
 | none           | the observation, flattened: for a memory core that reads it itself                      |                               |
 """
@@ -31,7 +32,7 @@ from arcturus.speed import bf16, layout
 from arcturus.value_heads import ValueHead
 
 SMALLEST = 16  # pixels of a side that the small torso can read
-TORSOS = ("auto", "mnih2013", "nature", "impala", "data_efficient", "small", "mlp", "none")
+TORSOS = ("auto", "mnih2013", "nature", "impala", "data_efficient", "small", "grid", "mlp", "none")
 
 
 class TorsoOptions(NamedTuple):
@@ -74,8 +75,8 @@ def _conv_stack(channels: int, layers: list[tuple[int, int, int]], layer_norm: b
 class Torso(nn.Module):
     """obs [B, *obs_shape] uint8 or float32 -> features [B, width].
 
-    Bytes are scaled by 1/255.  Images may be [C, H, W] or stacks [K, C, H, W], whose channels are concatenated.
-
+    Bytes are scaled by 1/255, but by the grid torso.  Floats in the place of bytes are bytes / 255.  Images may be [C, H, W] or stacks
+    [K, C, H, W], whose channels are concatenated.
     trunk: without the last fully connected layer, whose `hidden` units are the head's affair (value_heads.py).
     """
 
@@ -95,7 +96,8 @@ class Torso(nn.Module):
                 fix="use mlp, none, or auto",
             )
         self.layout, self.bf16 = layout(), bf16()
-        self.scale = 1 / 255 if spec.obs_dtype == torch.uint8 else 1.0
+        byte, raw = spec.obs_dtype == torch.uint8, name == "grid"
+        self.scale, self.float_scale = (1 / 255 if byte and not raw else 1.0), (255.0 if byte and raw else 1.0)
         options.check(name)
         self.options, self.layer_norm = options, options.layer_norm
         self.name, self.image = name, name not in ("mlp", "none")
@@ -147,6 +149,7 @@ class Torso(nn.Module):
             "nature": ([(32, 8, 4), (64, 4, 2), (64, 3, 1)], 512),
             "data_efficient": ([(32, 5, 5), (64, 5, 5)], 256),
             "small": ([(16, 4, 2), (32, 3, 2), (32, 3, 2)], 128),
+            "grid": ([(16, 3, 1)], 128),
         }[name]
         return _conv_stack(channels, [(o.torso_width * n, kernel, step) for n, kernel, step in convolutions], o.layer_norm), hidden
 
@@ -155,7 +158,7 @@ class Torso(nn.Module):
         if self.image:
             x = x.contiguous(memory_format=self.layout)  # while it is still bytes
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            y = self.layers(x * self.scale if x.dtype == torch.uint8 else x)
+            y = self.layers(x * self.scale if x.dtype == torch.uint8 else x * self.float_scale if self.float_scale > 1 else x)
         return y.float() if self.bf16 else y
 
 

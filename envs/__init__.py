@@ -78,7 +78,10 @@ def is_own(env_id: str) -> bool:
 
 
 def suited(env_id: str) -> str:
-    """The family whose presets fit.  Tasks that end at the first wrong answer are not whole sequences: they use those of `memory`."""
+    """The family whose presets fit, or `grid` for MinAtar and MiniGrid, which show small grids of many channels.  Tasks that end at the
+    first wrong answer are not whole sequences: they use those of `memory`."""
+    if env_id.rpartition(":")[2].startswith(("MinAtar/", "MiniGrid-", "BabyAI-")):
+        return "grid"
     return "memory" if family(env_id) == "ntm" and env_id.endswith("Stop-v0") else family(env_id)
 
 

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from arcturus.config import parse_options
 from arcturus.envs import EnvConfig
 from arcturus.envs.checked import Checked
-from arcturus.envs.encoding import encoding, entry
+from arcturus.envs.encoding import encoding, entry, picture_entry
 from arcturus.envs.opening import open_one
 from arcturus.envs.tasks.scalar import TaskEnv
 from arcturus.envs.vector import HostTimeStep
@@ -76,6 +76,7 @@ class ClassicBackend:
         self.busy, self.calls = index, self.calls + 1
         env = open_one(self.env_id, **self.options)
         try:
+            self._observation = self._observation or picture_entry(env.observation_space)
             if self._observation:
                 entry(env.observation_space, self.env_id, self._observation)
             checked = Checked(env, self, index, self._observation, isinstance(env.unwrapped, TaskEnv))
@@ -92,6 +93,7 @@ class ClassicBackend:
         """Reads the observation and action spaces and other properties that all of them share."""
         space, actions = one.observation_space, one.action_space
         self.frame_shape, self.obs_dtype, self._encode, self.told = encoding(space, self.env_id, channels)
+        self.told += f"; the entry {self._observation} of their Dict" if self._observation else ""
         check_actions(actions, self.env_id)
         self.states = int(space.n) if isinstance(space, spaces.Discrete) else 0
         # of tasks with lengths: what a curriculum runs through, and how Gym's own promoted

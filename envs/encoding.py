@@ -64,6 +64,13 @@ def entry(space: gym.Space, env_id: str, name: str) -> gym.Space:
     return space.spaces[name]
 
 
+def picture_entry(space: gym.Space) -> str:
+    """The name of a Dict's only picture, a Box of bytes of rank 2 to 4; "" if there is none, or more than one."""
+    named = space.spaces.items() if isinstance(space, spaces.Dict) else ()
+    found = [str(k) for k, s in named if isinstance(s, spaces.Box) and s.dtype == np.uint8 and len(s.shape) in (2, 3, 4)]
+    return found[0] if len(found) == 1 else ""
+
+
 def _entries(space: gym.Space) -> str:
     """' (direction: Discrete(4), image: Box(7, 7, 3))' of a Dict."""
     if not isinstance(space, spaces.Dict):

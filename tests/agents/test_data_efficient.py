@@ -19,6 +19,7 @@ from arcturus.augmentation import random_intensity, random_shift, shifted
 from arcturus.errors import ConfigError
 from arcturus.loop import run
 from arcturus.networks import QNetwork, TorsoOptions
+from arcturus.scoring.explain import as_float
 from arcturus.seeding import Seeds
 
 IMAGES = EnvSpec("test/Images", 2, (4, 42, 42), torch.uint8, Discrete(3), frame_stack=4)
@@ -176,6 +177,17 @@ def test_the_data_efficient_torso_has_the_papers_sizes():
     sizes = [sum(p.numel() for p in m.parameters(False)) for m in net.modules() if list(m.parameters(False))]
     assert sizes == [32 * 4 * 25 + 32, 64 * 32 * 25 + 64, 576 * 256 + 256, 256 * 3 + 3]
     assert net(obs).shape == (2, 3)
+
+
+def test_the_grid_torso_reads_numbers_as_they_are_whether_bytes_or_floats():
+    """An object's number 5 is not 5/255; where an instrument gives a byte's picture as floats from 0 to 1, it is the same picture."""
+    spec = EnvSpec("test/Grid", 2, (3, 7, 7), torch.uint8, Discrete(3))
+    obs = torch.randint(11, (2, 3, 7, 7), dtype=torch.uint8)
+    net, floats = QNetwork(spec, 3, "grid"), QNetwork(replace(spec, obs_dtype=torch.float32), 3, "grid")
+    floats.load_state_dict(net.state_dict())
+    assert [m.weight.shape for m in net.torso.layers if hasattr(m, "weight")] == [(16, 3, 3, 3), (128, 16 * 25)]
+    torch.testing.assert_close(net(obs), floats(obs.float()))
+    torch.testing.assert_close(net(obs), net(as_float(obs)))
 
 
 def test_width_multiplies_every_convolution_and_hidden_is_the_last_layer():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -128,6 +129,23 @@ def test_the_first_steps_of_a2c_are_tensorflows(scale):
             assert float(steps[0]) == pytest.approx(float(steps[1]), rel=0.02)
 
 
+class Grid(gym.Env):
+    """As MinAtar shows itself: a grid of bits, 10 x 10 of 4 channels."""
+
+    observation_space = gym.spaces.Box(0, 1, (10, 10, 4), bool)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros((10, 10, 4), bool), {}
+
+    def step(self, action):
+        return np.zeros((10, 10, 4), bool), 1.0, False, False, {}
+
+
+gym.register("test/Grid-v0", Grid, max_episode_steps=9)
+
+
 def built(name, preset, env_id):
     """As a run is made: settings checked, environments opened, the agent built on them (with a small replay)."""
     small = {"capacity": 2_000} if hasattr(agents.load(name).Config, "capacity") else {}
@@ -138,7 +156,8 @@ def built(name, preset, env_id):
         build_agent(config, envs.spec, "cpu")
 
 
-WORLDS = {"atari": "ALE/Pong-v5", "classic": "CartPole-v1", "mdp": "MDP/Grid-v0", "memory": "Memory/Recall-v0", "ntm": "NTM/Copy-v0",
+WORLDS = {"atari": "ALE/Pong-v5", "classic": "CartPole-v1", "grid": "test/Grid-v0",
+          "mdp": "MDP/Grid-v0", "memory": "Memory/Recall-v0", "ntm": "NTM/Copy-v0",
           "tape": "Tape/Copy-v0"}  # fmt: skip
 EVERY = [(name, preset) for name in agents.names() for preset in agents.presets(name).named]
 

@@ -184,8 +184,24 @@ class Entries(gym.Env):
         return {"direction": 1, "image": np.full((7, 7, 3), 9, np.uint8), "mission": "go"}, 1.0, False, False, {}
 
 
+class TwoPictures(Entries):
+    observation_space = gym.spaces.Dict(Entries.observation_space.spaces | {"map": gym.spaces.Box(0, 255, (7, 7, 3), np.uint8)})
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return obs | {"map": obs["image"]}, *rest
+
+
+def test_the_only_picture_of_a_dict_is_what_an_agent_sees(walk):
+    with make(walk(Entries), 2) as envs:
+        assert envs.reset()[0].shape == (2, 3, 7, 7)
+        assert "the entry image of their Dict" in envs.spec.told
+    with make(walk(Entries), 2, observation="direction") as envs:
+        assert envs.spec.states == 4
+
+
 def test_the_advice_for_dict_observations_works(walk):
-    env_id = walk(Entries)
+    env_id = walk(TwoPictures)
     with pytest.raises(ConfigError, match="--env.observation") as e:
         make(env_id, 1)
     assert "image: Box(7, 7, 3)" in str(e.value)
