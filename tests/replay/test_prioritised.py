@@ -214,7 +214,6 @@ def test_beta_rises_to_1_over_its_steps(counter):
     [
         (drqn, {"core": "lstm", "prioritised": True}, "draws sequences uniformly"),
         (dqn, {"munchausen": 0.9, "double": True}, "Munchausen targets"),
-        (dqn, {"munchausen": 0.9, "n_step": 3}, "Munchausen targets"),
         (c51, {"v_min": 1.0, "v_max": 1.0}, "use a smaller one"),
     ],
 )

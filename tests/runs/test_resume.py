@@ -37,7 +37,7 @@ SETTINGS |= {
 }
 SETTINGS["iqn shifted"] = SETTINGS["iqn"] | {  # resets, annealing, augmentation, spectral normalisation
     "torso": "impala", "spectral_norm": True, "max_pool": 2, "random_shift": 2, "random_intensity": 0.05, "n_step": 2,
-    "reset_period": 60, "anneal_updates": 25, "initial_n_step": 4, "batch_size": 4,
+    "reset_period": 60, "anneal_updates": 25, "initial_n_step": 4, "batch_size": 4, "munchausen": 0.9, "double": False,
 }  # fmt: skip
 NTM = {"torso": "none", "core": "ntm", "core_width": 8, "core_options": "slots=8,word=4"}
 SETTINGS |= {
