@@ -54,7 +54,7 @@ class DataEfficientConfig(EpsilonConfig):
         return max(self.n_step, self.initial_n_step) if self.anneal_updates else self.n_step
 
     def horizon(self, updates: int) -> tuple[int, float]:
-        """(c)."""
+        """(c): n and gamma of the update behind `updates` others."""
         since = updates % self.reset_period if self.reset_period else updates
         if since >= self.anneal_updates:
             return self.n_step, self.gamma

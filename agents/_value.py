@@ -151,7 +151,7 @@ class ValueAgent(ReplayAgent):
         self.seeds, self.make_network, self.fast = seeds, make_network, fast()
         with seeds.branch("init").initialising():
             network: Any = make_network()  # (2) random weights
-        self.network: Any = to_device(network, self.device).eval()
+        self.network: Any = to_device(network, self.device).train(not config.spectral_norm)
         self.online = self.network
         self.target: Any = copy.deepcopy(self.network).requires_grad_(False) if config.target_period else self.network
         self.noise = seeds.branch("noise").torch(self.device)
