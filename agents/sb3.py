@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import gymnasium as gym
 import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import MultiCategoricalDistribution
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from arcturus import api
@@ -25,6 +27,7 @@ from arcturus.envs import parse_options
 from arcturus.envs.vecenv import SB3VecEnv
 from arcturus.envs.vector import DeviceEnvs
 from arcturus.errors import ConfigError, nearest
+from arcturus.networks import make_torso
 from arcturus.seeding import Seeds
 
 ALGORITHMS: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
@@ -38,6 +41,8 @@ class Config:
     """Which algorithm of stable-baselines3."""
     settings: str = ""
     """Constructor arguments that override the preset's, as name=value,name=value; lin_X falls linearly from X to 0."""
+    torso: str = ""
+    """One of our networks (nature, small, mlp, auto ...) in place of the library's own; empty: the library's."""
     zoo: bool = False
     """Start from RL Zoo's hyperparameters for Atari."""
     reward_clip: Annotated[float, Bounds(0)] = 0.0
@@ -86,7 +91,9 @@ def arguments(c: Config, num_envs: int) -> dict[str, Any]:
         if number and isinstance(value, str) and not value.startswith("lin_"):
             raise ConfigError(f"{name} is {value!r}, not a number", where="--agent.settings")
     if taken := OURS & given.keys():
-        raise ConfigError(f"{', '.join(sorted(taken))} can't be set here: the run sets it", where="--agent.settings", fix="leave it out")
+        raise ConfigError(
+            f"{', '.join(sorted(taken))} can't be set here: the run sets it", where="--agent.settings", fix="leave it out"
+        )
     out = (dict(ZOO[c.algorithm]) if c.zoo else {}) | given
     for name, value in out.items():
         if isinstance(value, str) and value.startswith("lin_"):
@@ -109,6 +116,27 @@ def _linear(name: str, number: str) -> Callable[[float], float]:
     return lambda remaining: remaining * initial
 
 
+class OurTorso(BaseFeaturesExtractor):
+    """Our torso as the library's features extractor, so that both learn with the same network."""
+
+    def __init__(self, observation_space: gym.Space, spec: EnvSpec, torso: str):
+        made: Any = make_torso(spec, torso)
+        super().__init__(observation_space, made.width)
+        self.torso = made
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.torso(obs)
+
+
+def with_torso(given: dict[str, Any], spec: EnvSpec, torso: str) -> dict[str, Any]:
+    """Constructor arguments with our torso as the whole network before the heads."""
+    theirs = given.get("policy_kwargs", {})
+    if not isinstance(theirs, dict):
+        return given  # the library's own complaint is clear
+    ours = {"features_extractor_class": OurTorso, "features_extractor_kwargs": {"spec": spec, "torso": torso}, "net_arch": []}
+    return given | {"policy_kwargs": theirs | ours}
+
+
 class Agent(api.Agent):
     resumable, own_loop = False, True
 
@@ -121,6 +149,8 @@ class Agent(api.Agent):
         given = arguments(config, spec.num_envs)
         self.buffer_size = int(given.pop("buffer_size", 1_000_000)) if config.algorithm == "dqn" else 0
         kwargs = given | ({"buffer_size": 1} if self.buffer_size else {})  # none is needed to play
+        if config.torso:
+            kwargs = with_torso(kwargs, spec, config.torso)
         image = spec.obs_dtype == torch.uint8
         self.seed = int(seeds.branch("init").environments(1)[0])
         with torch.random.fork_rng(devices=[]):
@@ -197,5 +227,7 @@ class Reader(BaseCallback):
             metrics = {ours: torch.tensor(float(values[theirs])) for theirs, ours in TAGS.items() if theirs in values}
             if "train/entropy_loss" in values:
                 metrics["losses/entropy"] = torch.tensor(-float(values["train/entropy_loss"]))
-        row = LoopOutput(self.num_timesteps, ActedStep(self.env.row, (), torch.as_tensor(self.locals["actions"]), {}), metrics, ())
+        row = LoopOutput(
+            self.num_timesteps, ActedStep(self.env.row, (), torch.as_tensor(self.locals["actions"]), {}), metrics, ()
+        )
         return not self.read(row)

@@ -1,6 +1,7 @@
 """benchmark env|tasks|replay|dqn|rainbow|ppo|a2c|ntm|checkpoint|sweeps: measured speed beside the peers', in one interleaved run on this
 machine; benchmark variance|memory: what variance reduction and memory cores do, in numbers (docs/variance-and-memory.md);
 benchmark ablation: what replay and the target network do for DQN (docs/results.md);
+benchmark learning: DQN, A2C and PPO beside stable-baselines3's with the same hyper-parameters (docs/results.md);
 benchmark page: tables of docs/performance.md from the JSON kept of these.
 
 Contenders take turns in windows of a few seconds, forwards and backwards (A B C C B A ...), so that a noisy machine is noisy to
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "variance": ("variance", "benchmark_variance"),
     "memory": ("memory", "benchmark_memory"),
     "ablation": ("ablation", "benchmark_ablation"),
+    "learning": ("learning", "benchmark_learning"),
 }  # name -> module of benchmarks, function of its arguments that returns tables
 
 
@@ -62,11 +64,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--learner-threads", type=int, help="ppo, a2c: threads of torch while learning; default: one per core, at most 4")
     parser.add_argument("--env-threads", type=int, help="threads of the emulators; default: one per core, at most one per environment")
-    parser.add_argument("--seeds", type=int, help="variance, memory: policies measured (5); ablation: trainings of each cell (3)")
-    parser.add_argument("--env", help="ablation: the environment; default: a small one made for it")
+    parser.add_argument("--seeds", type=int, help="variance, memory: policies measured (5); ablation (3), learning: trainings of each cell")
+    parser.add_argument("--env", help="ablation: the environment, default a small one made for it; learning: one of its tasks")
     parser.add_argument("--preset", help="ablation: preset of DQN; default: the environment's")
-    parser.add_argument("--steps", type=int, help="ablation: steps of one training; default: the preset's")
-    parser.add_argument("--out", type=user_path, metavar="DIR", help="ablation: write a PNG and the numbers as JSON there")
+    parser.add_argument("--steps", type=int, help="ablation, learning: steps of one training; default: the preset's, the task's")
+    parser.add_argument("--out", type=user_path, metavar="DIR", help="ablation: a PNG and the numbers go there; learning: its runs")
     parser.add_argument("--budget", type=int, default=60, help="memory: rollouts of one episode in each of 64 environments")
     parser.add_argument("--cores", default="none,rnn,lstm,gru", help="memory: cores to compare, by name or dotted path")
     parser.add_argument("--json", type=user_path, metavar="FILE", help="write the numbers there, for `benchmark page`")
@@ -76,7 +78,8 @@ def main(argv: list[str]) -> int:
     args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
     if args.what != "ablation":
         args.num_envs = args.num_envs or 8
-    args.seeds = args.seeds or (3 if args.what == "ablation" else 5)
+    if args.what != "learning":
+        args.seeds = args.seeds or (3 if args.what == "ablation" else 5)
     import torch
 
     from arcturus.device import MOST_LEARNER_THREADS, choose_device

@@ -151,17 +151,38 @@ def small_cnn(self, observation_space, features_dim=8, normalized_image=False):
     self.linear = torch.nn.Linear(int(np.prod(observation_space.shape)), 8)
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "dqn"])
+def test_its_network_is_ours_if_asked_for_and_comes_back_with_the_run(algorithm, tmp_path):
+    settings = {"ppo": "n_steps=64,batch_size=64", "a2c": "n_steps=8", "dqn": "learning_starts=100,buffer_size=500"}[algorithm]
+    config = {"algorithm": algorithm, "settings": settings, "torso": "mlp"}
+    run = arcturus.train("sb3", "CartPole-v1", steps=300, run_dir=tmp_path / "r", agent_config=config, quiet=True, device="cpu")
+    network = arcturus.load(run).agent.network
+    shapes = {tuple(p.shape) for p in network.parameters()}
+    assert {(128, 4), (128, 128), (2, 128)} <= shapes
+    assert not {(64, 4), (64, 64)} & shapes  # the library's own
+
+
 def test_settings_it_does_not_know_are_one_clear_error(tmp_path):
     for settings, told in (
         ("n_stepz=3", "n_stepz"),
         ("tensorboard_log=/x", "can't be set here"),
         ("gamma=foo", "not a number"),
         ("learning_rate=lin_fast", "not a schedule"),
+        ("policy_kwargs=3", "refuses its settings"),
     ):
         with pytest.raises(ConfigError, match=told):
             arcturus.train(
                 "sb3", "CartPole-v1", steps=100, run_dir=tmp_path / "r", agent_config={"settings": settings}, quiet=True
             )
+    with pytest.raises(ConfigError, match="refuses its settings"):
+        sb3.Agent(
+            sb3.Config(torso="mlp", settings="policy_kwargs=3"),
+            EnvSpec("x", 2, (4,), torch.float32, gym.spaces.Discrete(2)),
+            "cpu",
+            Seeds(0),
+        )
+    with pytest.raises(ConfigError, match="unknown torso"):
+        sb3.Agent(sb3.Config(torso="smal"), EnvSpec("x", 2, (4,), torch.float32, gym.spaces.Discrete(2)), "cpu", Seeds(0))
     spec = EnvSpec("x", 2, (4,), torch.float32, gym.spaces.MultiBinary(2))
     with pytest.raises(ConfigError, match="one discrete action"):
         sb3.Agent(sb3.Config(algorithm="dqn"), spec, "cpu", Seeds(0))
