@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from arcturus.config import user_path
-from arcturus.errors import ArcturusError, CheckpointError, ConfigError
+from arcturus.errors import ArcturusError, CheckpointError, ConfigError, nearest
 from arcturus.runs.files import read_file, read_json, refuse_strangers, write_atomically
 from arcturus.runs.settings import RunConfig, from_run
 from arcturus.telling import plain, say, typed
@@ -73,13 +73,27 @@ class FolderTaken(CheckpointError):
     """A run's folder was removed while it trained, and another run has begun in its place."""
 
 
-def trained_already(path: Path) -> Path:
-    """A policy that comes along (pong-dqn), by its name alone where no such folder is here; other paths as they are."""
-    if len(path.parts) != 1 or path.exists():
-        return path
+def trained_policies() -> dict[str, Path]:
+    """The policies that come along (pong-dqn ...), by name: their folders."""
     spec = importlib.util.find_spec("arcturus.pretrained")
     homes = spec.submodule_search_locations if spec is not None else None
-    return next((home for place in homes or [] if ((home := Path(place) / path) / "run.json").is_file()), path)
+    found = sorted(about.parent for home in homes or [] for about in Path(home).glob("*/run.json"))
+    return {folder.name: folder for folder in found}
+
+
+def trained_already(path: Path) -> Path:
+    """A policy that comes along, by its name alone where no such folder is here; other paths as they are."""
+    if len(path.parts) != 1 or path.exists():
+        return path
+    return trained_policies().get(path.name, path)
+
+
+def _no_run(path: Path) -> ConfigError:
+    fix = "give a folder that train-agent made"
+    if not path.exists() and len(path.parts) == 1:
+        fix += f", or a trained policy by its name: {nearest(path.name, trained_policies(), 'policies')}"
+    why = "it has no run.json" if path.exists() else "it does not exist"
+    return ConfigError(f"{path} is not a run folder: {why}", where="RUN", fix=fix)
 
 
 class Run:
@@ -95,8 +109,7 @@ class Run:
         self._inode: tuple[int, int] | None = None  # of the lock that is held
         self._checking = threading.RLock()
         if not (self.path / "run.json").is_file():
-            why = "it has no run.json" if self.path.exists() else "it does not exist"
-            raise ConfigError(f"{self.path} is not a run folder: {why}", where="RUN", fix="give a folder that train-agent made")
+            raise _no_run(self.path)
 
     @classmethod
     def create(cls, config: RunConfig, argv: list[str], fill: Callable[[Path], dict[str, Any]] = lambda path: {}) -> Run:

@@ -71,3 +71,16 @@ def test_each_is_opened_by_its_name_where_no_folder_is_called_so(tmp_path, monke
     (tmp_path / "pong-dqn").mkdir()
     with pytest.raises(ConfigError, match="not a run folder"):
         Run("pong-dqn")
+
+
+@pytest.mark.parametrize(("name", "told"), [("pong-dqm", "did you mean pong-dqn"), ("tennis", "policies: copy-ppo, copy-teacher")])
+def test_a_policy_that_does_not_exist_is_one_clear_line(name, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="does not exist") as error:
+        arcturus.load(name)
+    assert told in (error.value.fix or "")
+    (tmp_path / "mine").mkdir()
+    for there in ("mine", tmp_path / "no" / "run"):  # a folder, or a path: no name is meant
+        with pytest.raises(ConfigError) as error:
+            arcturus.load(there)
+        assert error.value.fix == "give a folder that train-agent made"
