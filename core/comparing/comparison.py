@@ -19,7 +19,7 @@ import numpy as np
 from arcturus.comparing.published import atari5
 from arcturus.envs import is_atari
 from arcturus.errors import ArcturusError, CheckpointError, ConfigError
-from arcturus.runs.folder import Run, read_metrics
+from arcturus.runs.folder import Run, read_metrics, seconds_in
 from arcturus.runs.groups import environment_of, grouped
 from arcturus.runs.settings import RunConfig
 from arcturus.scoring.keeping import whole
@@ -65,6 +65,7 @@ class Scored(NamedTuple):
     rows: Rows
     machine: str
     version: str  # of arcturus, which made it
+    core_seconds: float | None = None  # of the whole run's processes; None of runs made before they were counted
 
     @property
     def step(self) -> int:
@@ -164,7 +165,7 @@ def read_run(path: Path, trust: tuple[str, ...] = (), curves_alone: bool = False
     if score is None:
         raise ConfigError(f"{path} has no score yet", where="RUN", fix=f"run evaluate-agent {typed(path)}, or leave it out")
     machine = f"{about.get('device', 'unknown')} on {about.get('machine', 'unknown')}"
-    return Scored(path, config, score, clock, rows, machine, version)
+    return Scored(path, config, score, clock, rows, machine, version, seconds_in(about))
 
 
 def standing(rows: Rows) -> Rows:
@@ -258,7 +259,8 @@ def summarise(group: Group) -> dict[str, Any]:
         "minutes": float(np.mean([run.minutes for run in group.runs])),
         "runs": [
             {"path": str(run.path), "seed": run.config.run.seed, **run.score._asdict()}
-            | {"human_normalised": run.human_normalised, "minutes": run.minutes, "machine": run.machine}
+            | {"human_normalised": run.human_normalised, "minutes": run.minutes, "core_seconds": run.core_seconds}
+            | {"machine": run.machine}
             for run in group.runs
         ],
     }

@@ -96,6 +96,12 @@ def _no_run(path: Path) -> ConfigError:
     return ConfigError(f"{path} is not a run folder: {why}", where="RUN", fix=fix)
 
 
+def seconds_in(about: dict[str, Any]) -> float | None:
+    """The core-seconds that run.json tells of; None of a run made before they were counted."""
+    told = about.get("core_seconds")
+    return float(told) if isinstance(told, (int, float)) and 0 <= told < 1e12 else None
+
+
 class Run:
     """One run on disk.
 
@@ -106,6 +112,7 @@ class Run:
         self.path = trained_already(user_path(path))
         self._about: dict[str, Any] = {}
         self._held: Any = None
+        self._core_seconds, self._counted = 0.0, time.process_time()  # of its processes; the process's clock when they were counted
         self._inode: tuple[int, int] | None = None  # of the lock that is held
         self._checking = threading.RLock()
         if not (self.path / "run.json").is_file():
@@ -194,9 +201,11 @@ class Run:
         write_atomically(self.path / "run.json", json.dumps(self._about, indent=2))
 
     def note(self, **changes: Any) -> None:
-        """update() by a training run: if it fails, training continues."""
+        """update() by a training run, with the core-seconds of its processes so far: if it fails, training continues."""
+        now = time.process_time()
+        self._core_seconds, self._counted = self._core_seconds + now - self._counted, now
         try:
-            self.update(**changes)
+            self.update(**changes, core_seconds=round(self._core_seconds, 1))
         except FolderTaken:
             pass  # nothing there is this run's
         except (OSError, ArcturusError) as e:  # the disk may be what failed
@@ -210,6 +219,7 @@ class Run:
         old = before if isinstance(before, dict) else {}
         differ = [name for name in sorted(old) if old[name] != now.get(name, old[name])]
         changed = [f"{name} {plain(str(old[name]))[:40]} -> {now[name]}" for name in differ]
+        self._core_seconds = seconds_in(about) or 0.0
         starts = about.get("starts")
         kept = [*(starts if isinstance(starts, list) else []), start][-STARTS:]
         told = {k: start[k] for k in ("command", "versions", "device", "machine", "pid")}

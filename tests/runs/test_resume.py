@@ -385,3 +385,16 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, start, until):
     run = Run(path)
     assert run.status == "preempted"
     assert run.about["checkpoint"] == run.about["steps"] > 0
+
+
+def test_core_seconds_add_up_over_the_processes_of_a_run(tmp_path):
+    run = arcturus.train("ppo", "CartPole-v1", steps=600, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0, heldout_states=0)
+    first = run.about["core_seconds"]
+    assert 0 < first < 60
+    second = arcturus.resume(tmp_path / "r", steps=1200, quiet=True).about["core_seconds"]
+    assert first < second < first + 60
+    about = json.loads((tmp_path / "r" / "run.json").read_text())
+    for nonsense in ("much", None, True, [3], 1e999):
+        (tmp_path / "r" / "run.json").write_text(json.dumps(about | {"core_seconds": nonsense}))
+        steps = arcturus.load(tmp_path / "r").step + 600
+        assert 0 < arcturus.resume(tmp_path / "r", steps=steps, quiet=True).about["core_seconds"] < 60
