@@ -29,6 +29,7 @@ from arcturus.agents._data_efficient import DataEfficientConfig, augmented, chec
 from arcturus.api import Act, ActedStep, Agent, EnvSpec, Loss, Metrics, State, TimeStep
 from arcturus.config import Bounds
 from arcturus.errors import ConfigError
+from arcturus.losses import annealed
 from arcturus.networks import QNetwork, TorsoOptions, epsilon_greedy
 from arcturus.optimizers import GradientStep, by_name
 from arcturus.replay.learner import ReplayLearner
@@ -61,16 +62,17 @@ class ValueConfig(DataEfficientConfig):
     """Double Q-learning: choose the bootstrap action with the online network (van Hasselt et al. 2016)."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Adam, or the centred RMSProp of Mnih et al. 2015."""
+    anneal_steps: Annotated[int, Bounds(-1)] = 0
+    """Steps over which the learning rate falls to 0; -1: over the whole run, 0: it stays constant."""
 
 
 def torso_options(c: ValueConfig) -> TorsoOptions:
     return TorsoOptions(c.torso_width, c.torso_hidden, c.average_pool, c.max_pool, c.spectral_norm)
 
 
-def q_network(config: ValueConfig, spec: EnvSpec, agent: str, **more: Any) -> QNetwork:
+def q_network(c: ValueConfig, spec: EnvSpec, agent: str, **more: Any) -> QNetwork:
     """The network of an agent that plays Discrete actions; more: QNetwork's further arguments."""
-    c, actions = config, spec.discrete_actions(agent)
-    return QNetwork(spec, actions, c.torso, torso_options(c), dueling=c.dueling, noisy=c.noisy, **more)
+    return QNetwork(spec, spec.discrete_actions(agent), c.torso, torso_options(c), dueling=c.dueling, noisy=c.noisy, **more)
 
 
 def check_munchausen(config: Any) -> None:
@@ -172,8 +174,6 @@ class ValueAgent(ReplayAgent):
         self.replay, self.objective = self.learner.ring, self.learner.objective
         self.act_fn = captured(self.predict, self.device, kept=True)
 
-    # -- acting: the network is run once -------------------------------------------------------------------------------
-
     def draws(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Random numbers drawn before the network sees n observations; without a generator the same every time."""
         return ()
@@ -201,9 +201,12 @@ class ValueAgent(ReplayAgent):
             return Act(epsilon_greedy(q, self.config.epsilon(self.steps), generator), state, {"q_values": q})
         return Act(q.argmax(-1), state, {"q_values": q} | self.film_extras(predicted))
 
-    # -- learning --------------------------------------------------------------------------------------------------------
+    @property
+    def learning_rate(self) -> float:
+        return annealed(self.config.learning_rate, self.steps, self.config.anneal_steps)
 
     def learn(self) -> Metrics:
+        self.gradient_step.set_learning_rate(self.learning_rate)
         before = self.updates
         metrics = super().learn()
         reset_if_due(self, before)
@@ -222,10 +225,8 @@ class ValueAgent(ReplayAgent):
         """Of a Transition, or of a Sequence, with priorities [B]."""
         return type(self).loss_fn(self.network, self.target, batch, self.config, self.noise)
 
-    # -- watching and saving ---------------------------------------------------------------------------------------------
-
     def scalars(self) -> dict[str, float]:
-        return {"charts/epsilon": self.config.epsilon(self.steps)} | super().scalars()
+        return super().scalars() | {"charts/epsilon": self.config.epsilon(self.steps), "charts/learning_rate": self.learning_rate}
 
     def parts(self) -> dict[str, Any]:
         return {"network": self.network, "target": self.target, "optimizer": self.gradient_step}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
 
+import arcturus
 from arcturus import agents
 from arcturus.agents import dqn
 from arcturus.api import EnvSpec
@@ -264,3 +265,12 @@ def test_a_device_that_is_not_there_is_an_environments_problem():
         pytest.skip("it is there")
     with pytest.raises(EnvironmentProblem, match="no CUDA device"):
         agent(2, replay_device="cuda")
+
+
+@pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "iqn", "drqn"])
+def test_the_learning_rate_falls_to_nothing_over_the_run_if_it_is_to(name, tmp_path):
+    settings = {"learning_starts": 100, "capacity": 400, "batch_size": 8, "learning_rate": 0.01, "anneal_steps": -1}
+    run = arcturus.train(name, "CartPole-v1", seed=0, steps=1024, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0,
+                         heldout_states=0, log_every=256, agent_config=settings)  # fmt: skip
+    rates = [row["charts/learning_rate"] for row in arcturus.read_metrics(run) if "charts/learning_rate" in row]
+    assert rates == pytest.approx([0.0075, 0.005, 0.0025, 0.0])

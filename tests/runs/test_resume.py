@@ -26,7 +26,8 @@ SETTINGS = {
     "sac": {"capacity": 400, "learning_starts": 100, "target_period": 150, "batch_size": 16, "autotune": True, "prioritised": True},
 }
 SETTINGS |= {
-    "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True},  # Rainbow
+    "c51": SETTINGS["dqn"] | {"double": True, "dueling": True, "noisy": 0.5, "n_step": 3, "prioritised": True,
+                                "anneal_steps": -1},  # Rainbow
     "qr_dqn": SETTINGS["dqn"] | {"quantiles": 5},
     "iqn": SETTINGS["dqn"] | {"samples": 4, "target_samples": 4, "policy_samples": 4},
     "drqn": SETTINGS["dqn"] | LSTM | {"bptt": 4, "burn_in": 2},
@@ -34,7 +35,7 @@ SETTINGS |= {
     "pqn lstm": SETTINGS["pqn"] | LSTM | {"bptt": 8},
     "a2c lstm": LSTM | {"horizon": 12, "shared": False},
     "reinforce lstm": LSTM | {"horizon": 100, "bptt": 5},
-}
+}  # fmt: skip
 SETTINGS["iqn shifted"] = SETTINGS["iqn"] | {  # resets, annealing, augmentation, spectral normalisation
     "torso": "impala", "spectral_norm": True, "max_pool": 2, "random_shift": 2, "random_intensity": 0.05, "n_step": 2,
     "reset_period": 60, "anneal_updates": 25, "initial_n_step": 4, "batch_size": 4, "munchausen": 0.9, "double": False,
