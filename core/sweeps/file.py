@@ -94,10 +94,11 @@ def read_sweep(path: Path, out: Path | None = None) -> Sweep:
         if key not in KEYS:
             raise ConfigError(f"{path} has {key!r}, which no sweep has", where=str(path), fix=nearest(str(key), KEYS, "keys"))
     folder = out or Path(expanded(_text(values.get("out", f"runs/{path.stem}"), "out", path)))
-    settings, seeds = _mapping(values.get("settings", {}), "settings", path), _seeds(values.get("seeds", [0]), path)
+    settings = _mapping(values.get("settings", {}), "settings", path)
     evaluate, cells, every = values.get("evaluate"), list[Cell](), dict[str, None]()
     for agent, own in _agents(values.get("agents"), path).items():
         envs = [str(env) for env in _list(own.pop("envs", values.get("envs")), "envs", path)]
+        seeds = _seeds(own.pop("seeds", values.get("seeds", [0])), path)
         cells += _grid(agent, {**settings, **own}, envs, seeds, path)
         every |= dict.fromkeys(envs)
     search = read_search(values["search"], list(every), path) if "search" in values else None

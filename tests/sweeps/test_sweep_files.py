@@ -66,6 +66,13 @@ def test_an_agent_may_have_environments_of_its_own(written):
     assert [cell.name for cell in sweep.cells] == ["CartPole-v1-dqn-s0", "Acrobot-v1-ppo-s0", "NTM-Copy-v0-ppo-s0"]
 
 
+def test_an_agent_may_have_seeds_of_its_own(written):
+    made = read_sweep(written("agents: {dqn: {seeds: 0-2}, ppo: {}}\nenvs: [CartPole-v1]\nseeds: [7]\n")).cells
+    assert [(cell.agent, cell.seed) for cell in made] == [("dqn", 0), ("dqn", 1), ("dqn", 2), ("ppo", 7)]
+    with pytest.raises(ConfigError, match="seed"):
+        read_sweep(written("agents: {dqn: {seeds: [-1]}}\nenvs: [CartPole-v1]\n"))
+
+
 @given(some(st.sampled_from(["dqn", "ppo", "a2c"])), some(st.integers(0, 99)), some(st.integers(1, 9)))
 def test_no_two_cells_share_a_folder_and_none_is_missing(tmp_path_factory, agents, seeds, values):
     path = tmp_path_factory.mktemp("sweep") / "s.yaml"
