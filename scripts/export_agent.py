@@ -41,12 +41,13 @@ def main(argv: list[str]) -> int:
     check_packages(args.to)
     actor = load(run, args.checkpoint, "cpu", tuple(args.trust))
     if args.to == "policy":
+        from arcturus.exporting.card import write_card
         from arcturus.exporting.policy import write_policy
 
         size = write_policy(actor, args.file)
-        tell(
-            f"{args.file}: {actor.config.agent_name} at step {actor.step:,}, {size:,} bytes; evaluate-agent {typed(args.file)} plays it"
-        )
+        write_card(run, actor, args.file)
+        told = f"{args.file}: {actor.config.agent_name} at step {actor.step:,}, {size:,} bytes, with MODEL_CARD.md"
+        tell(f"{told}; evaluate-agent {typed(args.file)} plays it")
         return 0
     kind, data, notes = convert(actor, args.to)
     written_beside(args.file, lambda beside: write_file(beside, data))

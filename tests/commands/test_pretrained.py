@@ -3,16 +3,19 @@ that training could go on with."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import arcturus
 from arcturus.errors import CheckpointError, ConfigError
 from arcturus.runs.folder import Run
 from arcturus.scoring.sequences import parse_lengths, score_lengths
+from arcturus.scripts import evaluate_agent
 from arcturus.scripts.export_agent import main
 
 HERE = Path(__file__).parents[2] / "pretrained"
@@ -63,6 +66,25 @@ def test_a_policy_plays_as_its_run_and_training_cannot_go_on_from_it(finished, t
         arcturus.resume(shutil.copytree(tmp_path / "p", tmp_path / "q"), steps=2000, quiet=True)
     with pytest.raises(ConfigError, match="not empty|exists"):
         main([str(finished.path), "--to", "policy", str(tmp_path / "p")])
+
+
+def test_a_policys_card_says_how_it_was_trained_and_what_it_scores(tmp_path, capsys):
+    run = arcturus.train("ppo", "CartPole-v1", steps=600, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0, heldout_states=0,
+                         seed=3, agent_config={"gamma": 0.95})  # fmt: skip
+    assert main([str(run.path), "--to", "policy", str(tmp_path / "unscored")]) == 0
+    assert "was not scored" in (tmp_path / "unscored" / "MODEL_CARD.md").read_text()
+    assert not (tmp_path / "unscored" / "still.png").exists()
+    evaluate_agent.main([str(run.path), "--episodes", "5", "--floors"])
+    assert main([str(run.path), "--to", "policy", str(tmp_path / "p")]) == 0
+    card = (tmp_path / "p" / "MODEL_CARD.md").read_text()
+    score = json.loads(next(run.path.glob("evaluations/*/evaluation.json")).read_text())["score"]
+    assert f"| ppo | {score['mean']:.2f} [{score['ci95_low']:.2f}, {score['ci95_high']:.2f}] |" in card
+    assert card.count("best constant action (") == card.count("| random play |") == 1
+    assert "`agent.gamma 0.95`" in card
+    assert "| seed | 3 |" in card
+    with Image.open(tmp_path / "p" / "still.png") as still:
+        assert still.convert("L").getextrema()[1] > 100
+    assert arcturus.load(tmp_path / "p").step == 600
 
 
 def test_each_is_opened_by_its_name_where_no_folder_is_called_so(tmp_path, monkeypatch):
