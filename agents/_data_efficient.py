@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from arcturus.api import EnvSpec
 from arcturus.augmentation import random_intensity, random_shift
@@ -50,15 +51,15 @@ class DataEfficientConfig(EpsilonConfig):
     """With anneal_updates: gamma at first; it rises to gamma."""
 
     @property
-    def longest_n_step(self) -> int:
-        return max(self.n_step, self.initial_n_step) if self.anneal_updates else self.n_step
+    def horizons(self) -> tuple[tuple[int, float], tuple[int, float]]:
+        last = self.n_step, self.gamma
+        return ((self.initial_n_step, self.initial_gamma) if self.anneal_updates else last), last
 
     def horizon(self, updates: int) -> tuple[int, float]:
-        """(c): n and gamma of the update behind `updates` others."""
-        since = updates % self.reset_period if self.reset_period else updates
-        if since >= self.anneal_updates:
+        """(c): n and gamma of the update behind `updates` others since the start or the last reset."""
+        if updates >= self.anneal_updates:
             return self.n_step, self.gamma
-        x = since / self.anneal_updates
+        x = updates / self.anneal_updates
         n = self.initial_n_step * (self.n_step / self.initial_n_step) ** x
         return round(n), 1 - (1 - self.initial_gamma) ** (1 - x) * (1 - self.gamma) ** x
 
@@ -84,15 +85,17 @@ def check_data_efficient(c: DataEfficientConfig, spec: EnvSpec, sequences: bool)
         raise ConfigError(
             "sequences are learnt from with one n and one gamma", where="--agent.anneal-updates", fix="use --agent.anneal-updates 0"
         )
-    warm_up, what = c.anneal_updates, "over which n and gamma are annealed (anneal_updates)"
-    if (first := int(c.learning_starts * c.replay_ratio)) > warm_up:
-        warm_up, what = first, "that learning_starts steps of warm-up are worth"
-    if 0 < c.reset_period <= warm_up:
-        raise ConfigError(
-            f"a reset every {c.reset_period:,} updates comes before the {warm_up:,} updates {what} are over",
-            where="--agent.reset-period",
-            fix=f"use more than {warm_up:,}",
-        )
+    first = int(c.learning_starts * c.replay_ratio)
+    for updates, what in (
+        (c.anneal_updates, f"the {c.anneal_updates:,} over which n and gamma are annealed"),
+        (first, f"the {first:,} that the {c.learning_starts:,} steps of warm-up are worth"),
+    ):
+        if 0 < c.reset_period <= updates:
+            raise ConfigError(
+                f"a reset every {c.reset_period:,} updates is too often: it must be more than {what}",
+                where="--agent.reset-period",
+                fix=f"use more than {updates:,}",
+            )
     if c.replay_ratio > max(c.learning_starts, 1):
         raise ConfigError(
             f"{c.replay_ratio:g} updates a step would begin with {c.learning_starts:,} stored steps",
@@ -117,28 +120,45 @@ def augmented(batch: Any, c: DataEfficientConfig, generator: torch.Generator, fa
 @contextmanager
 def training_mode(network: nn.Module, yes: bool) -> Iterator[None]:
     """While it lasts, spectral normalisation makes its power iterations, if there is any; at other times it would let playing move it."""
-    if yes:
-        network.train()
-    yield
-    if yes:
+    if not yes:
+        yield
+        return
+    network.train()
+    try:
+        yield
+    finally:
         network.eval()
 
 
-def reset_if_due(agent: Any, before: int) -> None:
-    """(b) of a ValueAgent that had made `before` updates.  The new weights depend on the run's seed and the reset's number."""
-    period = agent.config.reset_period
-    if not period or agent.updates // period == before // period:
+def reset_if_due(agent: Any) -> None:
+    """(b) of a ValueAgent, behind all updates of a row.  The new weights depend on the run's seed and on the updates made."""
+    learner, period = agent.learner, agent.config.reset_period
+    if not period or learner.updates - learner.new_at < period:
         return
-    with agent.seeds.branch("reset", agent.updates // period).initialising():
+    with agent.seeds.branch("reset", learner.updates).initialising():
         fresh = to_device(agent.make_network(), agent.device)
     renew(agent.network, fresh, agent.config.reset_keep)
+    with training_mode(agent.network, agent.config.spectral_norm):
+        settle(agent.network)
     agent.target.load_state_dict(agent.network.state_dict())
     agent.gradient_step.forget()
+    learner.new_at = learner.updates
 
 
 @torch.no_grad()
 def renew(network: nn.Module, fresh: nn.Module, keep: float) -> None:
-    """Gives a network the weights of `fresh`, a new one of the same layers; convolutions keep a share of theirs."""
+    """Gives a network the weights of `fresh`, a new one of the same layers; convolutions keep a share of theirs, frozen weights stay."""
     convolutions = {id(p) for layer in network.modules() if isinstance(layer, nn.Conv2d) for p in layer.parameters()}
     for p, new in zip(network.parameters(), fresh.parameters(), strict=True):
-        p.copy_(torch.lerp(new, p, keep) if id(p) in convolutions else new)
+        if p.requires_grad:
+            p.copy_(torch.lerp(new, p, keep) if id(p) in convolutions else new)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, iterations: int = 15) -> None:
+    """Power iterations for the largest singular values of new weights, as many as torch makes of a new layer.  One for each look at a
+    weight, in training mode."""
+    for layer in network.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            for _ in range(iterations):
+                layer.weight  # noqa: B018

@@ -27,7 +27,8 @@ class RolloutConfig:
     """Settings in steps count agent steps summed over environments; a row is one step of every environment."""
 
     torso: str = "auto"
-    """Network: mnih2013, nature, impala, small, mlp, none, auto (by the observation), or your own class: package.module.Name."""
+    """Network: mnih2013, nature, impala, data_efficient, small, grid, mlp, none, auto (by the observation), or your own class:
+    package.module.Name."""
     core: str = "none"
     """Memory core: none, rnn, lstm, gru, deep_lstm, ntm, dnc, or your own class: package.module.Name."""
     core_width: Annotated[int, Bounds(1, 16_384)] = 128

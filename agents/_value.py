@@ -43,7 +43,7 @@ class ValueConfig(DataEfficientConfig):
     """Settings of these agents."""
 
     torso: str = "auto"
-    """Network: mnih2013, nature, impala, data_efficient, small, mlp, auto (by the observation), or your own: package.module.Name."""
+    """Network: mnih2013, nature, impala, data_efficient, small, grid, mlp, auto (by the observation), or your own: package.module.Name."""
     torso_width: Annotated[int, Bounds(1, 64)] = 1
     """Multiply the filters of an image torso by this (Clark et al. 2024: impala with 2)."""
     torso_hidden: Annotated[int, Bounds(0, 16_384)] = 0
@@ -78,8 +78,7 @@ def q_network(c: ValueConfig, spec: EnvSpec, agent: str, **more: Any) -> QNetwor
 def check_munchausen(config: Any) -> None:
     """ConfigError for a switch that contradicts Munchausen targets."""
     if config.munchausen and config.double:
-        problem = "Munchausen targets have no best action for double Q-learning to choose"
-        raise ConfigError(problem, where="--agent.munchausen", fix="set --agent.double False")
+        raise ConfigError("Munchausen targets choose no best action", where="--agent.munchausen", fix="set --agent.double False")
 
 
 class ReplayAgent(Agent):
@@ -206,10 +205,10 @@ class ValueAgent(ReplayAgent):
         return annealed(self.config.learning_rate, self.steps, self.config.anneal_steps)
 
     def learn(self) -> Metrics:
-        self.gradient_step.set_learning_rate(self.learning_rate)
-        before = self.updates
+        if self.config.anneal_steps:
+            self.gradient_step.set_learning_rate(self.learning_rate)
         metrics = super().learn()
-        reset_if_due(self, before)
+        reset_if_due(self)
         return metrics
 
     def update(self, batch: Any) -> tuple[Metrics, Tensor | None]:
@@ -232,9 +231,10 @@ class ValueAgent(ReplayAgent):
         return {"network": self.network, "target": self.target, "optimizer": self.gradient_step}
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"noise_rng": self.noise.get_state()}
+        return super().state_dict() | {"noise_rng": self.noise.get_state(), "new_at": self.learner.new_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self.learner.new_at = min(state.get("new_at", 0), self.updates)
         if "noise_rng" in state:  # not of a policy for playing only, nor of DQN of version 0.1
             self.noise.set_state(state["noise_rng"])

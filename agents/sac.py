@@ -44,8 +44,8 @@ from arcturus.speed import to_device
 @dataclass(frozen=True)
 class Config(ReplayConfig):
     torso: str = "auto"
-    """Network of the actor and of each critic: mnih2013, nature, impala, small, mlp, auto (by the observation), or your own class:
-    package.module.Name."""
+    """Network of the actor and of each critic: mnih2013, nature, impala, data_efficient, small, grid, mlp, auto (by the observation), or
+    your own class: package.module.Name."""
     alpha: Annotated[float, Bounds(1e-6, 100)] = 1.0
     """alpha, the temperature: weight of the policy's entropy against the reward.  With autotune, its initial value."""
     autotune: bool = True

@@ -133,6 +133,9 @@ def with_torso(given: dict[str, Any], spec: EnvSpec, torso: str) -> dict[str, An
     theirs = given.get("policy_kwargs", {})
     if not isinstance(theirs, dict):
         return given  # the library's own complaint is clear
+    if taken := sorted(name for name in theirs if name == "net_arch" or name.startswith("features_extractor_")):
+        problem = f"{', '.join(taken)} and torso both say what the network is"
+        raise ConfigError(problem, where="--agent.settings", fix="leave one of them out")
     ours = {"features_extractor_class": OurTorso, "features_extractor_kwargs": {"spec": spec, "torso": torso}, "net_arch": []}
     return given | {"policy_kwargs": theirs | ours}
 

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot", type=user_path, metavar="FILE", help="variance, memory: draw a PNG")
     args = parser.parse_args(argv)
     args.game = args.game or ("ALE/KungFuMaster-v5" if args.what == "variance" else "ALE/Pong-v5")
-    if args.what != "ablation":
+    if args.what not in ("ablation", "learning"):
         args.num_envs = args.num_envs or 8
     if args.what != "learning":
         args.seeds = args.seeds or (3 if args.what == "ablation" else 5)

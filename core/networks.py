@@ -53,8 +53,8 @@ class TorsoOptions(NamedTuple):
         for name, value in self._asdict().items():
             default = self._field_defaults[name]
             if value != default and name not in known | {"average_pool"}:
-                flag, other = f"--agent.{name.replace('_', '-')}", "impala" if name in residual else "nature"
-                raise ConfigError(f"the {torso} torso has no {name}", where=flag, fix=f"use {flag} {default}, or --agent.torso {other}")
+                flag, other = f"--agent.{name.replace('_', '-')}", ", or --agent.torso impala" if name in residual else ""
+                raise ConfigError(f"the {torso} torso has no {name}", where=flag, fix=f"use {flag} {default}{other}")
 
 
 PLAIN = TorsoOptions()

@@ -176,7 +176,7 @@ class GradientStep:
 
     @torch.no_grad()
     def forget(self) -> None:
-        """Sets the optimiser's moments and counters to 0, as they are at the start."""
+        """Sets the optimiser's moments and counters to 0, as they are at the start (but for an RMSProp whose mean square begins at 1)."""
         for moments in self.optimizer.state.values():
             for x in moments.values():
                 x.zero_()

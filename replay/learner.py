@@ -65,12 +65,12 @@ class ReplayConfig:
     """Steps over which beta rises to 1; 0: it stays constant, -1: over the whole run."""
 
     @property
-    def longest_n_step(self) -> int:
-        """The largest n that horizon() ever gives."""
-        return self.n_step
+    def horizons(self) -> tuple[tuple[int, float], tuple[int, float]]:
+        """The first and the last that horizon() gives; all others lie between them."""
+        return (self.n_step, self.gamma), (self.n_step, self.gamma)
 
     def horizon(self, updates: int) -> tuple[int, float]:
-        """n of the n-step returns, and gamma, of the update behind `updates` others."""
+        """n of the n-step returns, and gamma, of the update behind `updates` others since the network was new."""
         return self.n_step, self.gamma
 
 
@@ -109,7 +109,7 @@ class ReplayLearner:
         state: State = (),
     ):
         self.config, self.spec, self.device, self.span, self.update = config, spec, device, span, update
-        self.reach = config.longest_n_step  # rows a sample reaches beyond its first
+        self.reach = self.longest = max(n for n, _ in config.horizons)  # rows a sample reaches beyond its first
         if span is not None:
             self.reach += span.burn_in + span.length - 1 + (spec.episode_rows if span.whole else 0)
         named = config.replay_device
@@ -117,11 +117,11 @@ class ReplayLearner:
         self.ring = Ring(config.capacity, spec, where, self.reach, state=state)
         self.generator = seeds.branch("replay").torch(where)
         self.priorities = Priorities(self.ring, config.priority_exponent, self.reach) if config.prioritised else None
-        fixed = config.horizon(0) == config.horizon(2**62)
+        fixed = config.horizons[0] == config.horizons[1]
         self.in_graph = graphs_on(device) and where.type == device.type and fixed  # minibatches are gathered within the update's graph
         self.captured = captured(self._update_all, device, generators=generators, remember=remember)
         self.objective = Objective(config.gamma, config.reward_clip, config.end_on_life_loss and spec.has_lives)
-        self.steps = self.updates = self.copies = 0
+        self.steps = self.updates = self.copies = self.new_at = 0  # new_at: updates made when the network was new
 
     def append(self, step: ActedStep) -> None:
         self.ring.append(step)
@@ -191,13 +191,13 @@ class ReplayLearner:
         """Where the transitions of one minibatch begin: drawn uniformly, or by priority."""
         c, n = self.config, self.spec.num_envs
         if self.priorities is None:
-            return SampleIndices(*uniform(c.batch_size, self.ring.oldest, self.ring.count - c.longest_n_step, n, self.generator), None)
+            return SampleIndices(*uniform(c.batch_size, self.ring.oldest, self.ring.count - self.longest, n, self.generator), None)
         places, weight = self.priorities.draw(c.batch_size, self.generator, self.beta)
         return SampleIndices(places // n, places % n, weight)
 
     def materialise(self, indices: SampleIndices) -> Transition:
         """The transitions themselves, on the replay's device."""
-        n_step, gamma = self.config.horizon(self.updates)
+        n_step, gamma = self.config.horizon(self.updates - self.new_at)
         found = self.ring.transitions(indices.t, indices.n, n_step, replace(self.objective, gamma=gamma))
         return found if indices.weight is None else found._replace(weight=indices.weight)  # 0 at autoreset rows, as the other
 

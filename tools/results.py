@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,31 +32,33 @@ from arcturus.scripts.frontend import guarded
 from arcturus.telling import tell
 
 ROOT = Path(__file__).parents[1]
-GIT = shutil.which("git") or "git"
 PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Kept = dict[str, Any]
+THRESHOLDS = {
+    "CartPole-v1": 475.0,
+    "Acrobot-v1": -100.0,
+    "MountainCar-v0": -110.0,
+    "LunarLander-v3": 200.0,
+    "FrozenLake-v1": 0.7,
+    "Taxi-v4": 8.0,
+    "CliffWalking-v1": -13.0,
+    "minatar.gym:MinAtar/Breakout-v1": 5.0,
+    "minatar.gym:MinAtar/Freeway-v1": 20.0,
+    "minigrid:MiniGrid-Empty-5x5-v0": 0.9,
+}  # of first-tasks: Gymnasium's own where it has one
 
 
-def commit() -> str:
-    """Of this checkout; ConfigError if what is committed is not what ran."""
-
-    def git(*words: str) -> str:
-        return subprocess.run([GIT, "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()
-
-    code = [line for line in git("status", "--porcelain").splitlines() if line.endswith((".py", ".yaml"))]
-    if code:
-        fix = "commit, or keep results from a clean clone"
-        raise ConfigError(f"code is changed and not committed: {code[0].split()[-1]}", where=str(ROOT), fix=fix)
-    return git("rev-parse", "--short=7", "HEAD")
-
-
-def entry(path: Path, trust: tuple[str, ...], made_at: str) -> Kept:
-    """What is kept of one run."""
-    run = read_run(path, trust)
-    report = next((r for _, r in whole(path)), None)
-    if report is None:
-        raise ConfigError(f"{path} was never scored by evaluate-agent", where="RUNS", fix=f"run evaluate-agent {path}")
+def entry(path: Path, trust: tuple[str, ...]) -> Kept:
+    """What is kept of one run; ConfigError if its last checkpoint was not scored, or if the code that made it is in no commit."""
+    run, about = read_run(path, trust), Run(path).known
+    report = next((r for _, r in whole(path) if r["checkpoint"] == run.step and "memory_slots" not in r), None)
+    if report is None or run.score.by != "evaluate-agent":
+        raise ConfigError(f"the last checkpoint of {path} was not scored", where="RUNS", fix=f"run evaluate-agent {path}")
+    commits = {start.get("commit") for start in about.get("starts", [])} or {None}
+    made_at = ", ".join(sorted(str(one) for one in commits))
+    if any(one is None or one.endswith("-changed") for one in commits):
+        raise ConfigError(f"{path} was made by code that is in no commit ({made_at})", where="RUNS", fix="train it from a clean clone")
     score = report["score"]
     return {
         "agent": run.config.agent_name,
@@ -74,13 +74,18 @@ def entry(path: Path, trust: tuple[str, ...], made_at: str) -> Kept:
         "minutes": round(run.minutes, 2),
         "core_seconds": run.core_seconds,
         "machine": run.machine,
-        "versions": Run(path).known.get("versions", {}),
+        "versions": about.get("versions", {}),
         "commit": made_at,
     }
 
 
 def merged(old: Sequence[Kept], new: Sequence[Kept]) -> list[Kept]:
     found = {(one["env"], one["agent"], one["seed"]): one for one in [*old, *new]}
+    presets = {(one["env"], one["agent"]): one["preset"] for one in old}
+    for one in new:
+        if (there := presets.get((one["env"], one["agent"]), one["preset"])) != one["preset"]:
+            problem = f"{one['agent']} on {one['env']} is kept with preset {there}, not {one['preset']}"
+            raise ConfigError(problem, where="--into", fix="keep it in another file")
     return [found[key] for key in sorted(found)]
 
 
@@ -99,7 +104,7 @@ def learning(kept: Kept) -> str:
 
 def first_tasks(kept: Kept) -> str:
     """Agents over tasks; the lowest seed's score decides whether a cell is at its threshold (bold)."""
-    tasks: Mapping[str, float] = kept["thresholds"]
+    tasks: Mapping[str, float] = kept.get("thresholds", THRESHOLDS)
     heads = [env.rpartition(":")[2].removesuffix("-v0") for env in tasks]
     lines = ["| agent | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
     lines.append("| *threshold* | " + " | ".join(f"{x:g}" for x in tasks.values()) + " |")
@@ -147,7 +152,13 @@ TABLES: dict[str, Callable[[Kept], str]] = {"learning-parity": learning, "first-
 
 def page(text: str) -> str:
     """A page with its tables as the JSON says."""
-    return BLOCK.sub(lambda m: f"{m[1]}{TABLES[m[2]](read(m[2]))}\n{m[3]}", text)
+
+    def table(m: re.Match[str]) -> str:
+        if m[2] not in TABLES:
+            raise ConfigError(f"there is no table {m[2]!r}", where=str(PAGE), fix="choose " + ", ".join(TABLES))
+        return f"{m[1]}{TABLES[m[2]](read(m[2]))}\n{m[3]}"
+
+    return BLOCK.sub(table, text)
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------------
@@ -155,18 +166,19 @@ def page(text: str) -> str:
 
 def keep(args: argparse.Namespace) -> None:
     old: Kept = json.loads(args.into.read_text(encoding="utf-8")) if args.into.exists() else {"runs": []}
-    made_at = commit()
-    new = [entry(path, tuple(args.trust), made_at) for path in find_runs(args.files)]
+    new = [entry(path, tuple(args.trust)) for path in find_runs(args.files)]
     args.into.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.into, json.dumps(old | {"runs": merged(old["runs"], new)}, indent=1) + "\n")
     tell(f"{args.into}: {len(new)} runs kept, {len(merged(old['runs'], new))} in all")
 
 
 def join_learning(args: argparse.Namespace) -> None:
-    parts = [json.loads(path.read_text(encoding="utf-8")) for path in args.files]
-    rows = [row | {"command": part["command"]} for part in parts for table in part["tables"] for row in table["rows"]]
-    about = {name: parts[0][name] for name in parts[0] if name not in ("tables", "command", "load", "name")}
-    write_atomically(args.into, json.dumps({"commit": commit(), **about, "rows": rows}, indent=1) + "\n")
+    rows = []
+    for path in args.files:
+        part = json.loads(path.read_text(encoding="utf-8"))
+        about = {name: part[name] for name in ("command", "commit", "hardware", "versions")}
+        rows += [row | about for table in part["tables"] for row in table["rows"]]
+    write_atomically(args.into, json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def main(argv: list[str]) -> int:

@@ -7,7 +7,7 @@ import os
 import platform
 from typing import Any
 
-from arcturus.runs.folder import versions
+from arcturus.runs.folder import source_commit, versions
 
 PEERS = ("envpool", "torchrl", "cpprb", "popgym")  # beside those that arcturus itself needs
 LEFT_OUT = ("tensorboard", "safetensors", "av")  # of versions(): nothing here is timed through them
@@ -49,7 +49,7 @@ def about(device: Any) -> dict[str, Any]:
         "device": device_name(device),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    return {"hardware": hardware, "versions": installed()}
+    return {"hardware": hardware, "versions": installed(), "commit": source_commit()}
 
 
 def load() -> float:

@@ -65,7 +65,7 @@ class Scored(NamedTuple):
     rows: Rows
     machine: str
     version: str  # of arcturus, which made it
-    core_seconds: float | None = None  # of the whole run's processes; None of runs made before they were counted
+    core_seconds: float | None = None  # of the run's processes up to the last checkpoint; None of runs made before they were counted
 
     @property
     def step(self) -> int:

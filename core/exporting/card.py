@@ -20,8 +20,8 @@ HEADS = ["| | mean | median | std | lowest | highest | episodes |", "|---|---:|-
 
 def write_card(run: Run, actor: Any, folder: Path) -> None:
     """Into the folder of an exported policy; run: the run that it is from."""
-    report = scored(run, actor.step)
-    shown = report is not None and write_still(run, actor, report, folder / STILL)
+    path, report = scored(run, actor.step)
+    shown = path is not None and write_still(run, actor, path, report, folder / STILL)
     config = actor.config
     lines = [f"# {plain(folder.name)}", "", f"`{config.agent_name}` on `{plain(config.env.id)}`, a policy that only plays.", ""]
     lines += ["## Training", "", *training(run, actor), "", "## Scores", "", *scores(report), ""]
@@ -30,16 +30,17 @@ def write_card(run: Run, actor: Any, folder: Path) -> None:
     write_atomically(folder / "MODEL_CARD.md", "\n".join(lines))
 
 
-def scored(run: Run, step: int) -> dict[str, Any] | None:
-    """The newest whole evaluation of this checkpoint."""
-    return next((report for _, report in whole(run.path) if report.get("checkpoint") == step and "memory_slots" not in report), None)
+def scored(run: Run, step: int) -> tuple[Path | None, dict[str, Any]]:
+    """The newest whole evaluation of this checkpoint, and its file."""
+    of_it = ((path, report) for path, report in whole(run.path) if report.get("checkpoint") == step and "memory_slots" not in report)
+    return next(of_it, (None, {}))
 
 
 def training(run: Run, actor: Any) -> list[str]:
     about, config = run.known, actor.config
     spent = seconds_in(about)
     told = {
-        "command": f"`{plain(shlex.join(map(str, about.get('command', []))))}`",
+        "command": ", then ".join(f"`{plain(shlex.join(map(str, words)))}`" for words in commands(about, actor.step)),
         "preset": config.preset or "none",
         "seed": config.run.seed,
         "agent steps": f"{actor.step:,}",
@@ -49,6 +50,12 @@ def training(run: Run, actor: Any) -> list[str]:
         "settings that are not the defaults": ", ".join(f"`{name} {value}`" for name, value in changed(config)) or "none",
     }
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in told.items())]
+
+
+def commands(about: dict[str, Any], step: int) -> list[list[str]]:
+    """Of every start of the run that came before this step."""
+    starts = about.get("starts") or [about]
+    return [start.get("command", []) for start in starts if start.get("step", 0) < step]
 
 
 def changed(config: Any) -> list[tuple[str, Any]]:
@@ -62,8 +69,8 @@ def changed(config: Any) -> list[tuple[str, Any]]:
     return out
 
 
-def scores(report: dict[str, Any] | None) -> list[str]:
-    if report is None:
+def scores(report: dict[str, Any]) -> list[str]:
+    if not report:
         return ["This checkpoint was not scored before it was exported: `evaluate-agent RUN --floors` does it."]
     rows = {str(report.get("agent", "policy")): report["score"]}
     for name, floor in report.get("floors", {}).items():
@@ -80,14 +87,14 @@ def scores(report: dict[str, Any] | None) -> list[str]:
     return [*lines, "", rules]
 
 
-def write_still(run: Run, actor: Any, report: dict[str, Any], path: Path) -> bool:
+def write_still(run: Run, actor: Any, kept: Path, report: dict[str, Any], path: Path) -> bool:
     """A picture of the film of the median episode, half way through; False where it can't be filmed."""
     from arcturus.pictures.moments import Canvas
     from arcturus.scoring.film import check_screen, frames_per_second, replay
 
     by_score = sorted(range(len(report["per_episode"])), key=lambda i: report["per_episode"][i]["score"])
     try:
-        episode, _, rules, _ = episode_of(run.path, by_score[len(by_score) // 2])
+        episode, _, rules, _ = episode_of(run.path, by_score[len(by_score) // 2], kept)
         env = actor.config.env
         env = replace(env, protocol=rules if rules != "-" else env.protocol)
         check_screen(env)

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import threading
 import time
 import uuid
@@ -56,6 +57,23 @@ def package_of(env_id: str) -> list[str]:
     return sorted(_distributions().get(top, [])) if top and not known else []
 
 
+@cache
+def source_commit() -> str | None:
+    """The git commit of this checkout of arcturus, with -changed if its code is not as committed; None of an installed package."""
+    root, git = Path(__file__).parents[2], shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def asked(*words: str) -> str:
+        return subprocess.run([git, "-C", str(root), *words], check=True, capture_output=True, text=True, timeout=5).stdout.strip()
+
+    try:
+        changed = asked("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml")
+        return asked("rev-parse", "--short=7", "HEAD") + ("-changed" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def this_start(config: RunConfig, argv: list[str], step: int) -> dict[str, Any]:
     """What run.json records of every process that trains in a run folder."""
     return {
@@ -63,6 +81,7 @@ def this_start(config: RunConfig, argv: list[str], step: int) -> dict[str, Any]:
         "time": time.time(),
         "command": argv,
         "versions": versions(config.env.id),
+        "commit": source_commit(),
         "device": config.run.device,
         "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores",
         "pid": os.getpid(),
@@ -132,7 +151,7 @@ class Run:
             plain = plain.resolve()
         temporary = plain.with_name(f".tmp-{plain.name}-{os.getpid()}")
         start = this_start(config, argv, 0)
-        told = {k: start[k] for k in ("command", "versions", "device", "machine", "pid")} | {"started": start["time"]}
+        told = {k: start[k] for k in ("command", "versions", "commit", "device", "machine", "pid")} | {"started": start["time"]}
         about = {"status": "running", "steps": 0, "id": uuid.uuid4().hex} | told | {"starts": [start]}
         try:
             cls._sweep(plain)
@@ -222,7 +241,7 @@ class Run:
         self._core_seconds = seconds_in(about) or 0.0
         starts = about.get("starts")
         kept = [*(starts if isinstance(starts, list) else []), start][-STARTS:]
-        told = {k: start[k] for k in ("command", "versions", "device", "machine", "pid")}
+        told = {k: start[k] for k in ("command", "versions", "commit", "device", "machine", "pid")}
         self.update(
             status="running", steps=step, error=None, signal=None, id=about.get("id") or uuid.uuid4().hex, starts=kept, **told
         )

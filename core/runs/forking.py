@@ -27,7 +27,8 @@ def fork_run(run: Run, config: RunConfig) -> Run:
         for attempt in range(5):
             try:
                 _copy(run.path, folder, config)
-                return {"forked_from": str(run.path), "versions": run.known.get("versions", {})}  # to be compared with today's
+                kept = {k: run.known[k] for k in ("versions", "core_seconds") if k in run.known}  # versions: to be compared with today's
+                return {"forked_from": str(run.path)} | kept
             except FileNotFoundError:  # the old run removed it meanwhile, having newer ones
                 if attempt == 4:
                     raise

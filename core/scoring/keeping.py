@@ -104,10 +104,10 @@ def whole(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, report
 
 
-def episode_of(run: Path, number: int) -> tuple[ScoredEpisode, int, str, int | None]:
-    """Episode `number` of the newest evaluation, the checkpoint's step, the protocol it was scored under, and the memory's number
-    of slots if it was changed."""
-    path, report = next(whole(run), (None, {}))
+def episode_of(run: Path, number: int, kept: Path | None = None) -> tuple[ScoredEpisode, int, str, int | None]:
+    """Episode `number` of an evaluation that is kept, by default the newest; the checkpoint's step, the protocol it was scored under, and
+    the memory's number of slots if it was changed."""
+    path, report = (kept, read_json(kept)) if kept else next(whole(run), (None, {}))
     if path is None:
         raise ConfigError(f"{run} has no evaluation to film from", where="--episode", fix=f"run evaluate-agent {typed(run)} first")
     try:

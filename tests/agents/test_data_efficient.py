@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,14 +12,18 @@ from gymnasium.spaces import Discrete
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 
-from arcturus.agents import _data_efficient, dqn, drqn, iqn
+from arcturus.agents import _data_efficient, _value, dqn, drqn, iqn
 from arcturus.agents._data_efficient import renew
 from arcturus.api import EnvSpec
 from arcturus.augmentation import random_intensity, random_shift, shifted
 from arcturus.errors import ConfigError
 from arcturus.loop import run
 from arcturus.networks import QNetwork, TorsoOptions
+from arcturus.replay import learner
+from arcturus.replay.records import Transition
+from arcturus.replay.ring import Ring
 from arcturus.scoring.explain import as_float
 from arcturus.seeding import Seeds
 
@@ -75,12 +80,12 @@ def test_brightness_is_one_number_an_image_and_bytes_stay_bytes():
 
 @given(st.integers(1, 20), st.integers(1, 20), st.floats(0, 1), st.floats(0, 1), st.integers(1, 1000))
 def test_the_horizon_goes_from_its_first_to_its_last_and_never_beyond(first, last, gamma, final, updates):
-    c = dqn.Config(n_step=last, initial_n_step=first, gamma=final, initial_gamma=gamma, anneal_updates=updates, reset_period=5 * updates)
+    c = dqn.Config(n_step=last, initial_n_step=first, gamma=final, initial_gamma=gamma, anneal_updates=updates)
     assert c.horizon(0) == (first, pytest.approx(gamma))
-    assert c.horizon(updates) == c.horizon(5 * updates - 1) == (last, final)
-    assert c.horizon(5 * updates) == c.horizon(0)
+    assert c.horizon(updates) == c.horizon(5 * updates) == (last, final)
+    assert c.horizons == ((first, gamma), (last, final))
     seen = [c.horizon(u) for u in range(updates + 1)]
-    assert all(min(first, last) <= n <= max(first, last) <= c.longest_n_step for n, _ in seen)
+    assert all(min(first, last) <= n <= max(first, last) for n, _ in seen)
     for values in zip(*[(n, round(gamma, 9)) for n, gamma in seen], strict=True):
         up = sorted(values)
         assert list(values) in (up, up[::-1])
@@ -97,20 +102,31 @@ def trained(counter, agent=dqn, rows=60, **settings):
 
 
 def test_what_is_learnt_from_has_the_horizon_of_its_update(counter, monkeypatch):
-    """Not that of the settings, nor of the update before."""
-    c = {"anneal_updates": 20, "initial_n_step": 5, "n_step": 2, "initial_gamma": 0.5, "gamma": 0.9}
-    seen = []
+    """Not that of the settings, nor of the update before; and behind a reset that of a new network."""
+    c = {"anneal_updates": 20, "initial_n_step": 5, "n_step": 2, "initial_gamma": 0.5, "gamma": 0.9, "reset_period": 41}
+    asked, transitions = [], Ring.transitions
 
-    def spying(network, target, batch, config, noise):
-        seen.append(float(batch.discount_t.max()))
-        return dqn.loss(network, target, batch, config, noise)
+    def spying(ring, t, n, n_step, goal):
+        asked.append((n_step, goal.gamma))
+        return transitions(ring, t, n, n_step, goal)
 
-    monkeypatch.setattr(dqn.Agent, "loss_fn", spying)
+    monkeypatch.setattr(Ring, "transitions", spying)
     agent = trained(counter, **c)
-    powers = [{gamma**k for k in range(1, n + 1)} for n, gamma in map(agent.config.horizon, range(len(seen)))]
-    assert len(seen) == agent.updates > 100
-    assert all(any(discount == pytest.approx(p, rel=1e-5) for p in allowed) for discount, allowed in zip(seen, powers, strict=True))
-    assert min(seen[:3]) < 0.9**2 <= max(seen) <= 0.9 + 1e-6
+    new = [k for k in range(1, len(asked)) if asked[k] == (5, 0.5)]  # updates at which the network was new again
+    assert [b - a for a, b in itertools.pairwise([0, *new])] == [44] * len(new)  # a row makes 4 updates, and a reset comes behind it
+    assert len(new) >= 3
+    begun = [max(k for k in (0, *new) if k <= u) for u in range(len(asked))]
+    assert asked == [agent.config.horizon(u - b) for u, b in enumerate(begun)]
+
+
+def test_every_period_of_resets_leaves_annealing_out_of_a_recorded_graph(counter, monkeypatch):
+    """A graph has one n; a period of a power of two once made the first and the 2**62nd horizon the same."""
+    monkeypatch.setattr(learner, "graphs_on", lambda device: True)
+    alike = {"anneal_updates": 8, "initial_n_step": 1, "initial_gamma": 0.99}
+    for more, inside in (({}, True), ({"anneal_updates": 8}, False), (alike, True)):
+        for period in (0, 64, 75):
+            config = dqn.Config(capacity=400, learning_starts=16, torso="mlp", reset_period=period, **more)
+            assert dqn.Agent(config, counter(4).spec, "cpu", Seeds(0)).learner.in_graph == inside
 
 
 def test_a_reset_renews_connected_layers_keeps_half_of_convolutions_and_forgets_the_moments():
@@ -123,6 +139,51 @@ def test_a_reset_renews_connected_layers_keeps_half_of_convolutions_and_forgets_
     assert any(".conv" in name for name in before)
 
 
+def test_frozen_weights_stay_through_a_reset():
+    old, fresh = (QNetwork(IMAGES, 3, "small") for _ in range(2))
+    old.torso.requires_grad_(False)
+    before = [p.clone() for p in old.parameters()]
+    renew(old, fresh, 0.5)
+    same = [torch.equal(a, b) for a, b in zip(before, old.parameters(), strict=True)]
+    assert same == [not p.requires_grad for p in old.parameters()]
+    assert {True, False} == set(same)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_new_weights_are_divided_by_their_own_largest_singular_value(counter, keep):
+    """Not by one along the old weights' singular vectors: the values were of the order of 1e12."""
+    envs = counter(4)
+    agent = dqn.Agent(dqn.Config(torso="impala", spectral_norm=True, reset_period=1, reset_keep=keep, capacity=400, learning_starts=0,
+                                 target_period=100), envs.spec, "cpu", Seeds(0))  # fmt: skip
+    agent.learner.updates = 1
+    _data_efficient.reset_if_due(agent)
+    for network in (agent.network, agent.target):
+        found = [torch.linalg.matrix_norm(m.weight.detach().flatten(1), 2) for m in network.modules() if parametrize.is_parametrized(m)]
+        assert len(found) == 12
+        assert all(0.8 < float(x) < 1.3 for x in found), found
+    assert not agent.network.training
+
+
+def test_a_transition_is_shifted_and_its_two_observations_each_on_their_own(counter, monkeypatch):
+    given, seen = [], []
+    monkeypatch.setattr(dqn.Agent, "loss_fn", lambda net, target, batch, *rest: seen.append(batch) or dqn.loss(net, target, batch, *rest))
+    monkeypatch.setattr(_value, "augmented", lambda batch, *rest: given.append(batch) or _data_efficient.augmented(batch, *rest))
+    envs = pixels(4)
+    agent = dqn.Agent(dqn.Config(capacity=400, learning_starts=16, batch_size=32, torso="small", random_shift=3), envs, "cpu", Seeds(0))
+    obs = torch.randint(256, (2, 32, 4, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    zeros = torch.zeros(32)
+    agent.update(Transition(obs[0], zeros.long(), zeros, zeros, obs[0].clone(), zeros + 1))
+    (batch,), (before,) = seen, given
+    assert torch.equal(before.s_tm1, before.s_t)
+    moved = [not torch.equal(a, b) for a, b in zip(batch.s_tm1, batch.s_t, strict=True)]
+    assert sum(moved) > 24  # one in 49 moves alike
+    assert sum(not torch.equal(a, b) for a, b in zip(batch.s_tm1, before.s_tm1, strict=True)) > 24
+
+
+def pixels(n):
+    return EnvSpec("test/Pixels", n, (4, 20, 20), torch.uint8, Discrete(3), frame_stack=4)
+
+
 def test_resets_come_every_period_and_each_is_another(counter, monkeypatch):
     seen = []
 
@@ -132,7 +193,7 @@ def test_resets_come_every_period_and_each_is_another(counter, monkeypatch):
 
     monkeypatch.setattr(_data_efficient, "renew", noted)
     agent = trained(counter, reset_period=50, target_period=1_000_000)
-    assert len(seen) == agent.updates // 50 >= 4
+    assert len(seen) == agent.updates // 52 >= 4  # behind the row of 4 updates that reaches 50
     assert not any(torch.equal(a[0], b[0]) for i, a in enumerate(seen) for b in seen[:i])
     seen.clear()
     agent = trained(counter, rows=4 + 13, reset_period=50, target_period=1_000_000)  # one row behind the first reset
@@ -243,8 +304,8 @@ def test_playing_makes_no_power_iteration_and_learning_does(counter):
         (VECTORS, {"random_shift": 2}, r"random_shift is for images; observations of test/Vectors have shape \(4,\) and type float32"),
         (VECTORS, {"random_intensity": 0.1}, "random_intensity is for images"),
         (IMAGES, {"random_shift": 42}, "move a whole image of 42x42 out of sight"),
-        (IMAGES, {"reset_period": 500, "anneal_updates": 500, "learning_starts": 0}, "before the 500 updates over which n and gamma"),
-        (IMAGES, {"reset_period": 1_000, "learning_starts": 2_000, "replay_ratio": 1.0}, "comes before the 2,000 updates that"),
+        (IMAGES, {"reset_period": 500, "anneal_updates": 500, "learning_starts": 0}, "must be more than the 500 over which n and gamma"),
+        (IMAGES, {"reset_period": 1_000, "learning_starts": 2_000, "replay_ratio": 1.0}, "more than the 2,000 that the 2,000 steps"),
         (IMAGES, {"replay_ratio": 4.0, "learning_starts": 2}, "4 updates a step would begin with 2 stored steps"),
         (IMAGES, {"max_pool": 6, "torso": "nature"}, "the nature torso has no max_pool"),
         (IMAGES, {"spectral_norm": True}, "the small torso has no spectral_norm"),

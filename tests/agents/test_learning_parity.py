@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
 from arcturus.api import EnvSpec
+from arcturus.errors import ConfigError
 from arcturus.runs.building import build_agent
 from arcturus.scripts.train_agent import parse
 from benchmarks import learning
@@ -57,17 +59,33 @@ def test_both_sides_have_the_same_network_optimiser_and_steps(task, algorithm):
         assert c.horizon * config.env.num_envs // c.minibatches == model.batch_size
 
 
-def test_a_row_says_who_is_better_only_where_the_interval_of_the_difference_excludes_zero():
-    def side(scores):
-        return [{"final": x, "mean": x, "minutes": 1.0} for x in scores]
+def test_a_row_says_who_is_better_only_where_chance_is_unlikely():
+    def told(ours, theirs):
+        sides = [[{"final": x, "mean": x, "minutes": 1.0} for x in scores] for scores in (ours, theirs)]
+        return learning.told(learning.row(learning.TASKS[0], "ppo", dict(zip(("ours", "theirs"), sides, strict=True)), 100))
 
-    task = learning.TASKS[0]
-    better = learning.row(task, "ppo", {"ours": side([9, 10, 11, 10, 9]), "theirs": side([5, 6, 5, 4, 5])}, 100)
-    assert learning.told(better).count(" ours |") == 2
-    worse = learning.row(task, "ppo", {"ours": side([5, 6, 5, 4, 5]), "theirs": side([9, 10, 11, 10, 9])}, 100)
-    assert learning.told(worse).count(" theirs |") == 2
-    same = learning.row(task, "ppo", {"ours": side([1, 9, 5]), "theirs": side([2, 8, 6])}, 100)
-    assert learning.told(same).count(" - |") == 2
+    high, low = [9, 10, 11, 10, 9], [5, 6, 5, 4, 5]
+    assert told(high, low).count(" ours |") == 2
+    assert told(low, high).count(" theirs |") == 2
+    assert told([1, 9, 5, 3], [2, 8, 6, 4]).count(" - |") == 2
+    assert told(high[:3], low[:3]).count(" too few |") == 2
+
+
+def test_equal_sides_are_rarely_told_apart():
+    """An interval of bootstrapped means called one of them better in a fifth of all comparisons of three seeds."""
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(200):
+        ours, theirs = ([{"final": v, "mean": v, "minutes": 1.0} for v in side] for side in rng.normal(size=(2, 5)).tolist())
+        rows = {"ours": ours, "theirs": theirs}
+        found += " - |" not in learning.told(learning.row(learning.TASKS[0], "ppo", rows, 1))
+    assert found <= 20  # of 200 at 5%
+
+
+@pytest.mark.parametrize("flags", [["--env", "Pong-v5"], ["--device", "cpu", "--num-envs", "4"], ["--preset", "adam"]])
+def test_what_the_comparison_would_ignore_is_refused(flags):
+    with pytest.raises(ConfigError):
+        main(["learning", *flags])
 
 
 @pytest.mark.slow

@@ -181,6 +181,9 @@ def test_settings_it_does_not_know_are_one_clear_error(tmp_path):
             "cpu",
             Seeds(0),
         )
+    config = sb3.Config(torso="mlp", settings="policy_kwargs={net_arch: [32]}")
+    with pytest.raises(ConfigError, match="net_arch and torso both say"):
+        sb3.Agent(config, EnvSpec("x", 2, (4,), torch.float32, gym.spaces.Discrete(2)), "cpu", Seeds(0))
     with pytest.raises(ConfigError, match="unknown torso"):
         sb3.Agent(sb3.Config(torso="smal"), EnvSpec("x", 2, (4,), torch.float32, gym.spaces.Discrete(2)), "cpu", Seeds(0))
     spec = EnvSpec("x", 2, (4,), torch.float32, gym.spaces.MultiBinary(2))

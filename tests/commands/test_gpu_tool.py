@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,19 @@ def test_a_step_that_goes_on_is_asked_to_end_and_one_that_does_not_listen_is_kil
     assert (found["deaf"]["code"], found["deaf"]["stopped"]) == (-9, True)
     assert found["late"] == {"name": "late", "left out": "no time"}
     assert (tmp_path / "logs" / "quick.log").read_text() == "3\n"
+
+
+def test_what_a_step_started_does_not_outlive_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    begins = "import subprocess, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
+    gpu.work(iter([step("parent", begins)]), tmp_path, 6.0, scoring=0.0)
+    pid = int((tmp_path / "logs" / "parent.log").read_text())
+    for _ in range(100):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("its child lives on")
 
 
 def test_a_step_that_fails_is_told_and_stops_no_other(tmp_path, monkeypatch):

@@ -85,6 +85,14 @@ def test_a_policys_card_says_how_it_was_trained_and_what_it_scores(tmp_path, cap
     with Image.open(tmp_path / "p" / "still.png") as still:
         assert still.convert("L").getextrema()[1] > 100
     assert arcturus.load(tmp_path / "p").step == 600
+    arcturus.resume(run.path, steps=1200, quiet=True)  # a newer checkpoint's evaluation is neither its score nor its picture
+    evaluate_agent.main([str(run.path), "--episodes", "1", "--seed", "9"])
+    assert main([str(run.path), "--checkpoint", "600", "--to", "policy", str(tmp_path / "older")]) == 0
+    older = tmp_path / "older"
+    assert (older / "still.png").read_bytes() == (tmp_path / "p" / "still.png").read_bytes()
+    kept = [line for line in card.splitlines() if line.startswith(("| ppo |", "| random", "| command", "| agent steps"))]
+    assert len(kept) == 4
+    assert set(kept) <= set((older / "MODEL_CARD.md").read_text().splitlines())
 
 
 def test_each_is_opened_by_its_name_where_no_folder_is_called_so(tmp_path, monkeypatch):

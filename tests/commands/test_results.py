@@ -9,6 +9,7 @@ import pytest
 
 import arcturus
 from arcturus.errors import ConfigError
+from arcturus.runs import folder
 from arcturus.scripts import evaluate_agent
 from tools import results
 
@@ -42,8 +43,8 @@ def test_every_table_of_the_page_is_made_from_the_numbers_kept_beside_it():
 
 
 def test_a_runs_score_is_kept_once_however_often_it_is_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "commit", lambda: "0123456")
-    run = arcturus.train("ppo", "CartPole-v1", steps=400, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0, heldout_states=0)
+    monkeypatch.setattr(folder, "source_commit", lambda: "0123456")
+    run = arcturus.train("ppo", "CartPole-v1", steps=400, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0)
     into = tmp_path / "kept.json"
     with pytest.raises(ConfigError, match="no score yet"):
         results.main(["keep", str(run.path), "--into", str(into)])
@@ -54,6 +55,18 @@ def test_a_runs_score_is_kept_once_however_often_it_is_scored(tmp_path, monkeypa
     report = json.loads(next(run.path.glob("evaluations/*seed4/evaluation.json")).read_text())
     assert (one["mean"], one["episodes"], one["commit"], one["steps"]) == (report["score"]["mean"], 3, "0123456", 400)
     assert one["core_seconds"] > 0
+    arcturus.resume(run.path, steps=800, quiet=True)
+    with pytest.raises(ConfigError, match="no score yet"):  # not the old score beside the new steps
+        results.main(["keep", str(run.path), "--into", str(into)])
+
+
+@pytest.mark.parametrize("made_at", [None, "0123456-changed"])
+def test_a_run_of_code_that_nobody_can_find_again_is_not_kept(made_at, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "source_commit", lambda: made_at)
+    run = arcturus.train("ppo", "CartPole-v1", steps=400, run_dir=tmp_path / "r", quiet=True, device="cpu", eval_every=0)
+    evaluate_agent.main([str(run.path), "--episodes", "1"])
+    with pytest.raises(ConfigError, match="in no commit"):
+        results.main(["keep", str(run.path), "--into", str(tmp_path / "kept.json")])
 
 
 def test_tables_say_what_their_numbers_say():
