@@ -65,7 +65,8 @@ def source_commit() -> str | None:
         return None
 
     def asked(*words: str) -> str:
-        return subprocess.run([git, "-C", str(root), *words], check=True, capture_output=True, text=True, timeout=5).stdout.strip()
+        argv = [git, "-C", str(root), *words]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=5).stdout.strip()  # noqa: S603
 
     try:
         changed = asked("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml")
