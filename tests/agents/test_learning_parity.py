@@ -8,9 +8,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-from arcturus.api import EnvSpec
+from arcturus.api import ActedStep, EnvSpec, TimeStep
 from arcturus.errors import ConfigError
+from arcturus.replay.records import Transition
 from arcturus.runs.building import build_agent
 from arcturus.scripts.train_agent import parse
 from benchmarks import learning
@@ -57,6 +60,90 @@ def test_both_sides_have_the_same_network_optimiser_and_steps(task, algorithm):
     if algorithm == "ppo":
         assert (c.epochs, c.clip, c.clip_value) == (model.n_epochs, model.clip_range(1.0), model.clip_range_vf is not None)
         assert c.horizon * config.env.num_envs // c.minibatches == model.batch_size
+
+
+def parts(network, theirs, algorithm):
+    """Our layers and theirs, in the same order."""
+    if algorithm == "dqn":
+        return (network.torso, network.head), (theirs.q_net.features_extractor.torso, theirs.q_net.q_net[0])
+    p = theirs.policy
+    ours = (network.torso, network.policy, network.value_torso, network.value)
+    return ours, (p.pi_features_extractor.torso, p.action_net, p.vf_features_extractor.torso, p.value_net)
+
+
+def same_weights(ours, theirs, algorithm):
+    """Gives theirs our weights."""
+    for mine, other in zip(*parts(ours.network, theirs.model, algorithm), strict=True):
+        other.load_state_dict(mine.state_dict())
+    theirs.model.set_logger(configure(None, []))
+
+
+def apart(ours, theirs, algorithm):
+    """The greatest difference between two weights."""
+    mine, other = ([p for part in side for p in part.parameters()] for side in parts(ours.network, theirs.model, algorithm))
+    return max(float((a - b).detach().abs().max()) for a, b in zip(mine, other, strict=True))
+
+
+def row(obs, age, reward):
+    never = torch.zeros(len(obs), dtype=torch.bool)
+    return TimeStep(obs, reward, torch.full((len(obs),), age, dtype=torch.uint8), never, never, never, ~never, never)
+
+
+@pytest.mark.parametrize(("task", "algorithm"), PAIRS, ids=lambda x: getattr(x, "name", x))
+def test_equal_weights_see_the_same_in_an_observation(task, algorithm):
+    """A torso that scales bytes itself, behind a library that has scaled them already, would see pictures 255 times darker."""
+    (_, ours), (_, theirs) = both(task, algorithm)
+    same_weights(ours, theirs, algorithm)
+    shape, dtype = SPECS[task.torso]
+    n = ours.spec.num_envs
+    obs = torch.randint(0, 256, (n, *shape), dtype=dtype) if dtype == torch.uint8 else torch.randn(n, *shape)
+    name = "q_values" if algorithm == "dqn" else "logits"
+    mine, other = (agent.act(row(obs, 0, torch.zeros(n)), agent.initial_state(n), explore=False).extras for agent in (ours, theirs))
+    if algorithm == "dqn":
+        assert torch.allclose(mine[name], other[name], atol=1e-5)
+        return
+    assert torch.allclose(mine[name].log_softmax(-1), other[name].log_softmax(-1), atol=1e-5)
+    assert torch.allclose(mine["value"], other["value"], atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "ppo"])
+def test_the_same_rollouts_change_our_weights_as_theirs(algorithm):
+    (config, ours), (_, theirs) = both(learning.TASKS[0], algorithm)
+    same_weights(ours, theirs, algorithm)
+    model, n, rng = theirs.model, ours.spec.num_envs, torch.Generator().manual_seed(0)
+    ours.epochs = model.n_epochs = 1  # more amplify the rounding of float32
+    ts = row(torch.randn((n, 4), generator=rng), 0, torch.zeros(n))
+    for update in range(20):
+        buffer = model.rollout_buffer
+        buffer.reset()
+        model._current_progress_remaining = 1 - update * config.agent.horizon * n / config.run.steps  # of the rollout's beginning
+        for i in range(config.agent.horizon):
+            act = ours.act(ts, ours.initial_state(n), explore=True, generator=rng)
+            v, log_prob, _ = (x.detach() for x in model.policy.evaluate_actions(ts.obs, act.action))
+            reward = torch.randn(n, generator=rng)
+            buffer.add(ts.obs.numpy(), act.action[:, None].numpy(), reward.numpy(), np.full(n, update == i == 0), v, log_prob)
+            ours.observe(ActedStep(ts, ours.initial_state(n), act.action, act.extras))
+            ts = row(torch.randn((n, 4), generator=rng), 1, reward)
+            ours.learn_from_rollout(ts, ours.initial_state(n))
+        buffer.compute_returns_and_advantage(model.policy.predict_values(ts.obs).detach(), np.zeros(n))
+        model.train()
+    assert ours.updates == 20
+    assert apart(ours, theirs, algorithm) < 1e-6
+
+
+def test_the_same_minibatches_change_our_weights_as_theirs():
+    (config, ours), (_, theirs) = both(learning.TASKS[0], "dqn")
+    same_weights(ours, theirs, "dqn")
+    model, rng, b = theirs.model, torch.Generator().manual_seed(0), config.agent.batch_size
+    model.q_net_target.load_state_dict(model.q_net.state_dict())
+    for _ in range(20):
+        s, s_t, r = (torch.randn(shape, generator=rng) for shape in ((b, 4), (b, 4), (b,)))
+        a, over = (torch.randint(0, k, (b,), generator=rng) for k in (3, 2))
+        ours.update(Transition(s, a, 3 * r, config.agent.gamma * (1 - over.float()), s_t, torch.ones(b)))
+        drawn = ReplayBufferSamples(s, a[:, None], s_t, over[:, None].float(), 3 * r[:, None])
+        model.replay_buffer.sample = lambda *_, drawn=drawn, **__: drawn
+        model.train(1, b)
+    assert apart(ours, theirs, "dqn") < 1e-6
 
 
 def test_a_row_says_who_is_better_only_where_chance_is_unlikely():

@@ -21,8 +21,8 @@ def test_changed_settings_are_listed_and_refused_without_a_fork(small_run, stop_
     run = small_run(tmp_path / "r", eval_every=0)
     before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
     with pytest.raises(ConfigError, match="--fork") as e:
-        arcturus.resume(run, quiet=True, agent_config={"learning_rate": 1e-4}, env_config={"num_envs": 4}, steps=2000)
-    assert "agent.learning_rate: 0.0005 -> 0.0001" in str(e.value)
+        arcturus.resume(run, quiet=True, agent_config={"gamma": 0.9}, env_config={"num_envs": 4}, steps=2000)
+    assert "agent.gamma: 0.99 -> 0.9" in str(e.value)
     assert "env.num_envs: 8 -> 4" in str(e.value)
     assert "run.steps" not in str(e.value)
     text = (run.path / "config.yaml").read_text()
