@@ -5,6 +5,7 @@
 | weights and frames channels_last                | contiguous                                |
 | fused Adam                                      | Adam one tensor and operation at a time   |
 | replay's small loops compiled, on the CPU       | tensor operations                         |
+| all steps of an NTM or DNC compiled, on the CPU | tensor operations, step by step           |
 | TF32 on CUDA, but with --deterministic          | float32                                   |
 | updates, acting, priorities as CUDA graphs      | one kernel launched after the other       |
 
@@ -48,14 +49,16 @@ def eagerly(yes: bool = True) -> Iterator[None]:
         _EAGER.pop()
 
 
-def numba_loop(loop: Loop) -> Loop:
-    """A loop over numpy arrays, compiled by Numba and kept on the disk."""
+def numba_loop(loop: Loop, *, reorder: bool = False) -> Loop:
+    """A loop over numpy arrays, compiled by Numba and kept on the disk.  reorder: sums of floats may be made in another order, and products
+    fused with sums, so that the processor adds several numbers at a time."""
     from numba import njit
 
+    options: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}} if reorder else {}
     try:
-        return njit(cache=True)(loop)  # type: ignore[return-value]
+        return njit(cache=True, **options)(loop)
     except RuntimeError:  # there is nowhere to keep it: every run compiles anew
-        return njit(loop)  # type: ignore[return-value]
+        return njit(**options)(loop)
 
 
 def bf16() -> bool:

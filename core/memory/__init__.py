@@ -8,7 +8,8 @@ A core is an nn.Module, made from (inputs, width) and options of its own, with
 
 The caller owns the state.  unroll() runs a core over time and resets its state where an episode opens; acting is unrolling with
 T = 1.  `none` remembers nothing, and costs nothing.  `ntm` and `dnc` also have slots, and trace(x, state), a step that also returns
-everything it did.
+everything it did.  A core whose attribute `compiled` is True has through_time(x [T, N, inputs], state), too: all steps at once, on the
+CPU.
 """
 
 from __future__ import annotations
@@ -101,7 +102,22 @@ def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Ten
     fresh, out = core.initial_state(x.shape[1]), []  # type: ignore[operator]
     # reset only where an episode opens; for a single step, or on a GPU (which would be waited for), asking costs more than resetting
     opens = [True] * len(x) if len(x) == 1 or x.is_cuda else first.any(1).tolist()
+    if steps_are_compiled(core, x):
+        begins = [t for t in range(len(x)) if t == 0 or opens[t]]
+        for begin, end in zip(begins, [*begins[1:], len(x)], strict=True):
+            state = where_first(first[begin], fresh, state) if opens[begin] else state
+            ys, state = core.through_time(x[begin:end], state)  # type: ignore[operator]
+            out.append(ys)
+        return torch.cat(out), state
     for x_t, first_t, any_opens in zip(x.unbind(), first.unbind(), opens, strict=True):
         y, state = core(x_t, where_first(first_t, fresh, state) if any_opens else state)
         out.append(y)
     return torch.stack(out), state
+
+
+def steps_are_compiled(core: nn.Module, x: Tensor) -> bool:
+    """Whether a core has loops for many steps of x, and may use them: not where somebody listens to single steps by hooks, and not while
+    torch records what is computed, as for an ONNX graph."""
+    if not getattr(core, "compiled", False) or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in core.modules())

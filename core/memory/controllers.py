@@ -60,3 +60,16 @@ class Controller(nn.Module):
             x, c = layer(x, hc)
             new.append((x, c))
         return x, tuple(new)
+
+    def stacked(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        """h and c [layers, N, width] of an LSTM's state; [0, N, width] each without one.  x: of the dtype wanted, [T, N, inputs]."""
+        if not self.recurrent:
+            empty = x.new_zeros(0, x.shape[1], self.layers[0].out_features)  # type: ignore[arg-type]
+            return empty, empty
+        h, c = (torch.stack(parts) for parts in zip(*state, strict=True))
+        return h, c
+
+    def weights(self) -> list[Tensor]:
+        """Of all layers: w_ih, w_hh, b_ih, b_hh of every LSTM's, weight, bias of every feedforward one's."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.recurrent else ("weight", "bias")
+        return [getattr(layer, name) for layer in self.layers for name in names]

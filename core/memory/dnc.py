@@ -45,6 +45,7 @@ from arcturus.api import State
 from arcturus.memory.addressing import content_weighting, cosine, inverse_norm
 from arcturus.memory.controllers import Controller, check_size, check_word
 from arcturus.memory.heads import CLIP, erase
+from arcturus.speed import fast
 
 LEAST_USAGE = 1e-6
 
@@ -132,6 +133,7 @@ class DNC(nn.Module):
         nn.init.xavier_uniform_(self.interface.weight)
         nn.init.zeros_(self.interface.bias)
         self.first_reads = nn.Parameter(torch.zeros(read_heads, word))
+        self.compiled = fast()
 
     def initial_state(self, n: int) -> DNCState:
         new = self.first_reads.new_zeros
@@ -186,6 +188,21 @@ class DNC(nn.Module):
         """One step: x [N, inputs] -> y [N, outputs]."""
         y, state, *_ = self._step(x, state)
         return y, state
+
+    def through_time(self, x: Tensor, state: DNCState) -> tuple[Tensor, DNCState]:
+        """All steps of x [T, N, inputs] -> [T, N, outputs] and the state after them, by compiled loops: on the CPU only."""
+        from arcturus.memory.unrolled import UnrolledDNC
+
+        n = x.shape[1]
+        link, precedence = (state.link, state.precedence) if self.links else (x.new_zeros(n, 0, 0), x.new_zeros(n, 0))
+        start = state.memory, link, precedence, state.usage, state.w_read, state.w_write.squeeze(1), state.reads.flatten(1)
+        weights = self.interface.weight, self.interface.bias, *self.controller.weights()
+        y, memory, link, precedence, usage, w_read, w_write, reads, h, c = UnrolledDNC.apply(
+            self.links, LEAST_USAGE, x, *start, *self.controller.stacked(x, state.controller), *weights
+        )
+        controller = tuple(zip(h.unbind(), c.unbind(), strict=True))
+        links = (link, precedence) if self.links else ((), ())
+        return y, DNCState(memory, reads.view_as(state.reads), w_read, w_write.unsqueeze(1), usage, *links, controller)
 
     def trace(self, x: Tensor, state: DNCState) -> tuple[Tensor, DNCState, dict[str, Tensor]]:
         """The same step, and what was done: memory [N, S, W], reads [N, R, W], w_read [N, R, S], w_write [N, 1, S], usage and

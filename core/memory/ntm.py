@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from arcturus.api import State
 from arcturus.memory.controllers import Controller, check_size, check_word
 from arcturus.memory.heads import Layout, UseMemory, parameters
+from arcturus.speed import fast
 
 
 class NTMState(NamedTuple):
@@ -77,6 +78,7 @@ class NTM(nn.Module):
         nn.init.xavier_uniform_(self.heads.weight)
         nn.init.zeros_(self.heads.bias)
         self.first_reads = nn.Parameter(torch.zeros(read_heads, word))
+        self.compiled = fast()
 
     def initial_state(self, n: int) -> NTMState:
         reads, writes, word = self.layout[:3]
@@ -97,6 +99,15 @@ class NTM(nn.Module):
         """One step: x [N, inputs] -> y [N, outputs]."""
         y, state, _ = self._step(x, state)
         return y, state
+
+    def through_time(self, x: Tensor, state: NTMState) -> tuple[Tensor, NTMState]:
+        """All steps of x [T, N, inputs] -> [T, N, outputs] and the state after them, by compiled loops: on the CPU only."""
+        from arcturus.memory.unrolled import UnrolledNTM
+
+        start = *state[:4], *self.controller.stacked(x, state.controller)
+        weights = self.heads.weight, self.heads.bias, *self.controller.weights()
+        y, memory, reads, w_read, w_write, h, c = UnrolledNTM.apply(self.layout, x, *start, *weights)
+        return y, NTMState(memory, reads, w_read, w_write, tuple(zip(h.unbind(), c.unbind(), strict=True)))
 
     def trace(self, x: Tensor, state: NTMState) -> tuple[Tensor, NTMState, dict[str, Tensor]]:
         """The same step, and what was done: memory [N, S, W], reads [N, R, W], w_read [N, R, S], w_write [N, H, S], add and
