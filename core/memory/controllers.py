@@ -64,7 +64,8 @@ class Controller(nn.Module):
     def stacked(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """h and c [layers, N, width] of an LSTM's state; [0, N, width] each without one.  x: of the dtype wanted, [T, N, inputs]."""
         if not self.recurrent:
-            empty = x.new_zeros(0, x.shape[1], self.layers[0].out_features)  # type: ignore[arg-type]
+            width: Any = self.layers[0].out_features
+            empty = x.new_zeros(0, x.shape[1], width)
             return empty, empty
         h, c = (torch.stack(parts) for parts in zip(*state, strict=True))
         return h, c

@@ -201,8 +201,9 @@ class DNC(nn.Module):
             self.links, LEAST_USAGE, x, *start, *self.controller.stacked(x, state.controller), *weights
         )
         controller = tuple(zip(h.unbind(), c.unbind(), strict=True))
-        links = (link, precedence) if self.links else ((), ())
-        return y, DNCState(memory, reads.view_as(state.reads), w_read, w_write.unsqueeze(1), usage, *links, controller)
+        if not self.links:
+            link = precedence = ()
+        return y, DNCState(memory, reads.view_as(state.reads), w_read, w_write.unsqueeze(1), usage, link, precedence, controller)
 
     def trace(self, x: Tensor, state: DNCState) -> tuple[Tensor, DNCState, dict[str, Tensor]]:
         """The same step, and what was done: memory [N, S, W], reads [N, R, W], w_read [N, R, S], w_write [N, 1, S], usage and
