@@ -1,15 +1,18 @@
-"""Training speed of the Neural Turing Machine: forward and backward through a copy sequence of 10 vectors (21 steps, 9 inputs),
+"""Training speed of the Neural Turing Machine and the DNC: forward and backward through a copy sequence of 10 vectors (21 steps, 9 inputs),
 controller of 100 units, memory of 128 x 20, the paper's.
 
 Beside it: its definition in tensors, step by step (what a GPU runs; the same with --eager); the same cell written plainly, one environment
 and one head after another (what it gives is checked to be the same); and torch's LSTM of the controller's size in one call over the sequence.
 
-Then for other numbers of slots, beside an LSTM that keeps as many numbers from step to step.
+Then for other numbers of slots, beside an LSTM that keeps as many numbers from step to step; and a DNC of 64 x 20 with one read head, beside
+the public package dnc (pip install --no-deps dnc), if it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcturus.memory import unroll
+from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
 from benchmarks.measuring.timing import Contender, report, timed
 
@@ -59,7 +63,7 @@ def plain_unroll(core: NTM, x: Tensor) -> Tensor:
     return torch.stack(out, 1)
 
 
-def bare_unroll(core: NTM, x: Tensor) -> Tensor:
+def bare_unroll(core: NTM | DNC, x: Tensor) -> Tensor:
     """The core's own steps in a row, which define it."""
     state, out = core.initial_state(x.shape[1]), []
     for x_t in x:
@@ -128,8 +132,28 @@ def of_slots(slots: int, args: argparse.Namespace) -> dict[str, Any]:
     return table
 
 
+def of_dnc(batch: int, args: argparse.Namespace) -> dict[str, Any]:
+    torch.manual_seed(0)
+    core = DNC(INPUTS, WIDTH, slots=64).to(args.device)
+    x = torch.randn(LENGTH, batch, INPUTS, device=args.device)
+    first = torch.zeros(LENGTH, batch, dtype=torch.bool, device=args.device)
+    contenders = [
+        Contender("dnc", timed(training(lambda x: unroll(core, x, first, core.initial_state(batch))[0], x)), lambda: of_parameters(core)),
+        Contender("dnc, in tensors", timed(training(lambda x: bare_unroll(core, x), x))),
+    ]
+    if importlib.util.find_spec("dnc") and args.device == "cpu":
+        package = importlib.import_module("dnc")
+        sizes = {"hidden_size": WIDTH, "num_layers": 1, "nr_cells": 64, "cell_size": 20, "read_heads": 1, "independent_linears": False}
+        theirs = package.DNC(input_size=INPUTS, batch_first=False, **sizes)
+        fresh = (None, None, None)
+        run = training(lambda x: theirs(x, fresh, reset_experience=True)[0], x)
+        contenders.append(Contender("package dnc", timed(run), lambda: of_parameters(theirs)))
+    return report(f"DNC, copy, batch {batch}", "training steps/s", contenders, args.seconds, args.rounds)
+
+
 def benchmark_ntm(args: argparse.Namespace) -> list[dict[str, Any]]:
     tables = [beside_others(batch, args) for batch in BATCHES] + [of_slots(slots, args) for slots in SLOTS]
+    tables += [of_dnc(batch, args) for batch in BATCHES]
     print("\nms a step, forward and backward")
     for table in tables:
         print(f"  {table['title']}: " + ", ".join(f"{row['name']} {1000 / row['median']:.3f}" for row in table["rows"]))

@@ -50,11 +50,11 @@ def eagerly(yes: bool = True) -> Iterator[None]:
 
 
 def numba_loop(loop: Loop, *, reorder: bool = False) -> Loop:
-    """A loop over numpy arrays, compiled by Numba and kept on the disk.  reorder: sums of floats may be made in another order, and products
-    fused with sums, so that the processor adds several numbers at a time."""
+    """A loop over numpy arrays, compiled by Numba and kept on the disk.  reorder: for long loops; sums of floats may be made in another
+    order, and products fused with sums, so that the processor adds several numbers at a time; other threads may run meanwhile."""
     from numba import njit
 
-    options: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}} if reorder else {}
+    options: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True} if reorder else {}
     try:
         return njit(cache=True, **options)(loop)
     except RuntimeError:  # there is nowhere to keep it: every run compiles anew

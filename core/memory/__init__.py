@@ -8,8 +8,7 @@ A core is an nn.Module, made from (inputs, width) and options of its own, with
 
 The caller owns the state.  unroll() runs a core over time and resets its state where an episode opens; acting is unrolling with
 T = 1.  `none` remembers nothing, and costs nothing.  `ntm` and `dnc` also have slots, and trace(x, state), a step that also returns
-everything it did.  A core whose attribute `compiled` is True has through_time(x [T, N, inputs], state), too: all steps at once, on the
-CPU.
+everything it did, and through_time(x [T, N, inputs], state), all steps at once by compiled loops, which unroll() takes on the CPU.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
 from arcturus.api import EnvSpec, State, state_leaves, where_first
 from arcturus.config import parse_options
@@ -29,6 +29,8 @@ from arcturus.memory.dnc import DNC
 from arcturus.memory.ntm import NTM
 from arcturus.memory.recurrent import GRU, LSTM, RNN, DeepLSTM, NoMemory
 
+LEAST_STRETCH = 4  # rows without a reset, on average, from which on compiled loops are faster: each stretch prepares the weights anew
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of an nn.Module
 CORES: dict[str, type[nn.Module]] = {
     "none": NoMemory,
     "rnn": RNN,
@@ -102,8 +104,8 @@ def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Ten
     fresh, out = core.initial_state(x.shape[1]), []  # type: ignore[operator]
     # reset only where an episode opens; for a single step, or on a GPU (which would be waited for), asking costs more than resetting
     opens = [True] * len(x) if len(x) == 1 or x.is_cuda else first.any(1).tolist()
-    if steps_are_compiled(core, x):
-        begins = [t for t in range(len(x)) if t == 0 or opens[t]]
+    begins = [t for t in range(len(x)) if t == 0 or opens[t]]
+    if len(x) >= LEAST_STRETCH * len(begins) and steps_are_compiled(core, x):
         for begin, end in zip(begins, [*begins[1:], len(x)], strict=True):
             state = where_first(first[begin], fresh, state) if opens[begin] else state
             ys, state = core.through_time(x[begin:end], state)  # type: ignore[operator]
@@ -116,8 +118,14 @@ def unroll(core: nn.Module, x: Tensor, first: Tensor, state: State) -> tuple[Ten
 
 
 def steps_are_compiled(core: nn.Module, x: Tensor) -> bool:
-    """Whether a core has loops for many steps of x, and may use them: not where somebody listens to single steps by hooks, and not while
-    torch records what is computed, as for an ONNX graph."""
-    if not getattr(core, "compiled", False) or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    """Whether a core has loops for many steps of x, and may use them: not one whose class or layers are the user's own, not where somebody
+    listens to its modules by hooks, and not while torch records what is computed, as for an ONNX graph."""
+    if type(core) not in (NTM, DNC) or not core.compiled or x.device.type != "cpu":
         return False
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in core.modules())
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or has_any_global_hook():
+        return False
+    if any(p.dtype != x.dtype for p in core.parameters()) or x.dtype not in (torch.float32, torch.float64):
+        return False
+    if any(getattr(module, hooks) for module in core.modules() for hooks in HOOKS):
+        return False
+    return all(type(one) in (nn.Linear, nn.LSTMCell) for one in (core.linear, *core.controller.layers))

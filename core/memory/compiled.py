@@ -3,7 +3,8 @@ tests hold both to the same numbers and gradients.
 
 With tensors a step is some hundred operations, forward and backward, most of them too small for their overhead; here every memory is read
 once forward and once backward.  Slots lie side by side (memory [W, S], the transpose of the definitions'), so that inner loops run along
-them.  All loops stand in this file because Numba keeps compiled code until the file of the calling loop changes.
+them.  All loops stand in this file because Numba keeps compiled code until the file of the calling loop changes; who changes EPSILON, TINY
+or CLIP must remove it (core/memory/__pycache__).
 
 Sizes and names are the definitions'; arrays without N are one environment's.  Of an NTM's heads q [P] is p activated, its groups in p's
 order, gamma without its 1.
@@ -36,7 +37,8 @@ def loop(function: Callable) -> Callable:
 
 @loop
 def exp32(x):
-    """e^x = 2^n e^r, |r| <= log(2) / 2; x is clipped to [-87, 88]."""
+    """e^x = 2^n e^r, |r| <= log(2) / 2; x is clipped to [-87, 88].  Not a number stays so."""
+    given = x
     x = min(max(x, f(-87.0)), f(88.0))
     n = np.floor(x * f(1.4426950408889634) + f(0.5))
     r = x - n * f(0.693359375) + n * f(2.12194440e-4)
@@ -47,12 +49,13 @@ def exp32(x):
     y = y * r + f(1.6666665459e-1)
     y = y * r + f(5.0000001201e-1)
     y = y * r * r + r + f(1.0)
-    return y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    y = y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return y if given == given else given
 
 
 @loop
 def log32(x):
-    """log(m 2^n) = n log(2) + log(m), m in [sqrt(1/2), sqrt(2)); x is a positive normal number."""
+    """log(m 2^n) = n log(2) + log(m), m in [sqrt(1/2), sqrt(2)); x is a positive normal number, or infinite or not a number and stays so."""
     bits = np.float32(x).view(np.int32)
     n = f(np.int32((bits >> np.int32(23)) - np.int32(126)))
     m = np.int32((bits & np.int32(0x007FFFFF)) | np.int32(0x3F000000)).view(np.float32)  # in [1/2, 1)
@@ -70,7 +73,7 @@ def log32(x):
     y = y * r + f(-2.4999993993e-1)
     y = y * r + f(3.3333331174e-1)
     y = y * r * z - n * f(2.12194440e-4) - f(0.5) * z
-    return r + y + n * f(0.693359375)
+    return r + y + n * f(0.693359375) if x < f(np.inf) else x
 
 
 def exp(x):
@@ -187,7 +190,7 @@ def activate(p, q, tanhs, sigmoids, heads, taps):
     """p [P] -> q [P]; tanhs, sigmoids: where those groups end."""
     zero, clip, softplus = p.dtype.type(0), p.dtype.type(CLIP), sigmoids + 2 * heads
     for j in range(len(p)):
-        q[j] = min(max(p[j], -clip), clip)
+        q[j] = clip if p[j] > clip else -clip if p[j] < -clip else p[j]
     tanh(q[:tanhs])
     sigmoid(q[tanhs:sigmoids])
     for j in range(sigmoids, softplus):
@@ -566,7 +569,7 @@ def places(reads, word):
 def dnc_activate(xi, q, reads, word, modes):
     zero, clip, at = xi.dtype.type(0), xi.dtype.type(CLIP), places(reads, word)
     for j in range(len(xi)):
-        q[j] = min(max(xi[j], -clip), clip)
+        q[j] = clip if xi[j] > clip else -clip if xi[j] < -clip else xi[j]
     for j in range(at[0], at[1]):
         q[j] = max(q[j], zero) + math.log1p(math.exp(-abs(q[j])))
     q[at[2]] = max(q[at[2]], zero) + math.log1p(math.exp(-abs(q[at[2]])))
@@ -833,7 +836,7 @@ def dnc_backward(gates, weights, h, c, heads_weight, xi, rows, links, least, kep
     heads = (reads, slots)
     scratch = (
         np.empty(heads, dtype), np.empty(heads, dtype), np.empty(heads, dtype), np.empty(heads, dtype), np.empty(slots, dtype),
-        np.empty(slots, dtype), np.empty((1, slots), dtype), np.empty(max(reads, 1) * word, dtype), np.empty(slots, dtype),
+        np.empty(slots, dtype), np.empty((1, slots), dtype), np.empty(reads * word, dtype), np.empty(slots, dtype),
     )  # fmt: skip
     for t in range(steps - 1, -1, -1):
         d_h[len(gates) - 1] += d_y[t, :, :width]

@@ -135,6 +135,11 @@ class DNC(nn.Module):
         self.first_reads = nn.Parameter(torch.zeros(read_heads, word))
         self.compiled = fast()
 
+    @property
+    def linear(self) -> nn.Module:
+        """The layer behind the controller."""
+        return self.interface
+
     def initial_state(self, n: int) -> DNCState:
         new = self.first_reads.new_zeros
         return DNCState(

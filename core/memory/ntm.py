@@ -80,6 +80,11 @@ class NTM(nn.Module):
         self.first_reads = nn.Parameter(torch.zeros(read_heads, word))
         self.compiled = fast()
 
+    @property
+    def linear(self) -> nn.Module:
+        """The layer behind the controller."""
+        return self.heads
+
     def initial_state(self, n: int) -> NTMState:
         reads, writes, word = self.layout[:3]
         new = self.first_reads.new_zeros

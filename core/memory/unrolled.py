@@ -54,11 +54,11 @@ class Control(NamedTuple):
     @classmethod
     def before(cls, x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> Control:
         steps, n, inputs = x.shape
-        gates = tuple(bias.expand(steps, n, -1).contiguous() for bias in weights.biases())
+        gates = tuple(over_rows(bias, steps, n) for bias in weights.biases())
         gates[0].view(steps * n, -1).addmm_(x.reshape(steps * n, inputs), weights.layers[0][0][:, :inputs].T)
         taken = tuple(x.new_empty(steps, n, own.shape[1]) for own in weights.own(inputs))
         h = h if len(h) else x.new_zeros(len(gates), n, weights.heads.shape[1])
-        return cls(gates, taken, through_time(h, steps), through_time(c, steps), weights.bias.expand(steps, n, -1).contiguous())
+        return cls(gates, taken, through_time(h, steps), through_time(c, steps), over_rows(weights.bias, steps, n))
 
     def loop_arguments(self, weights: Weights, inputs: int) -> tuple[Any, ...]:
         transposed = [own.T.contiguous() for own in weights.own(inputs)]
@@ -182,6 +182,11 @@ def arrays(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple(one.numpy() for one in tensors)
 
 
+def over_rows(bias: Tensor, steps: int, n: int) -> Tensor:
+    """[G] -> [steps, n, G] of its own, also where that is one row: the loops add to it."""
+    return bias.expand(steps, n, -1).clone(memory_format=torch.contiguous_format)
+
+
 def through_time(first: Tensor, steps: int) -> Tensor:
     """[L, N, ...] -> [L, steps + 1, N, ...], the first row given."""
     out = first.new_empty(len(first), steps + 1, *first.shape[1:])
@@ -192,6 +197,6 @@ def through_time(first: Tensor, steps: int) -> Tensor:
 @cache
 def tell_of_compiling() -> None:
     """Says why the first step on a machine takes so long; once a process."""
-    kept: Any = compiled.forward.stats.cache_path  # type: ignore[attr-defined]
+    kept = getattr(getattr(compiled.forward, "stats", None), "cache_path", None)
     if kept is None or not any(Path(kept).glob("compiled.*forward-*.nbi")):
         say("compiling the loops of the memory, which takes about half a minute, once on a machine")

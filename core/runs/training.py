@@ -61,7 +61,8 @@ class Training:
     def train(self) -> None:
         state, run, total = self.state, self.run, self.config.run.steps
         loaded = restore(state, run, self.checkpoints) if self.resume else None
-        if self.resume and (state.steps > total or (state.steps == total and run.status == "finished")):
+        over = state.steps - total  # the last row may go beyond: its steps are one of every environment
+        if self.resume and (over >= self.config.env.num_envs or (over >= 0 and run.status == "finished")):
             raise ConfigError(
                 f"{run.path} has finished its {state.steps:,} steps already",
                 where="train-agent resume",

@@ -70,7 +70,7 @@ def test_benchmark_ntm_runs(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ntm, "SLOTS", (16,))
     main(["ntm", *BRIEF, "--json", str(tmp_path / "t.json")])
     tables = json.loads((tmp_path / "t.json").read_text())["tables"]
-    assert [len(table["rows"]) for table in tables] == [4, 2]
+    assert [len(table["rows"]) for table in tables] == [4, 3, 2]
     assert "ms a step" in capsys.readouterr().out
 
 

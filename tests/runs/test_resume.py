@@ -14,6 +14,7 @@ import arcturus
 from arcturus import agents
 from arcturus.api import Act, state_leaves, state_like
 from arcturus.envs.vector import DeviceEnvs
+from arcturus.errors import ConfigError
 from arcturus.runs.folder import Run
 from tools.survival import digests
 
@@ -194,6 +195,27 @@ def test_a_signal_during_the_last_evaluation_leaves_a_run_that_can_finish(small_
     assert (run.status, run.about["steps"]) == ("preempted", 900)
     assert arcturus.resume(run, quiet=True).status == "finished"
     assert digests(run.path) == whole | {"values": digests(run.path)["values"]}  # its checkpoint is from before the evaluation
+
+
+def test_a_run_whose_last_row_went_beyond_its_steps_can_finish(small_run, tmp_path, monkeypatch):
+    """101 steps of 8 environments are 104; stopped in its last evaluation, it was told to have finished."""
+    from arcturus.runs import judging
+
+    evaluate, calls = judging.evaluate, []
+
+    def watched(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(judging, "evaluate", watched)
+    run = small_run(tmp_path / "r", steps=101, eval_every=100_000)
+    assert (run.status, run.about["steps"]) == ("preempted", 104)
+    run = arcturus.resume(run, quiet=True)
+    assert (run.status, run.about["steps"]) == ("finished", 104)
+    with pytest.raises(ConfigError, match="finished its 104 steps"):
+        arcturus.resume(run, quiet=True)
 
 
 @pytest.mark.slow
