@@ -134,8 +134,8 @@ class Progress:
             score = f"{values['task/bits_per_sequence']:.2f} bits per sequence"
         else:
             score = f"return {values['charts/episodic_return']:.2f}" if "charts/episodic_return" in values else "no episode yet"
-        left = max(self.total - steps, 0) / max(rate, 1e-9)  # the last row may go beyond the total
-        line = f"{steps:,}/{self.total:,} steps  {rate:,.0f} steps/s  {score}  left {duration(left)}"
+        left = duration(max(self.total - steps, 0) / max(rate, 1e-9))
+        line = f"{steps:,}/{self.total:,} steps  {rate:,.0f} steps/s  {score}  left {left}"
         if self.bar is not None:
             self._show(lambda: self.bar.update(self.task, completed=steps, description=line))
         elif not self.quiet and (now - self.spoke >= PLAIN_SECONDS or steps >= self.total):

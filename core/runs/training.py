@@ -61,8 +61,7 @@ class Training:
     def train(self) -> None:
         state, run, total = self.state, self.run, self.config.run.steps
         loaded = restore(state, run, self.checkpoints) if self.resume else None
-        over = state.steps - total  # the last row may go beyond: its steps are one of every environment
-        if self.resume and (over >= self.config.env.num_envs or (over >= 0 and run.status == "finished")):
+        if self.resume and state.steps >= total + (0 if run.status == "finished" else self.config.env.num_envs):  # as a last row may
             raise ConfigError(
                 f"{run.path} has finished its {state.steps:,} steps already",
                 where="train-agent resume",
