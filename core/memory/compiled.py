@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -554,15 +555,41 @@ def backward(gates, weights, h, c, heads_weight, p, memory, reads, w, kinds, q, 
 # the allocation gate, the write gate, R times 3 modes.  q [P] is xi activated, strengths without their 1.
 
 
+class Places(NamedTuple):
+    """Where the parts of an interface begin, behind the read keys."""
+
+    strengths: int
+    write_key: int
+    write_strength: int
+    erase: int
+    add: int
+    free: int
+    allocation_gate: int
+    write_gate: int
+    modes: int
+
+
 @loop
 def places(reads, word):
-    """Where the interface's parts begin: strengths, write key, its strength, erase, add, free gates, allocation gate, write gate, modes."""
     strengths = reads * word
     write_key = strengths + reads
     write_strength = write_key + word
     erase = write_strength + 1
     free = erase + 2 * word
-    return strengths, write_key, write_strength, erase, erase + word, free, free + reads, free + reads + 1, free + reads + 2
+    gates = free + reads
+    return Places(strengths, write_key, write_strength, erase, erase + word, free, gates, gates + 1, gates + 2)
+
+
+@loop
+def read_content(q, at):
+    """The read heads' keys [R W] and strengths [R]."""
+    return q[: at.strengths], q[at.strengths : at.write_key]
+
+
+@loop
+def write_content(q, at):
+    """The write head's key [W] and strength [1]."""
+    return q[at.write_key : at.write_strength], q[at.write_strength : at.erase]
 
 
 @loop
@@ -570,27 +597,27 @@ def dnc_activate(xi, q, reads, word, modes):
     zero, clip, at = xi.dtype.type(0), xi.dtype.type(CLIP), places(reads, word)
     for j in range(len(xi)):
         q[j] = clip if xi[j] > clip else -clip if xi[j] < -clip else xi[j]
-    for j in range(at[0], at[1]):
+    for j in range(at.strengths, at.write_key):
         q[j] = max(q[j], zero) + math.log1p(math.exp(-abs(q[j])))
-    q[at[2]] = max(q[at[2]], zero) + math.log1p(math.exp(-abs(q[at[2]])))
-    sigmoid(q[at[3] : at[4]])
-    sigmoid(q[at[5] : at[8]])
+    q[at.write_strength] = max(q[at.write_strength], zero) + math.log1p(math.exp(-abs(q[at.write_strength])))
+    sigmoid(q[at.erase : at.add])
+    sigmoid(q[at.free : at.modes])
     for r in range(reads if modes else 0):
-        softmax(q[at[8] + 3 * r : at[8] + 3 * r + 3])
+        softmax(q[at.modes + 3 * r : at.modes + 3 * r + 3])
 
 
 @loop
 def dnc_activate_gradient(xi, q, d_q, reads, word, modes):
     zero, one, clip, at = xi.dtype.type(0), xi.dtype.type(1), xi.dtype.type(CLIP), places(reads, word)
-    for j in range(at[0], at[1]):
+    for j in range(at.strengths, at.write_key):
         d_q[j] *= -math.expm1(-q[j])
-    d_q[at[2]] *= -math.expm1(-q[at[2]])
-    for j in range(at[3], at[4]):
+    d_q[at.write_strength] *= -math.expm1(-q[at.write_strength])
+    for j in range(at.erase, at.add):
         d_q[j] *= q[j] * (one - q[j])
-    for j in range(at[5], at[8]):
+    for j in range(at.free, at.modes):
         d_q[j] *= q[j] * (one - q[j])
     for r in range(reads if modes else 0):
-        softmax_gradient(q[at[8] + 3 * r : at[8] + 3 * r + 3], d_q[at[8] + 3 * r : at[8] + 3 * r + 3])
+        softmax_gradient(q[at.modes + 3 * r : at.modes + 3 * r + 3], d_q[at.modes + 3 * r : at.modes + 3 * r + 3])
     for j in range(len(xi)):
         if abs(xi[j]) > clip:
             d_q[j] = zero
@@ -728,20 +755,22 @@ def dnc_step(xi, links, least, was, now, kept):
     (word, slots), reads, one = memory.shape, len(w_read), xi.dtype.type(1)
     at = places(reads, word)
     dnc_activate(xi, q, reads, word, links)
-    allocate(usage, w_write, w_read, q[at[5] : at[6]], least, new_usage, free_list, taken, a)
-    by_content(q[at[1] : at[2]], q[at[2] : at[3]], memory, slot_w, like_w, c_write)
-    g_a, g_w = q[at[6]], q[at[7]]
+    allocate(usage, w_write, w_read, q[at.free : at.allocation_gate], least, new_usage, free_list, taken, a)
+    key, strength = write_content(q, at)
+    by_content(key, strength, memory, slot_w, like_w, c_write)
+    g_a, g_w = q[at.allocation_gate], q[at.write_gate]
     for i in range(slots):
         w[i] = g_w * (g_a * a[i] + (one - g_a) * c_write[0, i])
     for j in range(word):
-        row, before, e, v = new[j], memory[j], q[at[3] + j], q[at[4] + j]
+        row, before, e, v = new[j], memory[j], q[at.erase + j], q[at.add + j]
         for i in range(slots):
             row[i] = before[i] * (one - w[i] * e) + w[i] * v
-    by_content(q[: at[0]], q[at[0] : at[1]], new, slot_r, like_r, c_read)
+    keys, strengths = read_content(q, at)
+    by_content(keys, strengths, new, slot_r, like_r, c_read)
     if links:
         link_up(link, precedence, w, w_read, new_link, new_precedence, back, ahead)
     for r in range(reads):
-        mode = at[8] + 3 * r
+        mode = at.modes + 3 * r
         for i in range(slots):
             by = c_read[r, i]
             new_w_read[r, i] = q[mode] * back[r, i] + q[mode + 1] * by + q[mode + 2] * ahead[r, i] if links else by
@@ -768,7 +797,7 @@ def dnc_step_gradient(xi, links, least, was, now, kept, d, d_xi, scratch):
             add_scaled(d_memory[j], d_read[r * word + j], w_read[r])
             add_scaled(d_w_read[r], d_read[r * word + j], new[j])
     for r in range(reads):
-        mode, d_r = at[8] + 3 * r, d_w_read[r]
+        mode, d_r = at.modes + 3 * r, d_w_read[r]
         if links:
             d_xi[mode], d_xi[mode + 1], d_xi[mode + 2] = dot(d_r, back[r]), dot(d_r, c_read[r]), dot(d_r, ahead[r])
         for i in range(slots):
@@ -777,29 +806,28 @@ def dnc_step_gradient(xi, links, least, was, now, kept, d, d_xi, scratch):
                 d_back[r, i], d_ahead[r, i] = q[mode] * d_r[i], q[mode + 2] * d_r[i]
     if links:
         link_up_gradient(link, precedence, w, w_read_tm1, new_link, d_back, d_ahead, d_link, d_precedence, d_w, d_before, some)
-    by_content_gradient(
-        q[: at[0]], q[at[0] : at[1]], new, slot_r, like_r, c_read, d_content, d_memory, d_xi[: at[0]], d_xi[at[0] : at[1]], unit, some
-    )
+    (keys, strengths), (d_keys, d_strengths) = read_content(q, at), read_content(d_xi, at)
+    by_content_gradient(keys, strengths, new, slot_r, like_r, c_read, d_content, d_memory, d_keys, d_strengths, unit, some)
     for j in range(word):
-        row, d_row, e, v = memory[j], d_memory[j], q[at[3] + j], q[at[4] + j]
+        row, d_row, e, v = memory[j], d_memory[j], q[at.erase + j], q[at.add + j]
         d_e = zero
-        d_xi[at[4] + j] = dot(w, d_row)
+        d_xi[at.add + j] = dot(w, d_row)
         for i in range(slots):
             gone = d_row[i] * row[i]
             d_e -= w[i] * gone
             d_w[i] += v * d_row[i] - e * gone
             d_row[i] *= one - w[i] * e
-        d_xi[at[3] + j] = d_e
-    g_a, g_w, d_ga, d_gw = q[at[6]], q[at[7]], zero, zero
+        d_xi[at.erase + j] = d_e
+    g_a, g_w, d_ga, d_gw = q[at.allocation_gate], q[at.write_gate], zero, zero
     for i in range(slots):
         apart = a[i] - c_write[0, i]
         d_gw += d_w[i] * (c_write[0, i] + g_a * apart)
         d_ga += d_w[i] * apart
         d_a[i], d_c[0, i] = g_w * g_a * d_w[i], g_w * (one - g_a) * d_w[i]
-    d_xi[at[6]], d_xi[at[7]] = g_w * d_ga, d_gw
-    key, d_key, strength, d_strength = q[at[1] : at[2]], d_xi[at[1] : at[2]], q[at[2] : at[3]], d_xi[at[2] : at[3]]
+    d_xi[at.allocation_gate], d_xi[at.write_gate] = g_w * d_ga, d_gw
+    (key, strength), (d_key, d_strength) = write_content(q, at), write_content(d_xi, at)
     by_content_gradient(key, strength, memory, slot_w, like_w, c_write, d_c, d_memory, d_key, d_strength, unit, some)
-    free, d_free, usages = q[at[5] : at[6]], d_xi[at[5] : at[6]], (usage, new_usage)
+    free, d_free, usages = q[at.free : at.allocation_gate], d_xi[at.free : at.allocation_gate], (usage, new_usage)
     allocate_gradient(usages, w_write_tm1, w_read_tm1, free, least, free_list, taken, d_a, d_usage, d_w_write, d_before, d_free)
     d_w_read[:] = d_before
     dnc_activate_gradient(xi, q, d_xi, reads, word, links)
@@ -808,14 +836,17 @@ def dnc_step_gradient(xi, links, least, was, now, kept, d, d_xi, scratch):
 @loop
 def at_row(t, n, rows):
     """Of a state's seven arrays [T + 1, N, ...], those of one environment at one row."""
-    a, b, c, d, e, g, h = rows
-    return a[t, n], b[t, n], c[t, n], d[t, n], e[t, n], g[t, n], h[t, n]
+    memory, link, precedence, usage, w_read, w_write, read = rows
+    return memory[t, n], link[t, n], precedence[t, n], usage[t, n], w_read[t, n], w_write[t, n], read[t, n]
 
 
 @loop
 def kept_at(t, n, kept):
-    a, b, c, d, e, g, h, i, j, k, m, o = kept
-    return a[t, n], b[t, n], c[t, n], d[t, n], e[t, n], g[t, n], h[t, n], i[t, n], j[t, n], k[t, n], m[t, n], o[t, n]
+    """Of the twelve arrays [T, N, ...] that are kept, those of one environment at one step."""
+    q, free_list, taken, a, slot_w, like_w, c_write, slot_r, like_r, c_read, back, ahead = kept
+    allocating, writing = (q[t, n], free_list[t, n], taken[t, n], a[t, n]), (slot_w[t, n], like_w[t, n], c_write[t, n])
+    reading = slot_r[t, n], like_r[t, n], c_read[t, n], back[t, n], ahead[t, n]
+    return allocating + writing + reading
 
 
 @loop
