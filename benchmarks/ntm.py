@@ -143,8 +143,8 @@ def of_dnc(batch: int, args: argparse.Namespace) -> dict[str, Any]:
     ]
     if importlib.util.find_spec("dnc") and args.device == "cpu":
         package = importlib.import_module("dnc")
-        sizes = {"hidden_size": WIDTH, "num_layers": 1, "nr_cells": 64, "cell_size": 20, "read_heads": 1, "independent_linears": False}
-        theirs = package.DNC(input_size=INPUTS, batch_first=False, **sizes)
+        sizes = {"hidden_size": WIDTH, "num_layers": 1, "num_hidden_layers": 1, "nr_cells": 64, "cell_size": 20, "read_heads": 1}
+        theirs = package.DNC(input_size=INPUTS, batch_first=False, independent_linears=False, **sizes)
         fresh = (None, None, None)
         run = training(lambda x: theirs(x, fresh, reset_experience=True)[0], x)
         contenders.append(Contender("package dnc", timed(run), lambda: of_parameters(theirs)))
