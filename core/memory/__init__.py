@@ -128,4 +128,5 @@ def steps_are_compiled(core: nn.Module, x: Tensor) -> bool:
         return False
     if any(getattr(module, hooks) for module in core.modules() for hooks in HOOKS):
         return False
-    return all(type(one) in (nn.Linear, nn.LSTMCell) for one in (core.linear, *core.controller.layers))
+    controller: Any = core.controller
+    return all(type(one) in (nn.Linear, nn.LSTMCell) for one in (core.linear, *controller.layers))
